@@ -1,0 +1,72 @@
+#version 450
+// Pointwise convolution on channels-packed 3D textures:
+//   Y[n,o,m] = act( bias[o] + Σ_i Wt[o,i] · X[n,i,m] )
+// with m walking the output, flat: x = m mod W_out, y = m div W_out.
+
+#extension GL_EXT_samplerless_texture_functions : require
+
+#include "fp_tiles.glslh"
+
+layout(local_size_x_id = 0, local_size_y_id = 1, local_size_z_id = 2) in;
+
+// True where stride is 1 and padding 0: outputs and inputs then share their coordinates.
+layout(constant_id = 4) const bool POINTWISE_GRID = true;
+
+layout(push_constant) uniform PushConstants {
+    uint origin_x, origin_y, origin_z;
+    uint batches, M, N, N4, K4;
+    uint W_out;
+    int W_in, H_in;
+    int stride_w, stride_h, pad_w, pad_h;
+    float activation_a, activation_b;
+} pc;
+
+#include "invocation.glslh"
+
+layout(set = 0, binding = 0, IMAGE_FORMAT) uniform restrict writeonly image3D t_out;
+layout(set = 0, binding = 1) uniform texture3D t_in;
+
+ivec2 output_position(const uint m) {
+    return ivec2(m % pc.W_out, m / pc.W_out);
+}
+
+struct InputRows {
+    ivec2 position[TILE_M];
+    bool inside[TILE_M];
+};
+
+InputRows input_rows(const uint m_first) {
+    InputRows rows;
+    [[unroll]] for (int m = 0; m < TILE_M; ++m) {
+        // Positions past M repeat the last one; their outputs are not stored.
+        ivec2 position = output_position(min(m_first + m, pc.M - 1u));
+        if (POINTWISE_GRID) {
+            rows.inside[m] = true;
+        } else {
+            position = position * ivec2(pc.stride_w, pc.stride_h) - ivec2(pc.pad_w, pc.pad_h);
+            const ivec2 nearest = clamp(position, ivec2(0), ivec2(pc.W_in, pc.H_in) - 1);
+            rows.inside[m] = position == nearest;
+            position = nearest;
+        }
+        rows.position[m] = position;
+    }
+    return rows;
+}
+
+void load_input_tile(out FPInputTile tile, const InputRows rows, const uint k4_first,
+                     const uint b) {
+    [[unroll]] for (int m = 0; m < TILE_M; ++m) {
+        [[unroll]] for (int k4 = 0; k4 < TILE_K4; ++k4) {
+            const bool within = TILE_K4 == 1 || k4_first + k4 < pc.K4;
+            const uint z = b * pc.K4 + (within ? k4_first + k4 : 0u);
+            const vec4 texel = texelFetch(t_in, ivec3(rows.position[m], z), 0);
+            tile.data[m][k4] = FP_VEC4(within && rows.inside[m] ? texel : vec4(0.0));
+        }
+    }
+}
+
+void store_output(const vec4 value, const uint m, const uint n4, const uint b) {
+    imageStore(t_out, ivec3(output_position(m), b * pc.N4 + n4), value);
+}
+
+#include "tiled_matmul.glslh"

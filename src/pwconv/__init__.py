@@ -1,0 +1,37 @@
+"""Pointwise convolutions on any Vulkan device, from numpy."""
+
+from pwconv import reference
+from pwconv.device import Device, devices
+from pwconv.errors import (
+    ClosedError,
+    DeviceLostError,
+    NoDeviceError,
+    OutOfMemoryError,
+    PwconvError,
+    UnsupportedError,
+    ValidationError,
+)
+from pwconv.functional import conv2d_pw, pack_linear_weight
+from pwconv.modules import PointwiseConv2d
+from pwconv.packed_weight import PackedWeight
+from pwconv.tensor import Tensor
+from pwconv.vk.physical_device import DeviceInfo
+
+__all__ = [
+    "ClosedError",
+    "Device",
+    "DeviceInfo",
+    "DeviceLostError",
+    "NoDeviceError",
+    "OutOfMemoryError",
+    "PackedWeight",
+    "PointwiseConv2d",
+    "PwconvError",
+    "Tensor",
+    "UnsupportedError",
+    "ValidationError",
+    "conv2d_pw",
+    "devices",
+    "pack_linear_weight",
+    "reference",
+]

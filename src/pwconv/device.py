@@ -1,0 +1,252 @@
+"""Devices: listing them, choosing one, and what lives on it."""
+
+from __future__ import annotations
+
+import os
+import threading
+import weakref
+from importlib import metadata
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+from platformdirs import user_cache_path
+
+from pwconv.dispatch import Dispatcher
+from pwconv.dtypes import Array, as_dtype, as_float_array
+from pwconv.errors import NoDeviceError
+from pwconv.kernels import pack_linear_weight, transfer
+from pwconv.packed_weight import PackedWeight
+from pwconv.tensor import Tensor, acquire_image, as_shape, shape4
+from pwconv.vk import api as vk
+from pwconv.vk.instance import Instance
+from pwconv.vk.logical_device import LogicalDevice
+from pwconv.vk.physical_device import DeviceInfo, PhysicalDevice
+
+_PREFERENCE = ("discrete", "integrated", "virtual", "cpu", "other")
+
+
+def devices() -> list[DeviceInfo]:
+    """List the Vulkan devices, in the loader's order.
+
+    Raises
+    ------
+    NoDeviceError
+        There is no Vulkan loader, or it finds no driver.
+    """
+    instance = Instance(validate=False)
+    try:
+        handles = instance.physical_devices()
+        return [PhysicalDevice(handle, index).info for index, handle in enumerate(handles)]
+    finally:
+        instance.close()
+
+
+class Device:
+    """A Vulkan device, open until :meth:`close`, the end of a ``with``, or garbage collection.
+
+    Calls may come from several threads.
+
+    Parameters
+    ----------
+    device : int or str, optional
+        Index in :func:`devices`, or part of a name. By default ``$PWCONV_DEVICE``, which holds
+        either; without it the first discrete GPU, or else integrated, virtual, CPU.
+    validate : bool, optional
+        Turn the Khronos validation layer on; what it finds is raised as
+        :class:`pwconv.ValidationError`. By default on where ``$PWCONV_VALIDATE`` is 1.
+
+    Raises
+    ------
+    NoDeviceError
+        No loader, no driver, or none or several devices that match.
+    UnsupportedError
+        Vulkan older than 1.1, no compute queue, or validation without its layer.
+    """
+
+    def __init__(self, device: int | str | None = None, *, validate: bool | None = None) -> None:
+        if device is None:
+            device = os.environ.get("PWCONV_DEVICE") or None
+        if validate is None:
+            validate = _validate_by_default()
+        index = _choose(device, devices())
+        self._logical = LogicalDevice(index, validate=validate, cache_folder=_cache_folder())
+        self._dispatcher = Dispatcher(self._logical)
+        # Runs at garbage collection or interpreter exit; tensors hold the device, so they go first.
+        self._finalizer = weakref.finalize(self, self._logical.close)
+
+    @property
+    def info(self) -> DeviceInfo:
+        """What the device is and can do; readable after close too."""
+        return self._logical.info
+
+    @property
+    def closed(self) -> bool:
+        """Whether :meth:`close` was called."""
+        return self._logical.closed
+
+    def tensor(self, array: Any, dtype: Any = None, storage: str = "auto") -> Tensor:
+        """Copy an array to the device.
+
+        Parameters
+        ----------
+        array : array_like
+            [N, C, H, W] or [C, H, W] of float32 or float16, in any strides and byte order.
+        dtype : "float32" or "float16", optional
+            The tensor's type; the array's by default. float32 is narrowed to the nearest float16.
+        storage : "auto" or "texture3d"
+
+        Raises
+        ------
+        TypeError, ValueError
+            Another element type, or a shape with other axes.
+        ClosedError
+        OutOfMemoryError
+        UnsupportedError
+            The device cannot store the type, or the tensor is past its largest 3D image.
+        """
+        _check_storage(storage)
+        source = as_float_array(array, "array")
+        target = source.dtype.newbyteorder("=") if dtype is None else as_dtype(dtype)
+        shape = source.shape
+        image = acquire_image(self._logical, shape, target, "array")
+        tensor = Tensor(self, shape, target, image)
+        if image is not None:
+            full_shape = shape4(shape, "array")
+            transfer.upload(self._dispatcher, source.reshape(full_shape), image, target)
+        return tensor
+
+    def empty(self, shape: Any, dtype: Any, storage: str = "auto") -> Tensor:
+        """Return a tensor whose contents are undefined.
+
+        Parameters
+        ----------
+        shape : tuple of int
+            [N, C, H, W] or [C, H, W].
+        dtype : "float32" or "float16"
+        storage : "auto" or "texture3d"
+
+        Raises
+        ------
+        TypeError, ValueError, ClosedError, OutOfMemoryError, UnsupportedError
+            As :meth:`tensor`.
+        """
+        _check_storage(storage)
+        shape, dtype = as_shape(shape), as_dtype(dtype)
+        return Tensor(self, shape, dtype, acquire_image(self._logical, shape, dtype, "shape"))
+
+    def synchronize(self) -> None:
+        """Wait until everything submitted is done.
+
+        Raises
+        ------
+        ClosedError, DeviceLostError, ValidationError
+        """
+        self._logical.require_open()
+        self._logical.queue.wait()
+        self._logical.check()
+
+    def close(self) -> None:
+        """Wait for the device and free everything on it. Tensors and layers on it become unusable.
+
+        Closing twice is no error.
+        """
+        self._finalizer.detach()
+        self._logical.close()
+
+    def __enter__(self) -> Device:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"<pwconv.Device {self.info}{' (closed)' if self.closed else ''}>"
+
+    def _download(self, tensor: Tensor) -> Array:
+        self._logical.require_open()
+        full_shape = shape4(tensor.shape, "tensor")
+        if not full_shape[0]:
+            return np.empty(tensor.shape, tensor.dtype)
+        array = transfer.download(self._dispatcher, tensor.image, full_shape, tensor.dtype)
+        return array.reshape(tensor.shape)
+
+    def _download_packed(self, weight: PackedWeight) -> Array:
+        return pack_linear_weight.unpack(
+            self._dispatcher, weight.resource, weight.shape, weight.dtype
+        )
+
+
+_default: Device | None = None
+_default_lock = threading.Lock()
+
+
+def default_device() -> Device:
+    """Return the device that is used where none is given, opened on first use."""
+    global _default
+    with _default_lock:
+        if _default is None or _default.closed:
+            _default = Device()
+        return _default
+
+
+def resolve_device(device: Any, *others: Any) -> Device:
+    """Return the device of a call: the one given, else that of its tensors, else the default.
+
+    Raises
+    ------
+    TypeError
+        ``device`` is no Device.
+    ValueError
+        The tensors are on different devices.
+    """
+    if device is not None and not isinstance(device, Device):
+        raise TypeError(f"device is {device!r}; it must be a pwconv.Device: pwconv.Device({device!r})")
+    found = device
+    for other in others:
+        if isinstance(other, Tensor | PackedWeight):
+            if found is not None and other.device is not found:
+                raise ValueError(
+                    f"{other!r} is on another device than {found!r}; copy it there with "
+                    "device.tensor(tensor.numpy())"
+                )
+            found = other.device
+    return found or default_device()
+
+
+def _choose(wanted: int | str | None, found: list[DeviceInfo]) -> int:
+    if not found:
+        raise NoDeviceError(f"there is no Vulkan device. {vk.INSTALL_HINT}")
+    listed = "; ".join(f"{info.index}: {info}" for info in found)
+    if wanted is None:
+        return min(found, key=lambda info: _PREFERENCE.index(info.type)).index
+    if isinstance(wanted, int) or wanted.isdecimal():
+        if not 0 <= int(wanted) < len(found):
+            raise NoDeviceError(f"device {wanted} does not exist; there are {listed}")
+        return int(wanted)
+    matches = [info for info in found if wanted.lower() in info.name.lower()]
+    if len(matches) != 1:
+        problem = "several devices" if matches else "no device"
+        raise NoDeviceError(f"{problem} match {wanted!r}; there are {listed}")
+    return matches[0].index
+
+
+def _validate_by_default() -> bool:
+    value = os.environ.get("PWCONV_VALIDATE", "")
+    if value not in ("", "0", "1"):
+        raise ValueError(f"PWCONV_VALIDATE is {value!r}; it must be 0 or 1")
+    return value == "1"
+
+
+def _cache_folder() -> Any:
+    return user_cache_path("pwconv", appauthor=False) / metadata.version("pwconv") / "pipelines"
+
+
+def _check_storage(storage: str) -> None:
+    if storage not in ("auto", "texture3d"):
+        raise ValueError(f"storage is {storage!r}; it must be 'auto' or 'texture3d'")

@@ -1,0 +1,218 @@
+"""From a variant and the shapes of a call to a submission, with everything reusable reused.
+
+A :class:`Plan` is a pipeline with its push constants and workgroup counts: what depends on shapes.
+A recording is a sequence of plans over given resources. Both are kept and found again by what they
+were made from.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections import OrderedDict
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+from pwconv.errors import UnsupportedError
+from pwconv.layout import ceil_div
+from pwconv.shaders import Variant
+from pwconv.vk.commands import Recording, Step
+from pwconv.vk.logical_device import LogicalDevice
+from pwconv.vk.pipelines import Pipeline
+from pwconv.vk.resources import Buffer, Image
+
+Resource = Buffer | Image
+Size3 = tuple[int, int, int]
+
+# Two subgroups of 32 or one of 64; every device allows 128.
+_WORKGROUP_INVOCATIONS = 64
+
+_PLANS_KEPT = 1024
+_RECORDINGS_KEPT = 256
+
+
+@dataclass(frozen=True, eq=False)
+class Plan:
+    """A variant ready to run at one shape; ``binding_names`` are its resources, in order."""
+
+    pipeline: Pipeline
+    binding_names: tuple[str, ...]
+    parts: tuple[tuple[bytes, Size3], ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Dispatch:
+    """A plan over its resources, by binding name."""
+
+    plan: Plan
+    resources: Mapping[str, Resource]
+
+
+def workgroup_size(grid: Size3, limits: Mapping[str, object], shape: Size3 = (8, 8, 1)) -> Size3:
+    """Choose how many invocations a workgroup has along each axis of a grid of invocations.
+
+    The preferred shape gives up what the grid cannot use to the first axis that can.
+
+    Parameters
+    ----------
+    grid : tuple of int
+        Invocations wanted along each axis.
+    limits : Mapping
+        The device's limits.
+    shape : tuple of int
+        What to prefer on a large grid; powers of two.
+    """
+    most: Size3 = limits["maxComputeWorkGroupSize"]  # type: ignore[assignment]
+    invocations: int = limits["maxComputeWorkGroupInvocations"]  # type: ignore[assignment]
+    budget = _floor_power_of_two(min(invocations, math.prod(shape)))
+    useful = [
+        min(_floor_power_of_two(limit), _ceil_power_of_two(length))
+        for limit, length in zip(most, grid, strict=True)
+    ]
+    size = [min(wanted, able) for wanted, able in zip(shape, useful, strict=True)]
+    while math.prod(size) > budget:
+        size[size.index(max(size))] //= 2
+    for axis in range(3):
+        while size[axis] < useful[axis] and 2 * math.prod(size) <= budget:
+            size[axis] *= 2
+    return size[0], size[1], size[2]
+
+
+def grid_parts(groups: Size3, most: Size3) -> Iterator[tuple[Size3, Size3]]:
+    """Cut workgroup counts that exceed a device's into parts; yield first groups and counts."""
+    axes = [
+        [(first, min(limit, count - first)) for first in range(0, count, limit)]
+        for count, limit in zip(groups, most, strict=True)
+    ]
+    for x, y, z in itertools.product(*axes):
+        yield (x[0], y[0], z[0]), (x[1], y[1], z[1])
+
+
+class Dispatcher:
+    """Makes plans and submits them, on one device."""
+
+    def __init__(self, device: LogicalDevice) -> None:
+        self.device = device
+        self.limits = device.info.limits
+        self.features = device.info.features
+        self._plans: OrderedDict[tuple[object, ...], Plan] = OrderedDict()
+        self._recordings: OrderedDict[tuple[object, ...], Recording] = OrderedDict()
+
+    def plan(
+        self,
+        variant: Variant,
+        grid: Size3,
+        push_constants: Mapping[str, float],
+        constants: Mapping[str, int] | None = None,
+        *,
+        shape: Size3 = (8, 8, 1),
+    ) -> Plan:
+        """Plan a variant over a grid of invocations.
+
+        Parameters
+        ----------
+        variant : Variant
+        grid : tuple of int
+            Invocations along each axis, each at least 1.
+        push_constants : Mapping
+            By name, without the origin.
+        constants : Mapping, optional
+            Specialization constants by name, without the workgroup size.
+        shape : tuple of int
+            Preferred workgroup shape.
+
+        Raises
+        ------
+        UnsupportedError
+            The device lacks a feature or a limit that the variant needs.
+        """
+        constants = constants or {}
+        key = (
+            variant.name,
+            grid,
+            shape,
+            tuple(push_constants.values()),
+            tuple(constants.values()),
+        )
+        with self.device.lock:
+            plan = self._plans.get(key)
+            if plan is None:
+                plan = self._make_plan(variant, grid, push_constants, constants, shape)
+                self._plans[key] = plan
+                if len(self._plans) > _PLANS_KEPT:
+                    self._plans.popitem(last=False)
+            else:
+                self._plans.move_to_end(key)
+            return plan
+
+    def submit(self, *dispatches: Dispatch, host_reads: bool = False) -> int:
+        """Submit dispatches, each after the one before; return the submission's serial.
+
+        Parameters
+        ----------
+        dispatches : Dispatch
+        host_reads : bool
+            Whether the host will read what they write.
+        """
+        steps = [
+            (d.plan, tuple(d.resources[name] for name in d.plan.binding_names)) for d in dispatches
+        ]
+        key = (
+            host_reads,
+            *((plan, *(resource.uid for resource in resources)) for plan, resources in steps),
+        )
+        with self.device.lock:
+            self.device.require_open()
+            recording = self._recordings.get(key)
+            if recording is None:
+                recording = Recording(
+                    self.device,
+                    [Step(plan.pipeline, resources, plan.parts) for plan, resources in steps],
+                    host_reads=host_reads,
+                )
+                self._recordings[key] = recording
+                if len(self._recordings) > _RECORDINGS_KEPT:
+                    _, oldest = self._recordings.popitem(last=False)
+                    self.device.queue.retire(oldest.destroy)
+            else:
+                self._recordings.move_to_end(key)
+            return self.device.queue.submit(recording.command_buffer)
+
+    def _make_plan(
+        self,
+        variant: Variant,
+        grid: Size3,
+        push_constants: Mapping[str, float],
+        constants: Mapping[str, int],
+        shape: Size3,
+    ) -> Plan:
+        self.device.require_open()
+        lack = variant.unmet(self.limits, self.features)
+        if lack:
+            raise UnsupportedError(f"{variant.name} needs {lack} on {self.device.info.name}")
+        local = workgroup_size(grid, self.limits, shape)
+        sizes = {f"local_size_{axis}": size for axis, size in zip("xyz", local, strict=True)}
+        pipeline = self.device.pipelines.get(
+            variant.name,
+            variant.code,
+            [kind for _, kind in variant.bindings],
+            variant.push_constant_size,
+            variant.specialize({**sizes, **constants}),
+        )
+        groups = tuple(ceil_div(a, b) for a, b in zip(grid, local, strict=True))
+        parts = []
+        for first, count in grid_parts(groups, self.limits["maxComputeWorkGroupCount"]):  # type: ignore[arg-type]
+            origin = {
+                f"origin_{axis}": group * size
+                for axis, group, size in zip("xyz", first, local, strict=True)
+            }
+            parts.append((variant.pack_push_constants({**push_constants, **origin}), count))
+        return Plan(pipeline, tuple(name for name, _ in variant.bindings), tuple(parts))
+
+
+def _floor_power_of_two(value: int) -> int:
+    return 1 << (value.bit_length() - 1)
+
+
+def _ceil_power_of_two(value: int) -> int:
+    return 1 << (value - 1).bit_length()

@@ -1,0 +1,31 @@
+"""Every error that is pwconv's own. Wrong arguments raise ValueError or TypeError, as in numpy."""
+
+from __future__ import annotations
+
+
+class PwconvError(Exception):
+    """Base of pwconv's errors, and what a Vulkan failure with no class of its own raises."""
+
+
+class NoDeviceError(PwconvError):
+    """No Vulkan loader, no device, or none (or several) that match what was asked for."""
+
+
+class UnsupportedError(PwconvError):
+    """The device cannot do what was asked; the message names the limit or the feature."""
+
+
+class OutOfMemoryError(PwconvError):
+    """Device or host memory is exhausted. The device and everything on it stay usable."""
+
+
+class DeviceLostError(PwconvError):
+    """The driver lost the device. Close it and make a new one; its contents are gone."""
+
+
+class ClosedError(PwconvError):
+    """The device, or a tensor or layer on it, was used after the device was closed."""
+
+
+class ValidationError(PwconvError):
+    """The Khronos validation layer found a wrong use of Vulkan; the message is the layer's."""

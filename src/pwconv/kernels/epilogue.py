@@ -1,0 +1,59 @@
+"""What include/epilogue.glslh is told: the activation and its parameters."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+# include/activation.glslh has the same numbers.
+_NONE, _CLAMP, _LEAKY_RELU, _HARDSWISH, _SIGMOID, _SILU, _TANH, _GELU, _GELU_TANH = range(9)
+
+
+@dataclass(frozen=True)
+class Activation:
+    """An activation: its number in the shader, and two parameters."""
+
+    number: int
+    a: float = 0.0
+    b: float = 0.0
+
+
+_BY_NAME = {
+    "relu": Activation(_CLAMP, 0.0, math.inf),
+    "relu6": Activation(_CLAMP, 0.0, 6.0),
+    "hardswish": Activation(_HARDSWISH),
+    "silu": Activation(_SILU),
+    "gelu": Activation(_GELU),
+    "gelu_tanh": Activation(_GELU_TANH),
+    "sigmoid": Activation(_SIGMOID),
+    "tanh": Activation(_TANH),
+}
+_CHOICES = (
+    f"None, {', '.join(map(repr, _BY_NAME))}, ('clamp', low, high) or ('leaky_relu', slope)"
+)
+
+
+def parse_activation(activation: Any) -> Activation:
+    """Return what a user's name or tuple stands for.
+
+    Raises
+    ------
+    ValueError
+        An unknown name, or parameters that are not finite-or-infinite numbers in order.
+    """
+    if activation is None:
+        return Activation(_NONE)
+    name, *parameters = (activation,) if isinstance(activation, str) else tuple(activation)
+    if name in _BY_NAME and not parameters:
+        return _BY_NAME[name]
+    try:
+        numbers = [float(value) for value in parameters]
+    except (TypeError, ValueError):
+        numbers = []
+    if not any(map(math.isnan, numbers)):
+        if name == "clamp" and len(numbers) == 2 and numbers[0] <= numbers[1]:
+            return Activation(_CLAMP, *numbers)
+        if name == "leaky_relu" and len(numbers) == 1 and math.isfinite(numbers[0]):
+            return Activation(_LEAKY_RELU, *numbers)
+    raise ValueError(f"activation is {activation!r}; it must be {_CHOICES}")

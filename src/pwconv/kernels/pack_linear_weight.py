@@ -1,0 +1,162 @@
+"""Weights → 4OC×4IC blocks: pack_fp_linear_weight.comp."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from pwconv import shaders
+from pwconv.dispatch import Dispatch, Dispatcher
+from pwconv.dtypes import Array, DType, as_dtype, as_float_array, axis_name
+from pwconv.errors import UnsupportedError
+from pwconv.layout import Chunk, ceil_div, packed_extent
+from pwconv.packed_weight import PackedWeight
+from pwconv.staging import download_chunks, upload_chunks
+from pwconv.tensor import VK_FORMATS
+from pwconv.vk import api as vk
+from pwconv.vk.resources import DEVICE, Buffer, Image
+
+if TYPE_CHECKING:
+    from pwconv.device import Device
+
+_STORAGES = ("auto", "texture2d", "buffer")
+_IMAGE_2D = 1
+
+
+def pack(
+    device: Device, weight: Any, *, transposed: bool, dtype: Any, storage: str
+) -> PackedWeight:
+    """Pack a weight on a device; the arguments are those of :func:`pwconv.pack_linear_weight`."""
+    if storage not in _STORAGES:
+        raise ValueError(f"storage is {storage!r}; it must be one of {', '.join(_STORAGES)}")
+    array = as_float_array(weight, "weight")
+    if array.ndim not in (2, 3) or 0 in array.shape:
+        order = "N, K" if transposed else "K, N"
+        raise ValueError(
+            f"weight has shape {array.shape}; it must be [{order}] or [B, {order}], with no axis "
+            "of length 0"
+        )
+    target = array.dtype.newbyteorder("=") if dtype is None else as_dtype(dtype)
+    batched = array if array.ndim == 3 else array[None]
+    batches, rows, columns = batched.shape
+    shape = (batches, rows, columns) if transposed else (batches, columns, rows)
+    packed = _pack(device._dispatcher, batched, shape, transposed, target, storage)
+    return PackedWeight(device, shape, target, packed)
+
+
+def _pack(
+    dispatcher: Dispatcher,
+    weight: Array,
+    shape: tuple[int, int, int],
+    transposed: bool,
+    dtype: DType,
+    storage: str,
+) -> Image | Buffer:
+    batches, n, k = shape
+    packed = _make_resource(dispatcher, batches, n, k, dtype, storage)
+    variant = shaders.variant(
+        "pack_fp_linear_weight",
+        source=axis_name(weight.dtype.newbyteorder("=")),
+        dtype=axis_name(dtype),
+        weight="texture2d" if isinstance(packed, Image) else "buffer",
+    )
+
+    def submit(chunk: Chunk, buffer: Buffer) -> int:
+        n_part, k_part = (
+            (chunk.middle, chunk.inner) if transposed else (chunk.inner, chunk.middle)
+        )
+        count, n_count, k_count = chunk.shape[0], _length(n_part), _length(k_part)
+        plan = dispatcher.plan(
+            variant,
+            (4 * ceil_div(n_count, 4), ceil_div(k_count, 4), count),
+            {
+                "batches": count,
+                "n_count": n_count,
+                "k_count": k_count,
+                "pitch": chunk.pitch,
+                "b_first": chunk.outer.start,
+                "n4_first": n_part.start // 4,
+                "k4_first": k_part.start // 4,
+                "N4": ceil_div(n, 4),
+                "K4": ceil_div(k, 4),
+                "transposed": transposed,
+            },
+        )
+        return dispatcher.submit(Dispatch(plan, {"staging": buffer, "packed_weight": packed}))
+
+    try:
+        upload_chunks(dispatcher.device, weight, submit)
+    except BaseException:
+        dispatcher.device.queue.retire(packed.destroy)
+        raise
+    return packed
+
+
+def unpack(
+    dispatcher: Dispatcher, packed: Image | Buffer, shape: tuple[int, int, int], dtype: DType
+) -> Array:
+    """Return the packed vec4s of a weight [B, N, K] as [B, K4, N4, 4, 4]."""
+    batches, n, k = shape
+    width, height = packed_extent(batches, n, k)
+
+    def copy_from_buffer(command_buffer: object, source: Buffer, part: slice, to: Buffer) -> None:
+        vec4_bytes = 4 * dtype.itemsize
+        region = vk.VkBufferCopy(
+            srcOffset=part.start * vec4_bytes, size=_length(part) * vec4_bytes
+        )
+        vk.vkCmdCopyBuffer(command_buffer, source.handle, to.handle, 1, [region])
+
+    def copy_from_image(command_buffer: object, source: Image, rows: slice, to: Buffer) -> None:
+        layers = vk.VkImageSubresourceLayers(aspectMask=vk.VK_IMAGE_ASPECT_COLOR_BIT, layerCount=1)
+        region = vk.VkBufferImageCopy(
+            imageSubresource=layers,
+            imageOffset=vk.VkOffset3D(y=rows.start),
+            imageExtent=vk.VkExtent3D(width=width, height=_length(rows), depth=1),
+        )
+        vk.vkCmdCopyImageToBuffer(
+            command_buffer, source.handle, vk.VK_IMAGE_LAYOUT_GENERAL, to.handle, 1, [region]
+        )
+
+    def submit(chunk: Chunk, buffer: Buffer) -> int:
+        def record(command_buffer: object) -> None:
+            if isinstance(packed, Image):
+                copy_from_image(command_buffer, packed, chunk.outer, buffer)
+            else:
+                copy_from_buffer(command_buffer, packed, chunk.outer, buffer)
+
+        return dispatcher.device.queue.run_once(record)
+
+    # Whole rows of the texture, or vec4s of the buffer, at a time.
+    array = np.empty((height, 1, width * 4) if isinstance(packed, Image) else (height * width, 1, 4), dtype)
+    download_chunks(dispatcher.device, array, submit)
+    return array.reshape(batches, ceil_div(k, 4), ceil_div(n, 4), 4, 4)
+
+
+def _make_resource(
+    dispatcher: Dispatcher, batches: int, n: int, k: int, dtype: DType, storage: str
+) -> Image | Buffer:
+    device = dispatcher.device
+    device.require_open()
+    width, height = packed_extent(batches, n, k)
+    too_large = []
+    if storage in ("auto", "texture2d"):
+        limit = device.physical.image_extent_limit(VK_FORMATS[dtype], _IMAGE_2D, Image.USAGE)
+        most = dispatcher.limits["maxImageDimension2D"]
+        if limit is not None and width <= min(limit[0], most) and height <= min(limit[1], most):
+            return Image(device, (width, height, 0), VK_FORMATS[dtype])
+        too_large.append(f"a texture2d of {width} × {height} texels (maxImageDimension2D = {most})")
+    if storage in ("auto", "buffer"):
+        size = width * height * 4 * dtype.itemsize
+        most = dispatcher.limits["maxStorageBufferRange"]
+        if size <= most:
+            return Buffer(device, size, DEVICE)
+        too_large.append(f"a buffer of {size:,} bytes (maxStorageBufferRange = {most:,})")
+    raise UnsupportedError(
+        f"weight of B = {batches}, N = {n}, K = {k} is too large for {device.info.name}: it packs "
+        f"into {' or '.join(too_large)}; split its channels over several layers"
+    )
+
+
+def _length(part: slice) -> int:
+    return int(part.stop - part.start)

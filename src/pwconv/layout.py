@@ -1,0 +1,102 @@
+"""The arithmetic of layouts: shapes, extents, and how an array is cut to pass through staging.
+
+Nothing here touches Vulkan. The layouts are those of the shaders: a tensor [N, C, H, W] is a 3D image
+of extent (W, H, N·C4) with C4 = ceil(C/4), whose texel (x, y, n·C4 + c4) holds channels
+4·c4 … 4·c4 + 3; a packed weight is B·K4 rows of 4·N4 vec4s.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+Shape4 = tuple[int, int, int, int]
+
+
+def ceil_div(a: int, b: int) -> int:
+    """Return a / b, rounded up."""
+    return -(-a // b)
+
+
+def texture3d_extent(shape: Shape4) -> tuple[int, int, int]:
+    """Return width, height and depth in texels of the image of an [N, C, H, W] tensor."""
+    n, c, h, w = shape
+    return w, h, n * ceil_div(c, 4)
+
+
+def packed_extent(batches: int, n: int, k: int) -> tuple[int, int]:
+    """Return vec4s a row, and rows, of the packed form of a weight [B, N, K]."""
+    return 4 * ceil_div(n, 4), batches * ceil_div(k, 4)
+
+
+def conv_output_size(size: int, stride: int, padding: int) -> int:
+    """Return the outputs of a pointwise convolution along one axis; below 1 there are none."""
+    return (size + 2 * padding - 1) // stride + 1
+
+
+def row_pitch(elements: int, itemsize: int) -> int:
+    """Return the length in elements of a staging row: a whole number of 32-bit words."""
+    per_word = 4 // itemsize
+    return ceil_div(elements, per_word) * per_word
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """A box of an array [outer, middle, inner] that passes through staging at once."""
+
+    outer: slice
+    middle: slice
+    inner: slice
+    pitch: int
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Elements along each axis, rows unpadded."""
+        return (
+            self.outer.stop - self.outer.start,
+            self.middle.stop - self.middle.start,
+            self.inner.stop - self.inner.start,
+        )
+
+    @property
+    def padded_shape(self) -> tuple[int, int, int]:
+        """The same with rows as long as they are in staging."""
+        outer, middle, _ = self.shape
+        return outer, middle, self.pitch
+
+
+def staging_chunks(
+    shape: tuple[int, int, int], itemsize: int, limit: int
+) -> Iterator[Chunk]:
+    """Cut an array [outer, middle, inner] into boxes of at most ``limit`` bytes.
+
+    Whole outer items go together where one fits; else rows, in multiples of four; else pieces of
+    four rows, in multiples of four elements. So no box splits a vec4 of either layout.
+
+    Parameters
+    ----------
+    shape : tuple of int
+        At least one element.
+    itemsize : int
+        2 or 4 bytes.
+    limit : int
+        At least 64 bytes.
+    """
+    outer, middle, inner = shape
+    row = row_pitch(inner, itemsize) * itemsize
+    if middle * row <= limit:
+        step = (limit // (middle * row), middle, inner)
+    elif 4 * row <= limit:
+        step = (1, limit // row // 4 * 4, inner)
+    else:
+        step = (1, 4, limit // (4 * itemsize) // 4 * 4)
+    for o in range(0, outer, step[0]):
+        for m in range(0, middle, step[1]):
+            for i in range(0, inner, step[2]):
+                columns = slice(i, min(i + step[2], inner))
+                yield Chunk(
+                    slice(o, min(o + step[0], outer)),
+                    slice(m, min(m + step[1], middle)),
+                    columns,
+                    row_pitch(columns.stop - columns.start, itemsize),
+                )

@@ -1,0 +1,294 @@
+"""Layers: a weight packed once, called at any shape."""
+
+from __future__ import annotations
+
+import operator
+import weakref
+from collections import OrderedDict
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+
+from pwconv.device import Device, resolve_device
+from pwconv.dispatch import Dispatch, Plan
+from pwconv.dtypes import FLOAT16, FLOAT32, Array, DType, as_dtype, as_float_array
+from pwconv.kernels import conv2d_pw, pack_linear_weight
+from pwconv.kernels.epilogue import parse_activation
+from pwconv.packed_weight import PackedWeight
+from pwconv.staging import upload_buffer
+from pwconv.tensor import Shape, Tensor, shape4
+from pwconv.vk.resources import DEVICE, Buffer
+
+_PLANS_KEPT = 32
+
+# Of stride and padding: coordinates in the shader stay far from 2**31.
+_MOST = 2**20
+
+
+class PointwiseConv2d:
+    """A 1×1 convolution: ``activation(bias[o] + Σ_i weight[o, i] · x[n, i, h, w])``.
+
+    The weight is packed on the device once; the layer is then called with any batch, height and
+    width. Calls may come from several threads.
+
+    Parameters
+    ----------
+    weight : array_like or PackedWeight
+        [C_out, C_in] or [C_out, C_in, 1, 1], float32 or float16; or such a weight, packed.
+    bias : array_like, optional
+        [C_out], float32 or float16; added in float32.
+    stride, padding : int or (int, int)
+        Along H and W. Padding adds zeros around the input.
+    activation : str or tuple, optional
+        "relu", "relu6", "hardswish", "silu", "gelu", "gelu_tanh", "sigmoid", "tanh",
+        ("clamp", low, high) or ("leaky_relu", slope).
+    dtype : "float32" or "float16", optional
+        Type of the weight, the input and the output on the device; the weight's by default. Arrays
+        are converted to it only where it is given.
+    accumulate : "float32" or "float16"
+        What products are summed in; "float16" only with dtype float16, where the device can.
+    storage : "auto" or "texture3d"
+        How activations are stored on the device.
+    device : Device, optional
+        By default the packed weight's, or else the default device.
+
+    Raises
+    ------
+    TypeError, ValueError
+        An argument of the wrong type, shape or value.
+    UnsupportedError
+        The device cannot accumulate in float16, or hold the weight.
+    OutOfMemoryError, ClosedError
+
+    Notes
+    -----
+    float16 layers compute the epilogue in float32 and round once, to nearest even.
+    """
+
+    def __init__(
+        self,
+        weight: Any,
+        bias: Any = None,
+        *,
+        stride: Any = 1,
+        padding: Any = 0,
+        activation: Any = None,
+        dtype: Any = None,
+        accumulate: Any = "float32",
+        storage: str = "auto",
+        device: Device | None = None,
+    ) -> None:
+        if storage not in ("auto", "texture3d"):
+            raise ValueError(f"storage is {storage!r}; it must be 'auto' or 'texture3d'")
+        self.device = resolve_device(device, weight)
+        self._geometry = conv2d_pw.Geometry(
+            _pair(stride, "stride", least=1), _pair(padding, "padding", least=0)
+        )
+        self._activation = parse_activation(activation)
+        self.activation = activation
+        self._converts = dtype is not None
+        self._weight = self._pack(weight, dtype)
+        self.dtype: DType = self._weight.dtype
+        self._accumulate = self._check_accumulate(accumulate)
+        self._bias = self._upload_bias(bias)
+        self._plans: OrderedDict[Shape, Plan] = OrderedDict()
+
+    @property
+    def in_channels(self) -> int:
+        """C_in."""
+        return self._weight.shape[2]
+
+    @property
+    def out_channels(self) -> int:
+        """C_out."""
+        return self._weight.shape[1]
+
+    @property
+    def stride(self) -> tuple[int, int]:
+        """Along H and W."""
+        return self._geometry.stride
+
+    @property
+    def padding(self) -> tuple[int, int]:
+        """Along H and W."""
+        return self._geometry.padding
+
+    def __call__(self, x: Any, *, out: Tensor | None = None) -> Any:
+        """Apply the layer.
+
+        Parameters
+        ----------
+        x : array_like or Tensor
+            [N, C_in, H, W] or [C_in, H, W].
+        out : Tensor, optional
+            Where to write the result, of its shape and type.
+
+        Returns
+        -------
+        numpy.ndarray or Tensor
+            [N, C_out, H_out, W_out], or without N where x has none; a Tensor where x or ``out`` is
+            one, and then possibly not computed yet. H_out is
+            ``(H + 2·padding − 1) // stride + 1``.
+
+        Raises
+        ------
+        TypeError, ValueError
+            x or ``out`` has another type, shape or device than the layer takes or gives.
+        UnsupportedError
+            The input or output is past the device's largest 3D image.
+        OutOfMemoryError, ClosedError, DeviceLostError
+        """
+        tensor = x if isinstance(x, Tensor) else self._upload(x)
+        out_shape = self._output_shape(tensor)
+        result = self._check_out(out, out_shape, tensor)
+        if out_shape and 0 not in out_shape:
+            self._submit(tensor, result)
+        if isinstance(x, Tensor) or out is not None:
+            return result
+        return result.numpy()
+
+    def __repr__(self) -> str:
+        return (
+            f"pwconv.PointwiseConv2d({self.in_channels}, {self.out_channels}, "
+            f"stride={self.stride}, padding={self.padding}, activation={self.activation!r}, "
+            f"dtype={self.dtype})"
+        )
+
+    def _submit(self, x: Tensor, out: Tensor) -> None:
+        resources = {
+            "t_in": x.image,
+            "t_out": out.image,
+            "packed_weight": self._weight.resource,
+            "bias": self._bias,
+        }
+        self.device._dispatcher.submit(Dispatch(self._plan(x.shape, out.shape), resources))
+
+    def _plan(self, x_shape: Shape, out_shape: Shape) -> Plan:
+        dispatcher = self.device._dispatcher
+        with self.device._logical.lock:
+            plan = self._plans.get(x_shape)
+            if plan is not None:
+                self._plans.move_to_end(x_shape)
+                return plan
+            x4, out4 = shape4(x_shape, "x"), shape4(out_shape, "output")
+            variant = conv2d_pw.choose_variant(
+                dispatcher, out4, self.dtype, self._accumulate, self._weight.storage
+            )
+            plan = conv2d_pw.plan_conv2d_pw(
+                dispatcher, variant, x4, out4, self._geometry, self._activation
+            )
+            self._plans[x_shape] = plan
+            if len(self._plans) > _PLANS_KEPT:
+                self._plans.popitem(last=False)
+            return plan
+
+    def _pack(self, weight: Any, dtype: Any) -> PackedWeight:
+        if isinstance(weight, PackedWeight):
+            if weight.shape[0] != 1:
+                raise ValueError(f"weight is {weight!r}; a convolution takes a batch of one")
+            if dtype is not None and as_dtype(dtype) != weight.dtype:
+                raise ValueError(
+                    f"dtype is {dtype!r} and weight is packed as {weight.dtype}; pack it with "
+                    f"pack_linear_weight(…, dtype={dtype!r})"
+                )
+            return weight
+        array = as_float_array(weight, "weight")
+        if array.ndim == 4 and array.shape[2:] == (1, 1):
+            array = array[:, :, 0, 0]
+        if array.ndim != 2 or 0 in array.shape:
+            raise ValueError(
+                f"weight has shape {array.shape}; it must be [C_out, C_in] or [C_out, C_in, 1, 1], "
+                "with no axis of length 0"
+            )
+        return pack_linear_weight.pack(
+            self.device, array, transposed=True, dtype=dtype, storage="auto"
+        )
+
+    def _check_accumulate(self, accumulate: Any) -> DType:
+        wanted = as_dtype(accumulate, "accumulate")
+        if wanted == FLOAT16 and self.dtype != FLOAT16:
+            raise ValueError(
+                "accumulate is 'float16' and dtype is float32; use dtype='float16', or leave "
+                "accumulate at 'float32'"
+            )
+        # Says at once what the device lacks, rather than at the first call.
+        conv2d_pw.choose_variant(
+            self.device._dispatcher, (1, 1, 1, 1), self.dtype, wanted, self._weight.storage
+        )
+        return wanted
+
+    def _upload_bias(self, bias: Any) -> Buffer:
+        channels = self.out_channels
+        values = np.zeros(-(-channels // 4) * 4, FLOAT32)
+        if bias is not None:
+            array = as_float_array(bias, "bias")
+            if array.shape != (channels,):
+                raise ValueError(
+                    f"bias has shape {array.shape}; it must be [C_out] = ({channels},), as weight"
+                )
+            values[:channels] = array
+        logical = self.device._logical
+        buffer = Buffer(logical, values.nbytes, DEVICE)
+        weakref.finalize(self, logical.queue.retire, buffer.destroy)
+        upload_buffer(logical, values, buffer)
+        return buffer
+
+    def _upload(self, x: Any) -> Tensor:
+        array = as_float_array(x, "x")
+        if array.dtype.newbyteorder("=") != self.dtype and not self._converts:
+            raise TypeError(
+                f"x has dtype {array.dtype} and the layer computes in {self.dtype}: cast x, or "
+                f"make the layer with dtype='{self.dtype}' to have inputs converted"
+            )
+        self._check_channels(array.shape)
+        return self.device.tensor(array, self.dtype)
+
+    def _check_channels(self, shape: Shape) -> None:
+        if shape4(shape, "x")[1] != self.in_channels:
+            raise ValueError(
+                f"x has shape {shape}, {shape[-3]} channels; the weight takes C_in = "
+                f"{self.in_channels}"
+            )
+
+    def _output_shape(self, x: Tensor) -> Shape:
+        resolve_device(self.device, x)
+        if x.dtype != self.dtype:
+            raise TypeError(
+                f"x is a tensor of {x.dtype} and the layer computes in {self.dtype}: make one with "
+                f"device.tensor(…, dtype='{self.dtype}')"
+            )
+        self._check_channels(x.shape)
+        out = self._geometry.output_shape(shape4(x.shape, "x"), self.out_channels)
+        if min(out[2:]) < 1:
+            raise ValueError(f"x has shape {x.shape}: with {self} there is no output")
+        return out if len(x.shape) == 4 else out[1:]
+
+    def _check_out(self, out: Tensor | None, shape: Shape, x: Tensor) -> Tensor:
+        if out is None:
+            return self.device.empty(shape, self.dtype)
+        if not isinstance(out, Tensor):
+            raise TypeError(f"out is a {type(out).__name__}; it must be a pwconv.Tensor")
+        resolve_device(self.device, out)
+        if out.shape != shape or out.dtype != self.dtype:
+            raise ValueError(
+                f"out has shape {out.shape} and dtype {out.dtype}; the result has {shape} and "
+                f"{self.dtype}"
+            )
+        if out is x:
+            raise ValueError("out is x; a convolution cannot overwrite its own input")
+        return out
+
+
+def _pair(value: Any, argument: str, *, least: int) -> tuple[int, int]:
+    try:
+        parts = tuple(value) if isinstance(value, Iterable) else (value, value)
+        height, width = map(operator.index, parts)
+        if least <= height <= _MOST and least <= width <= _MOST:
+            return height, width
+    except (TypeError, ValueError):
+        pass
+    raise ValueError(
+        f"{argument} is {value!r}; it must be an int from {least} to {_MOST}, or two of them, along "
+        "H and W"
+    )

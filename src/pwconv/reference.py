@@ -1,0 +1,239 @@
+"""What pwconv computes, in float64 numpy, and how far a device may be from it.
+
+The functions take the arrays that a device is given; for float16 on the device, round them to
+float16 first, since the device has no more.
+
+The bounds follow the standard analysis of a dot product (N. J. Higham, *Accuracy and Stability of
+Numerical Algorithms*, 2nd edition, section 3.1): K products summed in any order, with or without
+fused multiply-adds, differ from the exact sum by at most γ·Σ|w·x| with γ = n·ε / (1 − n·ε) and n =
+K + 1 roundings. ε is one unit in the last place and not half of one, because Vulkan leaves the
+rounding direction of additions and multiplications open.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+Array = npt.NDArray[np.float64]
+
+_EPS32 = 2.0**-23
+_EPS16 = 2.0**-10
+_MAX16 = 65504.0
+
+
+@dataclass(frozen=True)
+class _Activation:
+    """An activation, its steepest slope, and the error of evaluating it in fp32.
+
+    The error is ``absolute + relative·|input|``, in ε; derived beside each from the precision that
+    Vulkan demands: exp within (3 + 2·|x|)·ε, division 2.5·ε, other operations ε.
+    """
+
+    function: Callable[[Array], Array]
+    slope: float = 1.0
+    absolute: float = 0.0
+    relative: float = 0.0
+
+
+def _sigmoid(x: Array) -> Array:
+    e = np.exp(-np.abs(x))
+    return np.where(x < 0, e, 1.0) / (1.0 + e)
+
+
+def _gelu(x: Array) -> Array:
+    erf = np.frompyfunc(math.erf, 1, 1)
+    return 0.5 * x * (1.0 + np.asarray(erf(x / math.sqrt(2)), np.float64))
+
+
+def _gelu_tanh(x: Array) -> Array:
+    return 0.5 * x * (1.0 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)))
+
+
+_ACTIVATIONS = {
+    "relu": _Activation(lambda x: np.where(x < 0, 0.0, x)),
+    "relu6": _Activation(lambda x: np.where(x < 0, 0.0, np.where(x > 6, 6.0, x))),
+    # x·(clamp(x + 3)/6): 1 + 2.5 + 1 roundings on a factor of at most 1.
+    "hardswish": _Activation(lambda x: x * np.clip(x + 3, 0, 6) / 6, slope=1.5, relative=5),
+    # e/(1 + e) moves by e/(1 + e)² ≤ 1.1/(3 + 2·|x|) per unit of e's error, then 1 + 2.5 roundings.
+    "sigmoid": _Activation(_sigmoid, slope=0.25, absolute=5),
+    "silu": _Activation(lambda x: x * _sigmoid(x), slope=1.1, relative=6),
+    # |x| ≥ 0.5: 2e/(1 + e)² times exp's (3 + 4·|x|) and the doubling's 2·|x| is below 3.2; 1 − e,
+    # 1 + e and the division add at most 4.5. Below 0.5 the fraction is within 9·ε·|x|.
+    "tanh": _Activation(np.tanh, absolute=8),
+    # erf within 6 (activation.glslh: 1.3 from the formula, the rest rounding), half of it; 1 + erf
+    # and two products.
+    "gelu": _Activation(_gelu, slope=1.13, relative=6),
+    # tanh within 8, and 0.45·5 from its argument's 5 roundings; half of it; and as gelu.
+    "gelu_tanh": _Activation(_gelu_tanh, slope=1.13, relative=8),
+}
+
+
+def activate(x: npt.ArrayLike, activation: Any) -> Array:
+    """Apply an activation, named as in :class:`pwconv.PointwiseConv2d`.
+
+    Returns
+    -------
+    numpy.ndarray of float64
+    """
+    return _activation(activation).function(np.asarray(x, np.float64))
+
+
+def conv2d_pw(
+    x: npt.ArrayLike,
+    weight: npt.ArrayLike,
+    bias: npt.ArrayLike | None = None,
+    *,
+    stride: Any = 1,
+    padding: Any = 0,
+    activation: Any = None,
+) -> Array:
+    """Apply a pointwise convolution.
+
+    Parameters
+    ----------
+    x : array_like
+        [N, C_in, H, W] or [C_in, H, W].
+    weight : array_like
+        [C_out, C_in] or [C_out, C_in, 1, 1].
+    bias : array_like, optional
+        [C_out].
+    stride, padding : int or (int, int)
+    activation : str or tuple, optional
+
+    Returns
+    -------
+    numpy.ndarray of float64
+        [N, C_out, H_out, W_out], or without N.
+    """
+    y = _products(_gather(x, stride, padding), _matrix(weight))
+    if bias is not None:
+        y += np.asarray(bias, np.float64)[:, None, None]
+    return activate(y, activation)
+
+
+def conv2d_pw_bound(
+    x: npt.ArrayLike,
+    weight: npt.ArrayLike,
+    bias: npt.ArrayLike | None = None,
+    *,
+    stride: Any = 1,
+    padding: Any = 0,
+    activation: Any = None,
+    dtype: Any = "float32",
+    accumulate: Any = "float32",
+) -> Array:
+    """Return how far each element of a device's result may be from :func:`conv2d_pw`.
+
+    Parameters
+    ----------
+    x, weight, bias, stride, padding, activation
+        As for :func:`conv2d_pw`, rounded to ``dtype`` already.
+    dtype : "float32" or "float16"
+        What the result is stored as.
+    accumulate : "float32" or "float16"
+        What products are summed in.
+
+    Returns
+    -------
+    numpy.ndarray of float64
+        Of the result's shape; infinite where float16 may overflow.
+    """
+    patches, matrix = _gather(x, stride, padding), _matrix(weight)
+    y = _products(patches, matrix)
+    terms = _products(np.abs(patches), np.abs(matrix))
+    half_sums = np.dtype(accumulate) == np.float16
+    error = _gamma(matrix.shape[1] + 1, _EPS16 if half_sums else _EPS32) * terms
+    # Products too small to be normal numbers may be flushed to zero.
+    error += matrix.shape[1] * (2.0**-14 if half_sums else 2.0**-126)
+    if half_sums:
+        error[terms > _MAX16] = np.inf
+    if bias is not None:
+        offset = np.asarray(bias, np.float64)[:, None, None]
+        y += offset
+        error += _EPS32 * (np.abs(y) + error)
+    rule = _activation(activation)
+    error = rule.slope * error + _EPS32 * (rule.absolute + rule.relative * (np.abs(y) + error))
+    result = rule.function(y)
+    if np.dtype(dtype) == np.float16:
+        most = np.abs(result) + error
+        error = error + np.maximum(2.0**-11 * most, 2.0**-25)
+        error[most > _MAX16] = np.inf
+    return error
+
+
+def pack_linear_weight(
+    weight: npt.ArrayLike, *, transposed: bool = True, dtype: Any = None
+) -> npt.NDArray[Any]:
+    """Pack a weight into 4OC×4IC blocks.
+
+    Parameters
+    ----------
+    weight : array_like
+        [N, K] or [B, N, K] where ``transposed``, else [K, N] or [B, K, N].
+    transposed : bool
+    dtype : "float32" or "float16", optional
+        The weight's by default.
+
+    Returns
+    -------
+    numpy.ndarray
+        [B, K4, N4, 4, 4]: element [b, k4, n4, dk, j] is weight[b, 4·n4 + j, 4·k4 + dk], or zero past
+        N and K.
+    """
+    array = np.asarray(weight)
+    array = array.astype(array.dtype if dtype is None else dtype)
+    batched = array if array.ndim == 3 else array[None]
+    b, n, k = (batched if transposed else batched.swapaxes(1, 2)).shape
+    padded = np.zeros((b, -(-n // 4) * 4, -(-k // 4) * 4), array.dtype)
+    padded[:, :n, :k] = batched if transposed else batched.swapaxes(1, 2)
+    blocks = padded.reshape(b, padded.shape[1] // 4, 4, padded.shape[2] // 4, 4)
+    return np.ascontiguousarray(blocks.transpose(0, 3, 1, 4, 2))
+
+
+def _activation(activation: Any) -> _Activation:
+    if activation is None:
+        return _Activation(lambda x: x)
+    if isinstance(activation, str):
+        return _ACTIVATIONS[activation]
+    name, *parameters = activation
+    if name == "clamp":
+        low, high = parameters
+        return _Activation(lambda x: np.where(x < low, low, np.where(x > high, high, x)))
+    if name == "leaky_relu":
+        (slope,) = parameters
+        return _Activation(
+            lambda x: np.where(x < 0, slope * x, x), slope=max(1.0, abs(slope)), relative=abs(slope)
+        )
+    raise ValueError(f"activation is {activation!r}")
+
+
+def _pair(value: Any) -> tuple[int, int]:
+    return (value, value) if np.ndim(value) == 0 else tuple(value)
+
+
+def _gather(x: npt.ArrayLike, stride: Any, padding: Any) -> Array:
+    """Return the input texel of every output position."""
+    array = np.asarray(x, np.float64)
+    (stride_h, stride_w), (pad_h, pad_w) = _pair(stride), _pair(padding)
+    borders = [(0, 0)] * (array.ndim - 2) + [(pad_h, pad_h), (pad_w, pad_w)]
+    return np.pad(array, borders)[..., ::stride_h, ::stride_w]
+
+
+def _matrix(weight: npt.ArrayLike) -> Array:
+    array = np.asarray(weight, np.float64)
+    return array.reshape(array.shape[:2])
+
+
+def _products(x: Array, matrix: Array) -> Array:
+    flat = x.reshape(*x.shape[:-2], -1)
+    return (matrix @ flat).reshape(*x.shape[:-3], matrix.shape[0], *x.shape[-2:])
+
+
+def _gamma(n: int, eps: float) -> float:
+    return n * eps / (1.0 - n * eps) if n * eps < 1.0 else math.inf

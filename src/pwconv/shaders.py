@@ -1,0 +1,144 @@
+"""The SPIR-V inside the package: its variants, and what each needs of a device."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+import struct
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pwconv.errors import PwconvError
+
+_FOLDER = Path(__file__).parent / "spirv"
+_FORMATS = {"int": "i", "uint": "I", "float": "f"}
+
+
+@dataclass(frozen=True, eq=False)
+class Variant:
+    """One compiled shader.
+
+    Attributes
+    ----------
+    name, family : str
+    axes : Mapping
+        Which choice of each axis of its family it is.
+    defines : Mapping
+        What the source was compiled with, the tile's shape among it.
+    features, limits
+        What it needs of a device, by Vulkan's names.
+    bindings : tuple of (str, str)
+        Name and descriptor type, in binding order.
+    """
+
+    name: str
+    family: str
+    axes: Mapping[str, str]
+    defines: Mapping[str, Any]
+    features: tuple[str, ...]
+    limits: Mapping[str, int]
+    bindings: tuple[tuple[str, str], ...]
+    _file: str
+    _sha256: str
+    _constant_ids: Mapping[str, int]
+    _push_names: tuple[str, ...]
+    _push_struct: struct.Struct
+
+    @functools.cached_property
+    def code(self) -> bytes:
+        """The SPIR-V."""
+        code = (_FOLDER / self._file).read_bytes()
+        if hashlib.sha256(code).hexdigest() != self._sha256:
+            raise PwconvError(f"{_FOLDER / self._file} is damaged; install pwconv again")
+        return code
+
+    @property
+    def push_constant_size(self) -> int:
+        """Bytes of push constants."""
+        return self._push_struct.size
+
+    def pack_push_constants(self, values: Mapping[str, float]) -> bytes:
+        """Lay the named values out as the shader expects them."""
+        return self._push_struct.pack(*(values[name] for name in self._push_names))
+
+    def specialize(self, values: Mapping[str, int]) -> dict[int, int]:
+        """Return the named specialization constants by their ids."""
+        return {identifier: int(values[name]) for name, identifier in self._constant_ids.items()}
+
+    def unmet(self, limits: Mapping[str, Any], features: frozenset[str]) -> str | None:
+        """Return what the device lacks to run this variant, or None."""
+        for feature in self.features:
+            if feature not in features:
+                return f"the feature {feature}"
+        for limit, least in {**self.limits, "maxPushConstantsSize": self.push_constant_size}.items():
+            if limits[limit] < least:
+                return f"{limit} of at least {least} (it is {limits[limit]})"
+        return None
+
+
+def variants(family: str, **axes: str) -> list[Variant]:
+    """Return the variants of a family with these choices, in the order of variants.toml."""
+    return [
+        variant
+        for variant in _manifest().values()
+        if variant.family == family and axes.items() <= variant.axes.items()
+    ]
+
+
+@functools.cache
+def variant(family: str, **axes: str) -> Variant:
+    """Return the one variant of a family with these choices."""
+    (found,) = variants(family, **axes)
+    return found
+
+
+@functools.cache
+def _manifest() -> dict[str, Variant]:
+    try:
+        document = json.loads((_FOLDER / "manifest.json").read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise PwconvError(
+            f"{_FOLDER} has no compiled shaders: install pwconv with pip, which compiles them"
+        ) from None
+    _require_current(document["sources"])
+    return {name: _variant(name, entry) for name, entry in document["variants"].items()}
+
+
+def _variant(name: str, entry: Mapping[str, Any]) -> Variant:
+    push = entry["push_constants"]
+    if [constant["offset"] for constant in push] != [4 * i for i in range(len(push))]:
+        raise PwconvError(f"{name}: push constants must be 32-bit scalars without gaps")
+    return Variant(
+        name=name,
+        family=entry["family"],
+        axes=entry["axes"],
+        defines=entry["defines"],
+        features=tuple(entry["features"]),
+        limits=entry["limits"],
+        bindings=tuple((b["name"], b["type"]) for b in entry["bindings"]),
+        _file=entry["file"],
+        _sha256=entry["sha256"],
+        _constant_ids={c["name"]: c["id"] for c in entry["specialization_constants"]},
+        _push_names=tuple(constant["name"] for constant in push),
+        _push_struct=struct.Struct("<" + "".join(_FORMATS[c["type"]] for c in push)),
+    )
+
+
+def _require_current(digest: str) -> None:
+    """In an editable install, refuse SPIR-V that is older than the shaders beside it."""
+    sources = Path(__file__).parents[2] / "shaders"
+    if not (sources / "variants.toml").is_file():
+        return
+    current = hashlib.sha256()
+    for path in sorted(file for file in sources.rglob("*") if file.is_file()):
+        contents = path.read_bytes()
+        current.update(f"{path.relative_to(sources).as_posix()}\0{len(contents)}\0".encode())
+        current.update(contents)
+    if current.hexdigest() != digest:
+        raise PwconvError(
+            f"{sources} has changed since the shaders were compiled: run "
+            "'pip install -e .' (or 'make shaders') again"
+        )

@@ -1,0 +1,1 @@
+"""Vulkan objects. Nothing here knows what a tensor is."""

@@ -1,0 +1,375 @@
+"""The queue: submissions in order, what they wait for, and what is freed after them.
+
+Every submission starts with a barrier after everything before it, so that work on the one queue
+happens in the order it was submitted in.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from pwconv.errors import DeviceLostError
+from pwconv.vk import api as vk
+from pwconv.vk.pipelines import Pipeline
+from pwconv.vk.resources import Buffer, Image
+
+if TYPE_CHECKING:
+    from pwconv.vk.logical_device import LogicalDevice
+
+# Beyond this many unfinished submissions the host waits: a loop that never reads a result would
+# otherwise queue without end.
+_MAX_IN_FLIGHT = 64
+
+# Waits are cut into slices so that Ctrl-C is noticed.
+_WAIT_SLICE_NS = 100_000_000
+
+
+@dataclass(frozen=True)
+class Step:
+    """One pipeline over its resources, in binding order; each part is push constants and groups."""
+
+    pipeline: Pipeline
+    resources: tuple[Buffer | Image, ...]
+    parts: tuple[tuple[bytes, tuple[int, int, int]], ...]
+
+
+@dataclass
+class _Submission:
+    serial: int
+    fence: Any
+    waiters: int = 0
+
+
+class Queue:
+    """The device's one compute queue.
+
+    Submissions are numbered from 1; a serial names one of them.
+    """
+
+    def __init__(self, device: LogicalDevice, family: int) -> None:
+        self._device = device
+        self.handle = vk.vkGetDeviceQueue(device.handle, family, 0)
+        info = vk.VkCommandPoolCreateInfo(
+            flags=vk.VK_COMMAND_POOL_CREATE_RESET_COMMAND_BUFFER_BIT, queueFamilyIndex=family
+        )
+        self._command_pool = vk.vkCreateCommandPool(device.handle, info, None)
+        self._last = 0
+        self._in_flight: deque[_Submission] = deque()
+        self._fences: list[Any] = []
+        self._uninitialized: list[Any] = []
+        # Filled by finalizers, at any moment and in any thread; emptied under the lock.
+        self._retired: deque[Callable[[], None]] = deque()
+        self._garbage: deque[tuple[int, Callable[[], None]]] = deque()
+
+    # -- submitting -------------------------------------------------------------------------------
+
+    def submit(self, command_buffer: Any) -> int:
+        """Submit one command buffer; return its serial."""
+        with self._device.lock:
+            self.collect()
+            while len(self._in_flight) >= _MAX_IN_FLIGHT:
+                self.wait(self._in_flight[0].serial)
+            command_buffers = [command_buffer]
+            if self._uninitialized:
+                command_buffers.insert(0, self._record_layouts())
+            info = vk.VkSubmitInfo(pCommandBuffers=command_buffers)
+            fence = self._fences.pop() if self._fences else self._new_fence()
+            try:
+                vk.vkQueueSubmit(self.handle, 1, [info], fence)
+            except BaseException:
+                self._fences.append(fence)
+                raise
+            self._uninitialized.clear()
+            self._last += 1
+            self._in_flight.append(_Submission(self._last, fence))
+            self._device.check()
+            return self._last
+
+    def run_once(self, record: Callable[[Any], None]) -> int:
+        """Record commands with ``record(command_buffer)``, submit them, return the serial.
+
+        What they write is visible to the host once the serial is done.
+        """
+        with self._device.lock:
+            command_buffer = self.record(record, reusable=False, host_reads=True)
+            try:
+                return self.submit(command_buffer)
+            finally:
+                self.retire(lambda: self.free(command_buffer))
+
+    def record(self, record: Callable[[Any], None], *, reusable: bool, host_reads: bool) -> Any:
+        """Return a new command buffer: a barrier, then what ``record(command_buffer)`` adds."""
+        with self._device.lock:
+            info = vk.VkCommandBufferAllocateInfo(
+                commandPool=self._command_pool,
+                level=vk.VK_COMMAND_BUFFER_LEVEL_PRIMARY,
+                commandBufferCount=1,
+            )
+            command_buffer = vk.vkAllocateCommandBuffers(self._device.handle, info)[0]
+            try:
+                usage = (
+                    vk.VK_COMMAND_BUFFER_USAGE_SIMULTANEOUS_USE_BIT
+                    if reusable
+                    else vk.VK_COMMAND_BUFFER_USAGE_ONE_TIME_SUBMIT_BIT
+                )
+                begin = vk.VkCommandBufferBeginInfo(flags=usage)
+                vk.vkBeginCommandBuffer(command_buffer, begin)
+                barrier(command_buffer)
+                record(command_buffer)
+                if host_reads:
+                    barrier(command_buffer, to_host=True)
+                vk.vkEndCommandBuffer(command_buffer)
+            except BaseException:
+                self.free(command_buffer)
+                raise
+            return command_buffer
+
+    def free(self, command_buffer: Any) -> None:
+        """Free a command buffer that is not in flight."""
+        vk.vkFreeCommandBuffers(self._device.handle, self._command_pool, 1, [command_buffer])
+
+    # -- waiting ----------------------------------------------------------------------------------
+
+    def completed(self) -> int:
+        """Return the serial up to which everything is done."""
+        with self._device.lock:
+            while self._in_flight and self._signaled(self._in_flight[0].fence):
+                if self._in_flight[0].waiters:
+                    return self._in_flight[0].serial
+                self._recycle(self._in_flight.popleft().fence)
+            return self._in_flight[0].serial - 1 if self._in_flight else self._last
+
+    def wait(self, serial: int | None = None) -> None:
+        """Wait for one submission, by default the last; other threads may submit meanwhile."""
+        with self._device.lock:
+            target = self._last if serial is None else serial
+            found = [s for s in self._in_flight if s.serial == target]
+            if not found:
+                return
+            submission = found[0]
+            submission.waiters += 1
+        try:
+            while not self._wait_slice(submission.fence):
+                pass
+        finally:
+            with self._device.lock:
+                submission.waiters -= 1
+        self.collect()
+
+    # -- freeing ----------------------------------------------------------------------------------
+
+    def retire(self, destroy: Callable[[], None]) -> None:
+        """Call ``destroy`` once everything submitted by then is done; safe from a finalizer."""
+        self._retired.append(destroy)
+
+    def collect(self) -> None:
+        """Free what the device is done with."""
+        with self._device.lock:
+            while self._retired:
+                self._garbage.append((self._last, self._retired.popleft()))
+            if not self._garbage and len(self._in_flight) < _MAX_IN_FLIGHT:
+                return
+            done = self.completed()
+            while self._garbage and self._garbage[0][0] <= done:
+                self._garbage.popleft()[1]()
+
+    def initialize_layout(self, image: Any) -> None:
+        """Move a new image to layout GENERAL ahead of the next submission."""
+        self._uninitialized.append(image)
+
+    def forget_layout(self, image: Any) -> None:
+        """Undo :meth:`initialize_layout` for an image that is destroyed before any submission."""
+        if image in self._uninitialized:
+            self._uninitialized.remove(image)
+
+    def drain(self) -> None:
+        """Wait for everything, and free what was retired."""
+        try:
+            vk.vkDeviceWaitIdle(self._device.handle)
+        except DeviceLostError:
+            pass  # Destroying a lost device's objects is allowed, and nothing of it runs any more.
+        for destroy in [*(entry[1] for entry in self._garbage), *self._retired]:
+            destroy()
+        self._garbage.clear()
+        self._retired.clear()
+
+    def close(self) -> None:
+        """Destroy the queue's own objects; :meth:`drain` comes first."""
+        for fence in [*self._fences, *(submission.fence for submission in self._in_flight)]:
+            vk.vkDestroyFence(self._device.handle, fence, None)
+        vk.vkDestroyCommandPool(self._device.handle, self._command_pool, None)
+
+    # -- inside -----------------------------------------------------------------------------------
+
+    def _new_fence(self) -> Any:
+        return vk.vkCreateFence(self._device.handle, vk.VkFenceCreateInfo(), None)
+
+    def _recycle(self, fence: Any) -> None:
+        vk.vkResetFences(self._device.handle, 1, [fence])
+        self._fences.append(fence)
+
+    def _signaled(self, fence: Any) -> bool:
+        try:
+            vk.vkGetFenceStatus(self._device.handle, fence)
+        except vk.VkNotReady:
+            return False
+        return True
+
+    def _wait_slice(self, fence: Any) -> bool:
+        try:
+            vk.vkWaitForFences(self._device.handle, 1, [fence], True, _WAIT_SLICE_NS)
+        except vk.VkTimeout:
+            return False
+        return True
+
+    def _record_layouts(self) -> Any:
+        everything = vk.VkImageSubresourceRange(
+            aspectMask=vk.VK_IMAGE_ASPECT_COLOR_BIT, levelCount=1, layerCount=1
+        )
+        transitions = [
+            vk.VkImageMemoryBarrier(
+                dstAccessMask=_ACCESS,
+                oldLayout=vk.VK_IMAGE_LAYOUT_UNDEFINED,
+                newLayout=vk.VK_IMAGE_LAYOUT_GENERAL,
+                srcQueueFamilyIndex=vk.VK_QUEUE_FAMILY_IGNORED,
+                dstQueueFamilyIndex=vk.VK_QUEUE_FAMILY_IGNORED,
+                image=image,
+                subresourceRange=everything,
+            )
+            for image in self._uninitialized
+        ]
+
+        def record(command_buffer: Any) -> None:
+            vk.vkCmdPipelineBarrier(
+                command_buffer, _STAGES, _STAGES, 0, 0, None, 0, None, len(transitions), transitions
+            )
+
+        command_buffer = self.record(record, reusable=False, host_reads=False)
+        self.retire(lambda: self.free(command_buffer))
+        return command_buffer
+
+
+class Recording:
+    """Steps recorded once, to be submitted any number of times.
+
+    It holds no resource: a recording whose buffer or image is gone must not be submitted.
+    """
+
+    def __init__(
+        self, device: LogicalDevice, steps: Sequence[Step], *, host_reads: bool
+    ) -> None:
+        self._device = device
+        with device.lock:
+            self._descriptor_pool = self._make_descriptor_pool(steps)
+            try:
+                sets = [self._make_set(step) for step in steps]
+
+                def record(command_buffer: Any) -> None:
+                    for position, (step, descriptor_set) in enumerate(
+                        zip(steps, sets, strict=True)
+                    ):
+                        if position:
+                            barrier(command_buffer)
+                        _record_step(command_buffer, step, descriptor_set)
+
+                self.command_buffer = device.queue.record(
+                    record, reusable=True, host_reads=host_reads
+                )
+            except BaseException:
+                vk.vkDestroyDescriptorPool(device.handle, self._descriptor_pool, None)
+                raise
+            self.uid = device.register(self)
+
+    def destroy(self) -> None:
+        """Free the recording now; the device must be done with it."""
+        self._device.queue.free(self.command_buffer)
+        vk.vkDestroyDescriptorPool(self._device.handle, self._descriptor_pool, None)
+        self._device.unregister(self.uid)
+
+    def _make_descriptor_pool(self, steps: Sequence[Step]) -> Any:
+        types = [kind for step in steps for kind in step.pipeline.descriptor_types]
+        sizes = [
+            vk.VkDescriptorPoolSize(type=kind, descriptorCount=types.count(kind))
+            for kind in sorted(set(types))
+        ]
+        info = vk.VkDescriptorPoolCreateInfo(maxSets=len(steps), pPoolSizes=sizes)
+        return vk.vkCreateDescriptorPool(self._device.handle, info, None)
+
+    def _make_set(self, step: Step) -> Any:
+        layouts = [step.pipeline.set_layout]
+        info = vk.VkDescriptorSetAllocateInfo(
+            descriptorPool=self._descriptor_pool, pSetLayouts=layouts
+        )
+        descriptor_set = vk.vkAllocateDescriptorSets(self._device.handle, info)[0]
+        targets: list[list[Any]] = []  # kept alive until the update
+        writes = []
+        for binding, (kind, resource) in enumerate(
+            zip(step.pipeline.descriptor_types, step.resources, strict=True)
+        ):
+            common = {
+                "dstSet": descriptor_set,
+                "dstBinding": binding,
+                "descriptorCount": 1,
+                "descriptorType": kind,
+            }
+            if isinstance(resource, Buffer):
+                targets.append(
+                    [vk.VkDescriptorBufferInfo(buffer=resource.handle, range=resource.size)]
+                )
+                writes.append(vk.VkWriteDescriptorSet(pBufferInfo=targets[-1], **common))
+            else:
+                targets.append(
+                    [
+                        vk.VkDescriptorImageInfo(
+                            imageView=resource.view, imageLayout=vk.VK_IMAGE_LAYOUT_GENERAL
+                        )
+                    ]
+                )
+                writes.append(vk.VkWriteDescriptorSet(pImageInfo=targets[-1], **common))
+        vk.vkUpdateDescriptorSets(self._device.handle, len(writes), writes, 0, None)
+        return descriptor_set
+
+
+_STAGES = 0x800 | 0x1000  # compute shader, transfer
+_HOST_STAGE = 0x4000
+_ACCESS = 0x20 | 0x40 | 0x800 | 0x1000  # shader and transfer, read and write
+_WRITES = 0x40 | 0x1000
+_HOST_READ = 0x2000
+
+
+def barrier(command_buffer: Any, *, to_host: bool = False) -> None:
+    """Make everything before visible to everything after: on the device, or to the host."""
+    memory = vk.VkMemoryBarrier(
+        srcAccessMask=_WRITES, dstAccessMask=_HOST_READ if to_host else _ACCESS
+    )
+    stages = _HOST_STAGE if to_host else _STAGES
+    vk.vkCmdPipelineBarrier(command_buffer, _STAGES, stages, 0, 1, [memory], 0, None, 0, None)
+
+
+def _record_step(command_buffer: Any, step: Step, descriptor_set: Any) -> None:
+    pipeline = step.pipeline
+    vk.vkCmdBindPipeline(command_buffer, vk.VK_PIPELINE_BIND_POINT_COMPUTE, pipeline.handle)
+    vk.vkCmdBindDescriptorSets(
+        command_buffer,
+        vk.VK_PIPELINE_BIND_POINT_COMPUTE,
+        pipeline.layout,
+        0,
+        1,
+        [descriptor_set],
+        0,
+        None,
+    )
+    for push_constants, groups in step.parts:
+        data = vk.ffi.from_buffer(push_constants)
+        vk.vkCmdPushConstants(
+            command_buffer,
+            pipeline.layout,
+            vk.VK_SHADER_STAGE_COMPUTE_BIT,
+            0,
+            len(push_constants),
+            data,
+        )
+        vk.vkCmdDispatch(command_buffer, *groups)

@@ -1,0 +1,148 @@
+"""VkDevice with its queue, memory, pipelines and pools: everything that close() frees."""
+
+from __future__ import annotations
+
+import itertools
+import threading
+from pathlib import Path
+from typing import Protocol
+
+from pwconv.errors import ClosedError, NoDeviceError
+from pwconv.vk import api as vk
+from pwconv.vk.commands import Queue
+from pwconv.vk.instance import Instance
+from pwconv.vk.memory import Allocator
+from pwconv.vk.physical_device import PhysicalDevice
+from pwconv.vk.pipelines import PipelineCache
+from pwconv.vk.pools import ImagePool, StagingPool
+
+
+class Destroyable(Protocol):
+    """A Vulkan object that frees itself."""
+
+    def destroy(self) -> None:
+        """Free the object now; the device must be done with it."""
+
+
+_PORTABILITY_SUBSET = "VK_KHR_portability_subset"
+_FLOAT16 = "VK_KHR_shader_float16_int8"
+
+
+class LogicalDevice:
+    """A device and all that lives on it.
+
+    Parameters
+    ----------
+    index : int
+        Position in the instance's list of physical devices.
+    validate : bool
+        Turn the validation layer on.
+    cache_folder : Path
+        Where compiled pipelines are kept between runs.
+
+    Attributes
+    ----------
+    lock : threading.RLock
+        Held around everything that Vulkan wants from one thread at a time.
+    live : dict
+        Every buffer, image and recording that exists, by its uid.
+    """
+
+    def __init__(self, index: int, *, validate: bool, cache_folder: Path) -> None:
+        self.lock = threading.RLock()
+        self.live: dict[int, Destroyable] = {}
+        self._uids = itertools.count()
+        self.closed = False
+        self._instance = Instance(validate=validate)
+        try:
+            handles = self._instance.physical_devices()
+            if index >= len(handles):
+                raise NoDeviceError(f"device {index} is gone; the loader lists {len(handles)} now")
+            self.physical = PhysicalDevice(handles[index], index)
+            family = self.physical.compute_queue_family()
+            self.handle = self._make_device(family)
+        except BaseException:
+            self._instance.close()
+            raise
+        self.info = self.physical.info
+        self.memory = Allocator(self.handle, self.physical, self._relieve)
+        self.queue = Queue(self, family)
+        self.images = ImagePool(self)
+        self.staging = StagingPool(self)
+        self.pipelines = PipelineCache(self, cache_folder / f"{self.info.identity}.bin")
+
+    def register(self, item: Destroyable) -> int:
+        """Note that an object exists; return its uid, which is never given twice."""
+        uid = next(self._uids)
+        self.live[uid] = item
+        return uid
+
+    def unregister(self, uid: int) -> None:
+        """Note that an object was destroyed."""
+        del self.live[uid]
+
+    def check(self) -> None:
+        """Raise what the validation layer has said.
+
+        Raises
+        ------
+        ValidationError
+        """
+        if self._instance.messenger:
+            self._instance.messenger.check()
+
+    def require_open(self) -> None:
+        """Raise unless the device is open.
+
+        Raises
+        ------
+        ClosedError
+        """
+        if self.closed:
+            raise ClosedError(
+                f"the device {self.info.name} was closed; make a new pwconv.Device, and its "
+                "tensors and layers anew"
+            )
+
+    def close(self) -> None:
+        """Wait for the device and free everything, once."""
+        with self.lock:
+            if self.closed:
+                return
+            self.closed = True
+            self.queue.drain()
+            for item in list(self.live.values()):
+                item.destroy()
+            self.queue.close()
+            self.pipelines.close()
+            self.memory.close()
+            vk.vkDestroyDevice(self.handle, None)
+            self._instance.close()
+            self.check()
+
+    def _relieve(self) -> None:
+        """Memory ran out: wait, and give back what is only kept for reuse."""
+        self.images.clear()
+        self.staging.clear()
+        self.queue.wait()
+        self.queue.collect()
+        self.memory.trim()
+
+    def _make_device(self, family: int) -> object:
+        info = self.physical.info
+        extensions = [e for e in (_PORTABILITY_SUBSET,) if e in info.extensions]
+        chain = None
+        if "shaderFloat16" in info.features:
+            chain = vk.VkPhysicalDeviceShaderFloat16Int8Features(shaderFloat16=True)
+            if tuple(map(int, info.api_version.split("."))) < (1, 2):
+                extensions.append(_FLOAT16)
+        priorities = [1.0]
+        queue_info = vk.VkDeviceQueueCreateInfo(
+            queueFamilyIndex=family, queueCount=1, pQueuePriorities=priorities
+        )
+        device_info = vk.VkDeviceCreateInfo(
+            pNext=chain,
+            pQueueCreateInfos=[queue_info],
+            ppEnabledExtensionNames=extensions,
+        )
+        return vk.vkCreateDevice(self.physical.handle, device_info, None)

@@ -1,0 +1,181 @@
+"""What a physical device is and can do, read once."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from pwconv.errors import PwconvError, UnsupportedError
+from pwconv.vk import api as vk
+
+_TYPES = {1: "integrated", 2: "discrete", 3: "virtual", 4: "cpu"}
+_DRIVER_PROPERTIES = "VK_KHR_driver_properties"
+_FLOAT16 = "VK_KHR_shader_float16_int8"
+
+
+@dataclass(frozen=True)
+class DeviceInfo:
+    """A Vulkan device, as :func:`pwconv.devices` lists it.
+
+    Attributes
+    ----------
+    index : int
+        Position in the loader's list; selects the device.
+    name : str
+        The device's name; any part of it selects the device too.
+    type : str
+        "discrete", "integrated", "virtual", "cpu" or "other".
+    driver : str
+        The driver's name and version.
+    api_version : str
+        The Vulkan version the device implements.
+    limits : Mapping
+        Every member of VkPhysicalDeviceLimits, and ``maxMemoryAllocationSize``, by Vulkan's names.
+        Sizes are in bytes, ``timestampPeriod`` in nanoseconds.
+    features : frozenset of str
+        Vulkan's names of the features the device has.
+    extensions : frozenset of str
+        Names of the device extensions.
+    identity : str
+        Tells this device and driver build from any other: what is cached on disk is keyed by it.
+    """
+
+    index: int
+    name: str
+    type: str
+    driver: str
+    api_version: str
+    limits: Mapping[str, Any] = field(repr=False)
+    features: frozenset[str] = field(repr=False)
+    extensions: frozenset[str] = field(repr=False)
+    identity: str = field(repr=False)
+
+    def __str__(self) -> str:
+        return f"{self.name} ({self.type}, {self.driver}, Vulkan {self.api_version})"
+
+
+@dataclass(frozen=True)
+class MemoryType:
+    """One of the device's memory types; ``flags`` are VkMemoryPropertyFlagBits."""
+
+    index: int
+    flags: int
+    heap: int
+
+
+class PhysicalDevice:
+    """A VkPhysicalDevice and everything that pwconv asks it."""
+
+    def __init__(self, handle: Any, index: int) -> None:
+        self.handle = handle
+        properties = vk.vkGetPhysicalDeviceProperties(handle)
+        extensions = frozenset(
+            p.extensionName for p in vk.vkEnumerateDeviceExtensionProperties(handle, None)
+        )
+        version = properties.apiVersion
+        limits = _members(properties.limits)
+        limits["maxMemoryAllocationSize"] = _max_allocation_size(handle, version)
+        self.info = DeviceInfo(
+            index=index,
+            name=properties.deviceName,
+            type=_TYPES.get(properties.deviceType, "other"),
+            driver=_driver(handle, properties, extensions),
+            api_version=_version(version),
+            limits=limits,
+            features=_features(handle, version, extensions),
+            extensions=extensions,
+            identity="-".join(
+                f"{part:08x}"
+                for part in (properties.vendorID, properties.deviceID, properties.driverVersion)
+            )
+            + "-"
+            + bytes(properties.pipelineCacheUUID).hex(),
+        )
+        memory = vk.vkGetPhysicalDeviceMemoryProperties(handle)
+        self.heap_sizes = [memory.memoryHeaps[i].size for i in range(memory.memoryHeapCount)]
+        self.memory_types = [
+            MemoryType(i, memory.memoryTypes[i].propertyFlags, memory.memoryTypes[i].heapIndex)
+            for i in range(memory.memoryTypeCount)
+        ]
+
+    def compute_queue_family(self) -> int:
+        """Return the first queue family that can run compute shaders.
+
+        Raises
+        ------
+        UnsupportedError
+            There is none, or the device's Vulkan is older than 1.1.
+        """
+        if tuple(map(int, self.info.api_version.split("."))) < (1, 1):
+            raise UnsupportedError(
+                f"{self.info.name} has Vulkan {self.info.api_version}; pwconv needs 1.1: update "
+                "its driver, or choose another device"
+            )
+        families = vk.vkGetPhysicalDeviceQueueFamilyProperties(self.handle)
+        for index, family in enumerate(families):
+            if family.queueFlags & vk.VK_QUEUE_COMPUTE_BIT and family.queueCount:
+                return index
+        raise UnsupportedError(
+            f"{self.info.name} has no queue that runs compute shaders; choose another device"
+        )
+
+    def image_extent_limit(
+        self, image_format: int, image_type: int, usage: int
+    ) -> tuple[int, int, int] | None:
+        """Return the largest extent of an image of this format, or None where it cannot be made."""
+        try:
+            limits = vk.vkGetPhysicalDeviceImageFormatProperties(
+                self.handle, image_format, image_type, vk.VK_IMAGE_TILING_OPTIMAL, usage, 0
+            )
+        except PwconvError as error:
+            if isinstance(error.__cause__, vk.VkErrorFormatNotSupported):
+                return None
+            raise
+        return limits.maxExtent.width, limits.maxExtent.height, limits.maxExtent.depth
+
+
+def _members(structure: Any) -> dict[str, Any]:
+    """Turn a C structure of numbers and arrays into a dict."""
+    members = {}
+    for name, _ in vk.ffi.typeof(structure).fields:
+        value = getattr(structure, name)
+        members[name] = tuple(value) if isinstance(value, vk.ffi.CData) else value
+    return members
+
+
+def _max_allocation_size(handle: Any, version: int) -> int:
+    if version < vk.API_1_1:
+        return 2**30  # the least that the limit may be, where it cannot be asked for
+    maintenance = vk.VkPhysicalDeviceMaintenance3Properties()
+    properties = vk.VkPhysicalDeviceProperties2(pNext=maintenance)
+    vk.vkGetPhysicalDeviceProperties2(handle, properties)
+    return int(maintenance.maxMemoryAllocationSize)
+
+
+def _features(handle: Any, version: int, extensions: frozenset[str]) -> frozenset[str]:
+    core = vk.vkGetPhysicalDeviceFeatures(handle)
+    names = {name for name, value in _members(core).items() if value}
+    if version >= vk.API_1_2 or _FLOAT16 in extensions:
+        float16 = vk.VkPhysicalDeviceShaderFloat16Int8Features()
+        chain = vk.VkPhysicalDeviceFeatures2(pNext=float16)
+        vk.vkGetPhysicalDeviceFeatures2(handle, chain)
+        if float16.shaderFloat16:
+            names.add("shaderFloat16")
+    return frozenset(names)
+
+
+def _driver(handle: Any, properties: Any, extensions: frozenset[str]) -> str:
+    version = properties.driverVersion
+    if properties.apiVersion < vk.API_1_2 and _DRIVER_PROPERTIES not in extensions:
+        return f"version {_version(version)}"
+    driver = vk.VkPhysicalDeviceDriverProperties()
+    chain = vk.VkPhysicalDeviceProperties2(pNext=driver)
+    vk.vkGetPhysicalDeviceProperties2(handle, chain)
+    name = vk.ffi.string(driver.driverName).decode(errors="replace")
+    details = vk.ffi.string(driver.driverInfo).decode(errors="replace")
+    return f"{name} {details or _version(version)}"
+
+
+def _version(number: int) -> str:
+    return f"{number >> 22 & 0x7F}.{number >> 12 & 0x3FF}.{number & 0xFFF}"

@@ -1,0 +1,194 @@
+"""Compute pipelines, made on first use and kept in memory and on disk."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pwconv.errors import PwconvError
+from pwconv.vk import api as vk
+
+if TYPE_CHECKING:
+    from pwconv.vk.logical_device import LogicalDevice
+
+_log = logging.getLogger(__name__)
+
+_DESCRIPTOR_TYPES = {"sampled_image": 2, "storage_image": 3, "storage_buffer": 7}
+_MAGIC = b"pwconv pipeline cache 1\n"
+
+
+class Pipeline:
+    """A shader with its specialization constants set.
+
+    Attributes
+    ----------
+    descriptor_types : list of int
+        VkDescriptorType of each binding, in order.
+    """
+
+    __slots__ = ("_device", "descriptor_types", "handle", "layout", "set_layout")
+
+    def __init__(
+        self,
+        device: LogicalDevice,
+        cache: Any,
+        code: bytes,
+        descriptor_types: Sequence[str],
+        push_constant_size: int,
+        constants: Mapping[int, int],
+    ) -> None:
+        self._device = device
+        self.descriptor_types = [_DESCRIPTOR_TYPES[name] for name in descriptor_types]
+        self.set_layout = self._make_set_layout()
+        self.layout = self._make_layout(push_constant_size)
+        self.handle = self._make_pipeline(cache, code, constants)
+
+    def destroy(self) -> None:
+        """Destroy the pipeline and its layouts."""
+        device = self._device.handle
+        vk.vkDestroyPipeline(device, self.handle, None)
+        vk.vkDestroyPipelineLayout(device, self.layout, None)
+        vk.vkDestroyDescriptorSetLayout(device, self.set_layout, None)
+
+    def _make_set_layout(self) -> Any:
+        bindings = [
+            vk.VkDescriptorSetLayoutBinding(
+                binding=binding,
+                descriptorType=kind,
+                descriptorCount=1,
+                stageFlags=vk.VK_SHADER_STAGE_COMPUTE_BIT,
+            )
+            for binding, kind in enumerate(self.descriptor_types)
+        ]
+        info = vk.VkDescriptorSetLayoutCreateInfo(pBindings=bindings)
+        return vk.vkCreateDescriptorSetLayout(self._device.handle, info, None)
+
+    def _make_layout(self, push_constant_size: int) -> Any:
+        ranges = [
+            vk.VkPushConstantRange(
+                stageFlags=vk.VK_SHADER_STAGE_COMPUTE_BIT, size=push_constant_size
+            )
+        ]
+        set_layouts = [self.set_layout]
+        info = vk.VkPipelineLayoutCreateInfo(
+            pSetLayouts=set_layouts, pPushConstantRanges=ranges if push_constant_size else None
+        )
+        return vk.vkCreatePipelineLayout(self._device.handle, info, None)
+
+    def _make_pipeline(self, cache: Any, code: bytes, constants: Mapping[int, int]) -> Any:
+        device = self._device.handle
+        module_info = vk.VkShaderModuleCreateInfo(codeSize=len(code), pCode=code)
+        module = vk.vkCreateShaderModule(device, module_info, None)
+        try:
+            entries = [
+                vk.VkSpecializationMapEntry(constantID=identifier, offset=4 * position, size=4)
+                for position, identifier in enumerate(constants)
+            ]
+            values = vk.ffi.new("uint32_t[]", list(constants.values()))
+            specialization = vk.VkSpecializationInfo(
+                pMapEntries=entries, dataSize=4 * len(entries), pData=values
+            )
+            stage = vk.VkPipelineShaderStageCreateInfo(
+                stage=vk.VK_SHADER_STAGE_COMPUTE_BIT,
+                module=module,
+                pName="main",
+                pSpecializationInfo=specialization,
+            )
+            info = vk.VkComputePipelineCreateInfo(stage=stage, layout=self.layout)
+            return vk.vkCreateComputePipelines(device, cache, 1, [info], None)[0]
+        finally:
+            vk.vkDestroyShaderModule(device, module, None)
+
+
+class PipelineCache:
+    """VkPipelineCache with a file behind it.
+
+    Drivers trust the data they are given, so the file carries a digest, and its name the device,
+    the driver build and pwconv's version. Whatever does not fit is ignored and replaced. The file
+    is replaced in one step: of two processes that write at once, one wins and none reads half.
+
+    Parameters
+    ----------
+    file : Path
+        Where the cache is kept.
+    """
+
+    def __init__(self, device: LogicalDevice, file: Path) -> None:
+        self._device = device
+        self._file = file
+        self._changed = False
+        self._pipelines: dict[tuple[Any, ...], Pipeline] = {}
+        data = _read(file)
+        info = vk.VkPipelineCacheCreateInfo(
+            initialDataSize=len(data), pInitialData=vk.ffi.from_buffer(data) if data else None
+        )
+        self._handle = vk.vkCreatePipelineCache(device.handle, info, None)
+
+    def get(
+        self,
+        name: str,
+        code: bytes,
+        descriptor_types: Sequence[str],
+        push_constant_size: int,
+        constants: Mapping[int, int],
+    ) -> Pipeline:
+        """Return the pipeline of shader ``name`` under these constants, made if need be."""
+        key = (name, *constants.items())
+        with self._device.lock:
+            pipeline = self._pipelines.get(key)
+            if pipeline is None:
+                pipeline = Pipeline(
+                    self._device, self._handle, code, descriptor_types, push_constant_size, constants
+                )
+                self._pipelines[key] = pipeline
+                self._changed = True
+                self._device.check()
+            return pipeline
+
+    def save(self) -> None:
+        """Write the file, if there is something new. A folder that cannot be written is no error."""
+        if not self._changed:
+            return
+        try:
+            _write(self._file, vk.pipeline_cache_data(self._device.handle, self._handle))
+            self._changed = False
+        except (OSError, PwconvError) as error:
+            _log.info("the pipeline cache %s was not written: %s", self._file, error)
+
+    def close(self) -> None:
+        """Save, and destroy every pipeline."""
+        self.save()
+        for pipeline in self._pipelines.values():
+            pipeline.destroy()
+        self._pipelines.clear()
+        vk.vkDestroyPipelineCache(self._device.handle, self._handle, None)
+
+
+def _read(file: Path) -> bytes:
+    try:
+        contents = file.read_bytes()
+    except OSError:
+        return b""
+    start = len(_MAGIC) + hashlib.sha256().digest_size
+    data = contents[start:]
+    if contents[:start] == _MAGIC + hashlib.sha256(data).digest():
+        return data
+    _log.info("the pipeline cache %s is damaged and will be replaced", file)
+    return b""
+
+
+def _write(file: Path, data: bytes) -> None:
+    file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    descriptor, temporary = tempfile.mkstemp(dir=file.parent, prefix=file.name)
+    try:
+        with os.fdopen(descriptor, "wb") as stream:
+            stream.write(_MAGIC + hashlib.sha256(data).digest() + data)
+        os.replace(temporary, file)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise

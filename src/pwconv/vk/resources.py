@@ -1,0 +1,152 @@
+"""Buffers and images, each with its memory."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from pwconv.vk import api as vk
+from pwconv.vk.memory import DEVICE_LOCAL, HOST_CACHED, HOST_COHERENT, HOST_VISIBLE
+
+if TYPE_CHECKING:
+    from pwconv.vk.logical_device import LogicalDevice
+
+# Wanted and unwanted memory properties, best first. A host-visible type is always coherent here, so
+# that nothing needs flushing; Vulkan promises that one such type exists.
+DEVICE = ((DEVICE_LOCAL, HOST_VISIBLE), (DEVICE_LOCAL, 0), (0, 0))
+UPLOAD = (
+    (DEVICE_LOCAL | HOST_VISIBLE | HOST_COHERENT, 0),
+    (HOST_VISIBLE | HOST_COHERENT, HOST_CACHED),
+    (HOST_VISIBLE | HOST_COHERENT, 0),
+)
+# Reading memory that the host does not cache is a hundred times slower than reading memory it does.
+DOWNLOAD = (
+    (DEVICE_LOCAL | HOST_VISIBLE | HOST_COHERENT | HOST_CACHED, 0),
+    (HOST_VISIBLE | HOST_COHERENT | HOST_CACHED, 0),
+    (HOST_VISIBLE | HOST_COHERENT, 0),
+)
+
+
+class Buffer:
+    """A storage buffer.
+
+    Attributes
+    ----------
+    uid : int
+        Never given twice: what was recorded for this buffer is found by it.
+    mapped : memoryview or None
+        The contents, where the host can see them.
+    """
+
+    __slots__ = ("_allocation", "_device", "handle", "mapped", "size", "uid")
+
+    def __init__(
+        self, device: LogicalDevice, size: int, preferences: tuple[tuple[int, int], ...]
+    ) -> None:
+        self.size = size
+        self._device = device
+        info = vk.VkBufferCreateInfo(
+            size=size,
+            usage=vk.VK_BUFFER_USAGE_STORAGE_BUFFER_BIT
+            | vk.VK_BUFFER_USAGE_TRANSFER_SRC_BIT
+            | vk.VK_BUFFER_USAGE_TRANSFER_DST_BIT,
+            sharingMode=vk.VK_SHARING_MODE_EXCLUSIVE,
+        )
+        with device.lock:
+            self.handle = vk.vkCreateBuffer(device.handle, info, None)
+            try:
+                requirements = vk.vkGetBufferMemoryRequirements(device.handle, self.handle)
+                self._allocation = device.memory.allocate(requirements, preferences, image=False)
+            except BaseException:
+                vk.vkDestroyBuffer(device.handle, self.handle, None)
+                raise
+            vk.vkBindBufferMemory(
+                device.handle, self.handle, self._allocation.memory, self._allocation.offset
+            )
+            self.mapped = self._allocation.mapped
+            self.uid = device.register(self)
+            device.check()
+
+    def destroy(self) -> None:
+        """Free the buffer now; the device must be done with it."""
+        self.mapped = None
+        vk.vkDestroyBuffer(self._device.handle, self.handle, None)
+        self._device.memory.free(self._allocation)
+        self._device.unregister(self.uid)
+
+
+class Image:
+    """A 2D or 3D image that shaders read and write, with its view; always in layout GENERAL.
+
+    Attributes
+    ----------
+    uid : int
+        Never given twice: what was recorded for this image is found by it.
+    extent : tuple of int
+        Width, height and depth; the depth of a 2D image is 0.
+    """
+
+    __slots__ = ("_allocation", "_device", "extent", "format", "handle", "size", "uid", "view")
+
+    USAGE = 0x1 | 0x2 | 0x4 | 0x8  # transfer source and destination, sampled, storage
+
+    def __init__(
+        self, device: LogicalDevice, extent: tuple[int, int, int], image_format: int
+    ) -> None:
+        self.extent = extent
+        self.format = image_format
+        self._device = device
+        width, height, depth = extent
+        size = vk.VkExtent3D(width=width, height=height, depth=max(depth, 1))
+        info = vk.VkImageCreateInfo(
+            imageType=vk.VK_IMAGE_TYPE_3D if depth else vk.VK_IMAGE_TYPE_2D,
+            format=image_format,
+            extent=size,
+            mipLevels=1,
+            arrayLayers=1,
+            samples=vk.VK_SAMPLE_COUNT_1_BIT,
+            tiling=vk.VK_IMAGE_TILING_OPTIMAL,
+            usage=self.USAGE,
+            sharingMode=vk.VK_SHARING_MODE_EXCLUSIVE,
+            initialLayout=vk.VK_IMAGE_LAYOUT_UNDEFINED,
+        )
+        with device.lock:
+            self.handle = vk.vkCreateImage(device.handle, info, None)
+            try:
+                requirements = vk.vkGetImageMemoryRequirements(device.handle, self.handle)
+                self._allocation = device.memory.allocate(requirements, DEVICE, image=True)
+            except BaseException:
+                vk.vkDestroyImage(device.handle, self.handle, None)
+                raise
+            self.size = self._allocation.size
+            try:
+                vk.vkBindImageMemory(
+                    device.handle, self.handle, self._allocation.memory, self._allocation.offset
+                )
+                self.view = self._make_view()
+            except BaseException:
+                vk.vkDestroyImage(device.handle, self.handle, None)
+                device.memory.free(self._allocation)
+                raise
+            device.queue.initialize_layout(self.handle)
+            self.uid = device.register(self)
+            device.check()
+
+    def destroy(self) -> None:
+        """Free the image now; the device must be done with it."""
+        self._device.queue.forget_layout(self.handle)
+        vk.vkDestroyImageView(self._device.handle, self.view, None)
+        vk.vkDestroyImage(self._device.handle, self.handle, None)
+        self._device.memory.free(self._allocation)
+        self._device.unregister(self.uid)
+
+    def _make_view(self) -> Any:
+        everything = vk.VkImageSubresourceRange(
+            aspectMask=vk.VK_IMAGE_ASPECT_COLOR_BIT, levelCount=1, layerCount=1
+        )
+        info = vk.VkImageViewCreateInfo(
+            image=self.handle,
+            viewType=vk.VK_IMAGE_VIEW_TYPE_3D if self.extent[2] else vk.VK_IMAGE_VIEW_TYPE_2D,
+            format=self.format,
+            subresourceRange=everything,
+        )
+        return vk.vkCreateImageView(self._device.handle, info, None)
