@@ -125,9 +125,7 @@ def compile_all(shaders: Path, output: Path) -> list[Path]:
         digest = hashlib.sha256(key.encode()).hexdigest()
         path = output / f"{variant.name}.spv"
         if known.get(variant.name) != digest or not path.is_file():
-            code = compiler.compile(
-                text, name=variant.source, spirv=_SPIRV_VERSIONS[variant.spirv]
-            )
+            code = compiler.compile(text, name=variant.source, spirv=_SPIRV_VERSIONS[variant.spirv])
             compiler.validate(code, name=variant.name)
             path.write_bytes(code)
         entries[variant.name] = _manifest_entry(variant, path, digest)
@@ -183,9 +181,7 @@ def _checked(
         if key not in allowed:
             raise ShaderError(f"{where}: unknown key {key!r}; known are {', '.join(allowed)}")
         if not isinstance(value, allowed[key]):
-            raise ShaderError(
-                f"{where}: {key} must be a {allowed[key].__name__}, is {value!r}"
-            )
+            raise ShaderError(f"{where}: {key} must be a {allowed[key].__name__}, is {value!r}")
     for key in required:
         if key not in table:
             raise ShaderError(f"{where}: {key} is missing")

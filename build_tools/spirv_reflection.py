@@ -95,7 +95,7 @@ class _Module:
             self.names[constant] = f"local_size_{axis}"
 
     def bindings(self) -> list[dict[str, Any]]:
-        found = []
+        found: list[dict[str, Any]] = []
         for variable, pointer, storage_class in self.variables:
             if (variable, _BINDING) not in self.decorations:
                 continue

@@ -206,7 +206,9 @@ def resolve_device(device: Any, *others: Any) -> Device:
         The tensors are on different devices.
     """
     if device is not None and not isinstance(device, Device):
-        raise TypeError(f"device is {device!r}; it must be a pwconv.Device: pwconv.Device({device!r})")
+        raise TypeError(
+            f"device is {device!r}; it must be a pwconv.Device: pwconv.Device({device!r})"
+        )
     found = device
     for other in others:
         if isinstance(other, Tensor | PackedWeight):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import Any
 
 import numpy as np
@@ -24,13 +25,12 @@ def as_dtype(value: Any, argument: str = "dtype") -> DType:
     TypeError
         Anything else.
     """
-    try:
-        dtype = np.dtype(value).newbyteorder("=")
-    except TypeError:
-        dtype = None
-    if value is None or dtype not in _AXIS_NAMES:
-        raise TypeError(f"{argument} is {value!r}; it must be 'float32' or 'float16'")
-    return dtype
+    if value is not None:
+        with contextlib.suppress(TypeError):
+            dtype: DType = np.dtype(value).newbyteorder("=")
+            if dtype in _AXIS_NAMES:
+                return dtype
+    raise TypeError(f"{argument} is {value!r}; it must be 'float32' or 'float16'")
 
 
 def as_float_array(value: Any, argument: str) -> Array:

@@ -1,7 +1,7 @@
 """The arithmetic of layouts: shapes, extents, and how an array is cut to pass through staging.
 
-Nothing here touches Vulkan. The layouts are those of the shaders: a tensor [N, C, H, W] is a 3D image
-of extent (W, H, N·C4) with C4 = ceil(C/4), whose texel (x, y, n·C4 + c4) holds channels
+Nothing here touches Vulkan. The layouts are those of the shaders: a tensor [N, C, H, W] is a 3D
+image of extent (W, H, N·C4) with C4 = ceil(C/4), whose texel (x, y, n·C4 + c4) holds channels
 4·c4 … 4·c4 + 3; a packed weight is B·K4 rows of 4·N4 vec4s.
 """
 
@@ -65,9 +65,7 @@ class Chunk:
         return outer, middle, self.pitch
 
 
-def staging_chunks(
-    shape: tuple[int, int, int], itemsize: int, limit: int
-) -> Iterator[Chunk]:
+def staging_chunks(shape: tuple[int, int, int], itemsize: int, limit: int) -> Iterator[Chunk]:
     """Cut an array [outer, middle, inner] into boxes of at most ``limit`` bytes.
 
     Whole outer items go together where one fits; else rows, in multiples of four; else pieces of

@@ -12,7 +12,7 @@ import numpy as np
 
 from pwconv.device import Device, resolve_device
 from pwconv.dispatch import Dispatch, Plan
-from pwconv.dtypes import FLOAT16, FLOAT32, Array, DType, as_dtype, as_float_array
+from pwconv.dtypes import FLOAT16, FLOAT32, DType, as_dtype, as_float_array
 from pwconv.kernels import conv2d_pw, pack_linear_weight
 from pwconv.kernels.epilogue import parse_activation
 from pwconv.packed_weight import PackedWeight
@@ -289,6 +289,6 @@ def _pair(value: Any, argument: str, *, least: int) -> tuple[int, int]:
     except (TypeError, ValueError):
         pass
     raise ValueError(
-        f"{argument} is {value!r}; it must be an int from {least} to {_MOST}, or two of them, along "
-        "H and W"
+        f"{argument} is {value!r}; it must be an int from {least} to {_MOST}, or two of them, "
+        "along H and W"
     )

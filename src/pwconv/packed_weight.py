@@ -43,7 +43,7 @@ class PackedWeight:
 
     @property
     def storage(self) -> str:
-        """ "texture2d" or "buffer"."""
+        """How it is stored: "texture2d" or "buffer"."""
         return "texture2d" if isinstance(self._resource, Image) else "buffer"
 
     @property

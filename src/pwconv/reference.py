@@ -183,8 +183,8 @@ def pack_linear_weight(
     Returns
     -------
     numpy.ndarray
-        [B, K4, N4, 4, 4]: element [b, k4, n4, dk, j] is weight[b, 4·n4 + j, 4·k4 + dk], or zero past
-        N and K.
+        [B, K4, N4, 4, 4]: element [b, k4, n4, dk, j] is weight[b, 4·n4 + j, 4·k4 + dk], or zero
+        past N and K.
     """
     array = np.asarray(weight)
     array = array.astype(array.dtype if dtype is None else dtype)

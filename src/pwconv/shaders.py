@@ -73,7 +73,10 @@ class Variant:
         for feature in self.features:
             if feature not in features:
                 return f"the feature {feature}"
-        for limit, least in {**self.limits, "maxPushConstantsSize": self.push_constant_size}.items():
+        for limit, least in {
+            **self.limits,
+            "maxPushConstantsSize": self.push_constant_size,
+        }.items():
             if limits[limit] < least:
                 return f"{limit} of at least {least} (it is {limits[limit]})"
         return None

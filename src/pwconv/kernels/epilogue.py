@@ -29,9 +29,7 @@ _BY_NAME = {
     "sigmoid": Activation(_SIGMOID),
     "tanh": Activation(_TANH),
 }
-_CHOICES = (
-    f"None, {', '.join(map(repr, _BY_NAME))}, ('clamp', low, high) or ('leaky_relu', slope)"
-)
+_CHOICES = f"None, {', '.join(map(repr, _BY_NAME))}, ('clamp', low, high) or ('leaky_relu', slope)"
 
 
 def parse_activation(activation: Any) -> Activation:

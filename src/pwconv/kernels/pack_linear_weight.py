@@ -63,9 +63,7 @@ def _pack(
     )
 
     def submit(chunk: Chunk, buffer: Buffer) -> int:
-        n_part, k_part = (
-            (chunk.middle, chunk.inner) if transposed else (chunk.inner, chunk.middle)
-        )
+        n_part, k_part = (chunk.middle, chunk.inner) if transposed else (chunk.inner, chunk.middle)
         count, n_count, k_count = chunk.shape[0], _length(n_part), _length(k_part)
         plan = dispatcher.plan(
             variant,
@@ -102,9 +100,7 @@ def unpack(
 
     def copy_from_buffer(command_buffer: object, source: Buffer, part: slice, to: Buffer) -> None:
         vec4_bytes = 4 * dtype.itemsize
-        region = vk.VkBufferCopy(
-            srcOffset=part.start * vec4_bytes, size=_length(part) * vec4_bytes
-        )
+        region = vk.VkBufferCopy(srcOffset=part.start * vec4_bytes, size=_length(part) * vec4_bytes)
         vk.vkCmdCopyBuffer(command_buffer, source.handle, to.handle, 1, [region])
 
     def copy_from_image(command_buffer: object, source: Image, rows: slice, to: Buffer) -> None:
@@ -128,7 +124,9 @@ def unpack(
         return dispatcher.device.queue.run_once(record)
 
     # Whole rows of the texture, or vec4s of the buffer, at a time.
-    array = np.empty((height, 1, width * 4) if isinstance(packed, Image) else (height * width, 1, 4), dtype)
+    array = np.empty(
+        (height, 1, width * 4) if isinstance(packed, Image) else (height * width, 1, 4), dtype
+    )
     download_chunks(dispatcher.device, array, submit)
     return array.reshape(batches, ceil_div(k, 4), ceil_div(n, 4), 4, 4)
 

@@ -38,8 +38,8 @@ def download(dispatcher: Dispatcher, image: Image, shape: Shape4, dtype: DType) 
 
     def submit(chunk: Chunk, buffer: Buffer) -> int:
         plan = _plan(dispatcher, variant, shape, chunk, per_word)
-        resources = {"staging": buffer, "t_in": image}
-        return dispatcher.submit(Dispatch(plan, resources), host_reads=True)
+        dispatch = Dispatch(plan, {"staging": buffer, "t_in": image})
+        return dispatcher.submit(dispatch, host_reads=True)
 
     n, c, h, w = shape
     array = np.empty((n, c, h * w), dtype)

@@ -6,6 +6,7 @@ happens in the order it was submitted in.
 
 from __future__ import annotations
 
+import contextlib
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -187,10 +188,9 @@ class Queue:
 
     def drain(self) -> None:
         """Wait for everything, and free what was retired."""
-        try:
+        # Destroying a lost device's objects is allowed, and nothing of it runs any more.
+        with contextlib.suppress(DeviceLostError):
             vk.vkDeviceWaitIdle(self._device.handle)
-        except DeviceLostError:
-            pass  # Destroying a lost device's objects is allowed, and nothing of it runs any more.
         for destroy in [*(entry[1] for entry in self._garbage), *self._retired]:
             destroy()
         self._garbage.clear()
@@ -258,9 +258,7 @@ class Recording:
     It holds no resource: a recording whose buffer or image is gone must not be submitted.
     """
 
-    def __init__(
-        self, device: LogicalDevice, steps: Sequence[Step], *, host_reads: bool
-    ) -> None:
+    def __init__(self, device: LogicalDevice, steps: Sequence[Step], *, host_reads: bool) -> None:
         self._device = device
         with device.lock:
             self._descriptor_pool = self._make_descriptor_pool(steps)

@@ -85,9 +85,7 @@ class Allocator:
         Called once when memory runs out, to release what is only kept for reuse.
     """
 
-    def __init__(
-        self, device: Any, physical: PhysicalDevice, relieve: Callable[[], None]
-    ) -> None:
+    def __init__(self, device: Any, physical: PhysicalDevice, relieve: Callable[[], None]) -> None:
         self._device = device
         self._physical = physical
         self._relieve = relieve
@@ -157,9 +155,7 @@ class Allocator:
                 self._free_block(block)
         self._blocks.clear()
 
-    def _suitable(
-        self, type_bits: int, preferences: Iterable[tuple[int, int]]
-    ) -> list[MemoryType]:
+    def _suitable(self, type_bits: int, preferences: Iterable[tuple[int, int]]) -> list[MemoryType]:
         allowed = [t for t in self._physical.memory_types if type_bits >> t.index & 1]
         found: list[MemoryType] = []
         for wanted, unwanted in preferences:
@@ -181,9 +177,7 @@ class Allocator:
             f"{self._physical.info.name} has no memory type for this resource"
         )
 
-    def _from_type(
-        self, memory_type: MemoryType, requirements: Any, image: bool
-    ) -> Allocation:
+    def _from_type(self, memory_type: MemoryType, requirements: Any, image: bool) -> Allocation:
         size, alignment = requirements.size, requirements.alignment
         key = (memory_type.index, image)
         blocks = self._blocks.setdefault(key, [])
@@ -205,9 +199,7 @@ class Allocator:
         self.used += size
         return Allocation(block, 0, size)
 
-    def _new_block(
-        self, memory_type: MemoryType, size: int, key: tuple[int, bool]
-    ) -> _Block:
+    def _new_block(self, memory_type: MemoryType, size: int, key: tuple[int, bool]) -> _Block:
         info = self._physical.info
         # Some drivers take any size and fail, or are killed, when the memory is touched.
         heap_size = self._physical.heap_sizes[memory_type.heap]

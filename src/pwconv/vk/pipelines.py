@@ -143,7 +143,12 @@ class PipelineCache:
             pipeline = self._pipelines.get(key)
             if pipeline is None:
                 pipeline = Pipeline(
-                    self._device, self._handle, code, descriptor_types, push_constant_size, constants
+                    self._device,
+                    self._handle,
+                    code,
+                    descriptor_types,
+                    push_constant_size,
+                    constants,
                 )
                 self._pipelines[key] = pipeline
                 self._changed = True
@@ -151,7 +156,7 @@ class PipelineCache:
             return pipeline
 
     def save(self) -> None:
-        """Write the file, if there is something new. A folder that cannot be written is no error."""
+        """Write the file, if there is something new; a folder that is read-only is no error."""
         if not self._changed:
             return
         try:
@@ -188,7 +193,7 @@ def _write(file: Path, data: bytes) -> None:
     try:
         with os.fdopen(descriptor, "wb") as stream:
             stream.write(_MAGIC + hashlib.sha256(data).digest() + data)
-        os.replace(temporary, file)
+        Path(temporary).replace(file)
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
         raise

@@ -82,7 +82,7 @@ class StagingPool:
             done = self._device.queue.completed()
             fitting = [entry for entry in idle if entry[1].size >= size]
             finished = [entry for entry in fitting if entry[0] <= done]
-            if finished or len(idle) >= _STAGING_KEPT and fitting:
+            if finished or (len(idle) >= _STAGING_KEPT and fitting):
                 entry = min(finished or fitting, key=lambda entry: (entry[0], entry[1].size))
                 idle.remove(entry)
             else:

@@ -1,0 +1,5 @@
+"""``python -m pwconv``."""
+
+from pwconv.cli import main
+
+main()
