@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import argparse
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Any
 
-import typer
 from rich import box
 from rich.console import Console
 from rich.table import Table
@@ -14,15 +14,6 @@ from rich.table import Table
 import pwconv
 from pwconv import demo as demonstration
 
-if TYPE_CHECKING:
-    from pwconv.demo import Step
-
-app = typer.Typer(
-    help="Pointwise convolutions on any Vulkan device.",
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-)
 _SHOWN_LIMITS = (
     "maxImageDimension2D",
     "maxImageDimension3D",
@@ -34,43 +25,49 @@ _SHOWN_LIMITS = (
     "maxComputeWorkGroupCount",
 )
 
-_DeviceOption = Annotated[
-    str | None,
-    typer.Option(
-        "--device",
-        "-d",
-        help="Index or part of a name; by default $PWCONV_DEVICE, or the first GPU.",
-    ),
-]
 
-
-def main() -> None:
+def main(arguments: list[str] | None = None) -> None:
     """Run the command line; a pwconv error is one line, not a traceback."""
+    options = _parser().parse_args(arguments)
     try:
-        app()
+        passed = options.run(options)
     except pwconv.PwconvError as error:
-        Console(stderr=True).print(f"error: {error}", style="red", markup=False, highlight=False)
-        raise SystemExit(1) from None
+        Console(stderr=True).print(
+            f"error: {error}", style="red", markup=False, highlight=False, soft_wrap=True
+        )
+        passed = False
+    raise SystemExit(0 if passed else 1)
 
 
-def _version(wanted: bool) -> None:
-    if wanted:
-        typer.echo(f"pwconv {metadata.version('pwconv')}")
-        raise typer.Exit
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser("pwconv", description=pwconv.__doc__)
+    version = f"pwconv {metadata.version('pwconv')}"
+    parser.add_argument("--version", action="version", version=version)
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    info = commands.add_parser("info", help="list the Vulkan devices and what they can do")
+    info.set_defaults(run=_info)
+
+    demo = commands.add_parser(
+        "demo", help="take a photograph through the device, and check every step"
+    )
+    demo.add_argument(
+        "-d",
+        "--device",
+        help="index, or part of a name; by default $PWCONV_DEVICE, or the first GPU",
+    )
+    demo.add_argument(
+        "-o",
+        "--output",
+        type=Path,
+        default=Path("pwconv-demo.png"),
+        help="where to write the picture; by default %(default)s",
+    )
+    demo.set_defaults(run=_demo)
+    return parser
 
 
-@app.callback()
-def _root(
-    version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
-    ] = False,
-) -> None:
-    del version  # shown by its callback
-
-
-@app.command()
-def info() -> None:
-    """List the Vulkan devices and the limits that bear on pwconv."""
+def _info(_: argparse.Namespace) -> bool:
     found = pwconv.devices()
     rows: dict[str, Any] = {
         "name": lambda d: d.name,
@@ -85,20 +82,14 @@ def info() -> None:
     for name, value in rows.items():
         table.add_row(name, *(value(device) for device in found))
     Console().print(table)
+    return True
 
 
-@app.command()
-def demo(
-    output: Annotated[
-        Path, typer.Option("--output", "-o", help="Where to write the picture.")
-    ] = Path("pwconv-demo.png"),
-    device: _DeviceOption = None,
-) -> None:
-    """Take a photograph through the device, check every step, and write a picture."""
+def _demo(options: argparse.Namespace) -> bool:
     console = Console()
     photograph = demonstration.load_photograph()
     pictures: dict[str, Any] = {}
-    with pwconv.Device(device) as opened:
+    with pwconv.Device(options.device) as opened:
         console.print(f"device   {opened.info}", highlight=False, soft_wrap=True)
         console.print(
             f"picture  {photograph.shape[2]} × {photograph.shape[1]}, the cat Chelsea "
@@ -122,14 +113,12 @@ def demo(
         "error  against float64 (or Pillow), where it is largest relative to its bound\n",
         highlight=False,
     )
-    demonstration.write_pictures(pictures, output)
-    console.print(f"wrote {output}", highlight=False, soft_wrap=True)
-    if not all(step.passed for step in steps):
-        console.print("error: a step is outside its bound", style="red")
-        raise typer.Exit(1)
+    demonstration.write_pictures(pictures, options.output)
+    console.print(f"wrote {options.output}", highlight=False, soft_wrap=True)
+    return all(step.passed for step in steps)
 
 
-def _cells(step: Step) -> list[str]:
+def _cells(step: demonstration.Step) -> list[str]:
     return [
         step.name,
         f"{step.x_shape[0]}→{step.y_shape[0]} @ {step.x_shape[1]}×{step.x_shape[2]}",

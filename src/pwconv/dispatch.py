@@ -24,9 +24,6 @@ from pwconv.vk.resources import Buffer, Image
 Resource = Buffer | Image
 Size3 = tuple[int, int, int]
 
-# Two subgroups of 32 or one of 64; every device allows 128.
-_WORKGROUP_INVOCATIONS = 64
-
 _PLANS_KEPT = 1024
 _RECORDINGS_KEPT = 256
 

@@ -201,8 +201,11 @@ class PointwiseConv2d:
                 f"weight has shape {array.shape}; it must be [C_out, C_in] or [C_out, C_in, 1, 1], "
                 "with no axis of length 0"
             )
+        storage = conv2d_pw.preferred_weight_storage(
+            self.device._dispatcher, array.dtype if dtype is None else as_dtype(dtype), *array.shape
+        )
         return pack_linear_weight.pack(
-            self.device, array, transposed=True, dtype=dtype, storage="auto"
+            self.device, array, transposed=True, dtype=dtype, storage=storage
         )
 
     def _check_accumulate(self, accumulate: Any) -> DType:
