@@ -233,8 +233,8 @@ def _choose(wanted: int | str | None, found: list[DeviceInfo]) -> int:
         return int(wanted)
     matches = [info for info in found if wanted.lower() in info.name.lower()]
     if len(matches) != 1:
-        problem = "several devices" if matches else "no device"
-        raise NoDeviceError(f"{problem} match {wanted!r}; there are {listed}")
+        problem = "several devices match" if matches else "no device matches"
+        raise NoDeviceError(f"{problem} {wanted!r}; there are {listed}")
     return matches[0].index
 
 

@@ -47,8 +47,9 @@ def _sigmoid(x: Array) -> Array:
 
 
 def _gelu(x: Array) -> Array:
-    erf = np.frompyfunc(math.erf, 1, 1)
-    return 0.5 * x * (1.0 + np.asarray(erf(x / math.sqrt(2)), np.float64))
+    arguments = (x / math.sqrt(2)).ravel().tolist()
+    erf = np.fromiter(map(math.erf, arguments), np.float64, len(arguments))
+    return 0.5 * x * (1.0 + erf.reshape(x.shape))
 
 
 def _gelu_tanh(x: Array) -> Array:
@@ -148,22 +149,22 @@ def conv2d_pw_bound(
     y = _products(patches, matrix)
     terms = _products(np.abs(patches), np.abs(matrix))
     half_sums = np.dtype(accumulate) == np.float16
-    error = _gamma(matrix.shape[1] + 1, _EPS16 if half_sums else _EPS32) * terms
+    gamma = _gamma(matrix.shape[1] + 1, _EPS16 if half_sums else _EPS32)
+    if math.isinf(gamma):
+        return np.full(y.shape, np.inf)
     # Products too small to be normal numbers may be flushed to zero.
-    error += matrix.shape[1] * (2.0**-14 if half_sums else 2.0**-126)
-    if half_sums:
-        error[terms > _MAX16] = np.inf
+    error = gamma * terms + matrix.shape[1] * (2.0**-14 if half_sums else 2.0**-126)
+    overflow = terms > (_MAX16 if half_sums else np.inf)
     if bias is not None:
-        offset = np.asarray(bias, np.float64)[:, None, None]
-        y += offset
+        y += np.asarray(bias, np.float64)[:, None, None]
         error += _EPS32 * (np.abs(y) + error)
     rule = _activation(activation)
     error = rule.slope * error + _EPS32 * (rule.absolute + rule.relative * (np.abs(y) + error))
-    result = rule.function(y)
     if np.dtype(dtype) == np.float16:
-        most = np.abs(result) + error
-        error = error + np.maximum(2.0**-11 * most, 2.0**-25)
-        error[most > _MAX16] = np.inf
+        most = np.abs(rule.function(y)) + error
+        error += np.maximum(2.0**-11 * most, 2.0**-25)
+        overflow |= most > _MAX16
+    error[overflow] = np.inf
     return error
 
 

@@ -9,7 +9,7 @@ from pwconv import shaders
 from pwconv.dispatch import Dispatcher, Plan
 from pwconv.dtypes import DType, axis_name
 from pwconv.errors import UnsupportedError
-from pwconv.kernels.epilogue import Activation
+from pwconv.activation import Activation
 from pwconv.layout import Shape4, ceil_div, conv_output_size, packed_extent
 
 

@@ -98,35 +98,28 @@ def unpack(
     batches, n, k = shape
     width, height = packed_extent(batches, n, k)
 
-    def copy_from_buffer(command_buffer: object, source: Buffer, part: slice, to: Buffer) -> None:
-        vec4_bytes = 4 * dtype.itemsize
-        region = vk.VkBufferCopy(srcOffset=part.start * vec4_bytes, size=_length(part) * vec4_bytes)
-        vk.vkCmdCopyBuffer(command_buffer, source.handle, to.handle, 1, [region])
-
-    def copy_from_image(command_buffer: object, source: Image, rows: slice, to: Buffer) -> None:
+    def copy(command_buffer: object, chunk: Chunk, to: Buffer) -> None:
+        rows, elements = chunk.outer, chunk.inner
+        if isinstance(packed, Buffer):
+            size = _length(rows) * 4 * dtype.itemsize
+            region = vk.VkBufferCopy(srcOffset=rows.start * 4 * dtype.itemsize, size=size)
+            vk.vkCmdCopyBuffer(command_buffer, packed.handle, to.handle, 1, [region])
+            return
         layers = vk.VkImageSubresourceLayers(aspectMask=vk.VK_IMAGE_ASPECT_COLOR_BIT, layerCount=1)
         region = vk.VkBufferImageCopy(
             imageSubresource=layers,
-            imageOffset=vk.VkOffset3D(y=rows.start),
-            imageExtent=vk.VkExtent3D(width=width, height=_length(rows), depth=1),
+            imageOffset=vk.VkOffset3D(x=elements.start // 4, y=rows.start),
+            imageExtent=vk.VkExtent3D(width=_length(elements) // 4, height=_length(rows), depth=1),
         )
-        vk.vkCmdCopyImageToBuffer(
-            command_buffer, source.handle, vk.VK_IMAGE_LAYOUT_GENERAL, to.handle, 1, [region]
-        )
+        layout = vk.VK_IMAGE_LAYOUT_GENERAL
+        vk.vkCmdCopyImageToBuffer(command_buffer, packed.handle, layout, to.handle, 1, [region])
 
     def submit(chunk: Chunk, buffer: Buffer) -> int:
-        def record(command_buffer: object) -> None:
-            if isinstance(packed, Image):
-                copy_from_image(command_buffer, packed, chunk.outer, buffer)
-            else:
-                copy_from_buffer(command_buffer, packed, chunk.outer, buffer)
+        return dispatcher.device.queue.run_once(lambda cb: copy(cb, chunk, buffer))
 
-        return dispatcher.device.queue.run_once(record)
-
-    # Whole rows of the texture, or vec4s of the buffer, at a time.
-    array = np.empty(
-        (height, 1, width * 4) if isinstance(packed, Image) else (height * width, 1, 4), dtype
-    )
+    # A texture comes in rows of texels, a buffer in single vec4s.
+    rows = (height, 1, 4 * width) if isinstance(packed, Image) else (height * width, 1, 4)
+    array = np.empty(rows, dtype)
     download_chunks(dispatcher.device, array, submit)
     return array.reshape(batches, ceil_div(k, 4), ceil_div(n, 4), 4, 4)
 

@@ -1,4 +1,4 @@
-"""What include/epilogue.glslh is told: the activation and its parameters."""
+"""Activations by name: what include/activation.glslh is told of them."""
 
 from __future__ import annotations
 
@@ -38,13 +38,13 @@ def parse_activation(activation: Any) -> Activation:
     Raises
     ------
     ValueError
-        An unknown name, or parameters that are not finite-or-infinite numbers in order.
+        An unknown name, or parameters that are not numbers, or are out of order.
     """
     if activation is None:
         return Activation(_NONE)
-    name, *parameters = (activation,) if isinstance(activation, str) else tuple(activation)
-    if name in _BY_NAME and not parameters:
-        return _BY_NAME[name]
+    if isinstance(activation, str) and activation in _BY_NAME:
+        return _BY_NAME[activation]
+    name, *parameters = activation if isinstance(activation, tuple) and activation else (None,)
     try:
         numbers = [float(value) for value in parameters]
     except (TypeError, ValueError):

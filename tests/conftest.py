@@ -1,0 +1,75 @@
+"""A device for each Vulkan implementation found, with validation on."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, settings
+
+# Before anything opens a device: the suite has a cache of its own.
+os.environ["XDG_CACHE_HOME"] = tempfile.mkdtemp(prefix="pwconv-tests-")
+
+import pwconv
+
+settings.register_profile(
+    "pwconv",
+    deadline=None,
+    print_blob=True,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
+settings.load_profile("pwconv")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--full-size", action="store_true", help="run EdgeTAM's layers at their full size"
+    )
+
+
+def pytest_report_header() -> list[str]:
+    return [f"vulkan: {info.index}: {info}" for info in pwconv.devices()]
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "device" in metafunc.fixturenames:
+        found = pwconv.devices()
+        assert found, "there is no Vulkan device to test on"
+        metafunc.parametrize(
+            "device", found, indirect=True, ids=lambda info: info.name.split()[0], scope="session"
+        )
+
+
+@pytest.fixture(scope="session")
+def _devices() -> Iterator[dict[int, pwconv.Device]]:
+    opened: dict[int, pwconv.Device] = {}
+    yield opened
+    for device in opened.values():
+        device.close()
+
+
+@pytest.fixture
+def device(
+    request: pytest.FixtureRequest, _devices: dict[int, pwconv.Device]
+) -> Iterator[pwconv.Device]:
+    """A device shared by the session; a validation message fails the test that caused it."""
+    index = request.param.index
+    if index not in _devices:
+        _devices[index] = pwconv.Device(index, validate=True)
+    yield _devices[index]
+    _devices[index].synchronize()
+
+
+@pytest.fixture
+def own_device(device: pwconv.Device) -> Iterator[pwconv.Device]:
+    """A device that the test may close or break."""
+    with pwconv.Device(device.info.index, validate=True) as opened:
+        yield opened
+
+
+@pytest.fixture
+def rng() -> np.random.Generator:
+    return np.random.default_rng(2026)

@@ -1,0 +1,234 @@
+"""The kernel's numbers: every variant, shape class, activation, stride and padding."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from accuracy import check_layer, random_problem
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import pwconv
+from pwconv import shaders
+from pwconv.dispatch import Dispatcher
+from pwconv.kernels import conv2d_pw
+
+DTYPES = ("float32", "float16")
+ACTIVATIONS = (
+    None,
+    "relu",
+    "relu6",
+    "hardswish",
+    "silu",
+    "gelu",
+    "gelu_tanh",
+    "sigmoid",
+    "tanh",
+    ("clamp", -0.25, 0.75),
+    ("clamp", 0.5, 0.5),
+    ("leaky_relu", 0.1),
+    ("leaky_relu", -2.0),
+)
+ACCURACY_SHAPES = ((16, 32, 8), (32, 16, 8), (48, 96, 16), (96, 48, 16), (13, 27, 8), (33, 17, 8))
+EDGETAM = (
+    (48, 96, 256),
+    (96, 48, 256),
+    (96, 192, 128),
+    (192, 96, 128),
+    (192, 384, 64),
+    (384, 192, 64),
+    (384, 768, 32),
+    (768, 384, 32),
+    (48, 256, 256),
+    (256, 32, 256),
+    (96, 256, 128),
+    (256, 64, 128),
+)
+TILES = tuple(
+    v.axes["tile"] for v in shaders.variants("conv2d_pw_tiled", dtype="fp32", weight="buffer")
+)
+
+
+@pytest.fixture
+def force(monkeypatch: pytest.MonkeyPatch):
+    """Make the dispatcher take one tile."""
+
+    def force(tile: str) -> None:
+        preference = conv2d_pw._Preference((tile,), 0)
+        monkeypatch.setattr(conv2d_pw, "_PREFERENCES", {})
+        monkeypatch.setattr(conv2d_pw, "_PREFERENCE_ELSEWHERE", preference)
+
+    return force
+
+
+def can_accumulate_in_half(device: pwconv.Device) -> bool:
+    return "shaderFloat16" in device.info.features
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(("c_in", "c_out", "size"), ACCURACY_SHAPES)
+@pytest.mark.parametrize("with_bias", [True, False], ids=["bias", "plain"])
+def test_accuracy_shapes(device, rng, c_in, c_out, size, dtype, with_bias):
+    x, weight, bias = random_problem(rng, c_in, c_out, (size, size), dtype, batch=1)
+    layer = pwconv.PointwiseConv2d(weight, bias if with_bias else None, device=device)
+    check_layer(layer, x, weight, bias if with_bias else None)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(("c_in", "c_out", "size"), EDGETAM)
+def test_edgetam_shapes(device, rng, request, c_in, c_out, size, dtype):
+    if not request.config.getoption("--full-size"):
+        size //= 4
+    x, weight, bias = random_problem(rng, c_in, c_out, (size, size), dtype, batch=1)
+    layer = pwconv.PointwiseConv2d(weight, bias, activation="gelu", device=device)
+    check_layer(layer, x, weight, bias)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("activation", ACTIVATIONS, ids=str)
+def test_activations(device, rng, activation, dtype):
+    x, weight, bias = random_problem(rng, 5, 6, (7, 9), dtype)
+    x *= np.linspace(0.01, 12, 9).astype(dtype)  # near zero, around the knees, and saturated
+    layer = pwconv.PointwiseConv2d(weight, bias, activation=activation, device=device)
+    check_layer(layer, x, weight, bias)
+
+
+@pytest.mark.parametrize("storage", ["texture2d", "buffer"])
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("tile", TILES)
+def test_every_tile_and_weight_storage(device, rng, force, tile, dtype, storage):
+    force(tile)
+    for c_in, c_out, size in ((13, 27, (5, 7)), (4, 4, (8, 8)), (1, 1, (1, 1)), (9, 37, (3, 11))):
+        x, weight, bias = random_problem(rng, c_in, c_out, size, dtype, batch=2)
+        packed = pwconv.pack_linear_weight(weight, storage=storage, device=device)
+        layer = pwconv.PointwiseConv2d(packed, bias, activation="silu", device=device)
+        check_layer(layer, x, weight, bias)
+        layer = pwconv.PointwiseConv2d(packed, bias, stride=(2, 1), padding=(1, 2), device=device)
+        check_layer(layer, x, weight, bias)
+
+
+@pytest.mark.parametrize("storage", ["texture2d", "buffer"])
+@pytest.mark.parametrize("tile", TILES)
+def test_half_accumulation(device, rng, force, tile, storage):
+    force(tile)
+    x, weight, bias = random_problem(rng, 37, 23, (5, 7), "float16", batch=2)
+    packed = pwconv.pack_linear_weight(weight, storage=storage, device=device)
+    if not can_accumulate_in_half(device):
+        with pytest.raises(pwconv.UnsupportedError, match="shaderFloat16"):
+            pwconv.PointwiseConv2d(packed, bias, accumulate="float16", device=device)
+        return
+    layer = pwconv.PointwiseConv2d(packed, bias, accumulate="float16", device=device)
+    check_layer(layer, x, weight, bias, accumulate="float16")
+
+
+def test_half_accumulation_differs_from_single(device, rng):
+    if not can_accumulate_in_half(device):
+        pytest.skip(f"{device.info.name} lacks the feature shaderFloat16")
+    x, weight, _ = random_problem(rng, 512, 8, (8, 8), "float16")
+    half = pwconv.PointwiseConv2d(weight, accumulate="float16", device=device)(x)
+    single = pwconv.PointwiseConv2d(weight, device=device)(x)
+    assert np.abs(half - single).max() > 0
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("batch", [None, 1, 2, 5])
+@pytest.mark.parametrize("size", [(1, 1), (1, 17), (13, 1), (11, 23)])
+def test_batches_and_ragged_sizes(device, rng, batch, size, dtype):
+    x, weight, bias = random_problem(rng, 7, 5, size, dtype, batch=batch)
+    check_layer(pwconv.PointwiseConv2d(weight, bias, device=device), x, weight, bias)
+
+
+@settings(max_examples=40)
+@given(data=st.data())
+def test_any_geometry(device, data):
+    draw = data.draw
+    dtype = draw(st.sampled_from(DTYPES))
+    stride = (draw(st.integers(1, 4)), draw(st.integers(1, 4)))
+    padding = (draw(st.integers(0, 3)), draw(st.integers(0, 3)))
+    size = (draw(st.integers(1, 19)), draw(st.integers(1, 19)))
+    c_in, c_out = draw(st.integers(1, 41)), draw(st.integers(1, 41))
+    activation = draw(st.sampled_from(ACTIVATIONS))
+    batch = draw(st.sampled_from([None, 1, 2, 3]))
+    rng = np.random.default_rng(draw(st.integers(0, 2**32)))
+    x, weight, bias = random_problem(rng, c_in, c_out, size, dtype, batch=batch)
+    with_bias = bias if draw(st.booleans()) else None
+    layer = pwconv.PointwiseConv2d(
+        weight, with_bias, stride=stride, padding=padding, activation=activation, device=device
+    )
+    check_layer(layer, x, weight, with_bias)
+
+
+def test_infinite_inputs_leave_padding_lanes_zero(device):
+    """An infinity times the packed weight's zeros is NaN, in lanes that nobody asked for."""
+    x = np.full((1, 3, 2, 2), np.inf, np.float32)
+    weight = np.ones((5, 3), np.float32)
+    layer = pwconv.PointwiseConv2d(weight, device=device)
+    out = layer(device.tensor(x))
+    np.testing.assert_array_equal(out.numpy(), np.full((1, 5, 2, 2), np.inf, np.float32))
+    following = pwconv.PointwiseConv2d(np.zeros((4, 5), np.float32), device=device)
+    finite = following(layer(device.tensor(np.ones((1, 3, 2, 2), np.float32)))).numpy()
+    np.testing.assert_array_equal(finite, np.zeros((1, 4, 2, 2), np.float32))
+
+
+@pytest.mark.parametrize("activation", ACTIVATIONS, ids=str)
+def test_nan_goes_through(device, activation):
+    x = np.array([np.nan, 1.0], np.float32).reshape(1, 1, 2)
+    y = pwconv.conv2d_pw(x, np.ones((1, 1), np.float32), activation=activation, device=device)
+    assert np.isnan(y[0, 0, 0])
+    assert np.isfinite(y[0, 0, 1])
+
+
+@pytest.mark.parametrize("activation", ["tanh", "gelu", "gelu_tanh", "sigmoid", "silu"])
+def test_large_arguments_stay_finite(device, activation):
+    x = np.array([-1e4, -100, -50, 50, 100, 1e4], np.float32).reshape(1, 1, 6)
+    weight = np.ones((1, 1), np.float32)
+    layer = pwconv.PointwiseConv2d(weight, activation=activation, device=device)
+    assert np.isfinite(check_layer(layer, x, weight, None)).all()
+
+
+def test_half_results_round_to_nearest_even(device):
+    """0.5 + 2^-12 lies between two halves, nearer to the lower; 1 + 3·2^-11 is a tie."""
+    x = np.array([[[0.5]], [[2.0**-12]]], np.float16)
+    y = pwconv.conv2d_pw(x, np.ones((1, 2), np.float16), device=device)
+    assert y[0, 0, 0] == np.float16(0.5)
+    x = np.array([[[1.0]], [[3 * 2.0**-11]]], np.float16)
+    y = pwconv.conv2d_pw(x, np.ones((1, 2), np.float16), device=device)
+    assert y[0, 0, 0] == np.float16(1 + 2.0**-9)
+
+
+def test_half_overflow_is_infinite(device):
+    x = np.full((2, 1, 1), 60000, np.float16)
+    y = pwconv.conv2d_pw(x, np.ones((1, 2), np.float16), device=device)
+    assert np.isposinf(y).all()
+
+
+@pytest.mark.parametrize(
+    "limits",
+    [
+        {"maxComputeWorkGroupInvocations": 128, "maxComputeWorkGroupSize": (128, 128, 64)},
+        {"maxComputeWorkGroupCount": (3, 2, 1)},
+        {"maxComputeWorkGroupInvocations": 1, "maxComputeWorkGroupCount": (65535, 2, 2)},
+    ],
+    ids=["invocations", "groups", "both"],
+)
+def test_small_limits(device, rng, monkeypatch, limits):
+    """Limits that other devices have: a grid past maxComputeWorkGroupCount goes in parts."""
+    dispatcher = Dispatcher(device._logical)
+    dispatcher.limits = {**device.info.limits, **limits}
+    monkeypatch.setattr(device, "_dispatcher", dispatcher)
+    x, weight, bias = random_problem(rng, 11, 37, (13, 19), "float32", batch=3)
+    check_layer(pwconv.PointwiseConv2d(weight, bias, device=device), x, weight, bias)
+
+
+def test_the_tile_follows_shape_and_device(device):
+    float32 = np.dtype("float32")
+    dispatcher = device._dispatcher
+
+    def tile(shape: tuple[int, int, int, int]) -> str:
+        variant = conv2d_pw.choose_variant(dispatcher, shape, float32, float32, "texture2d")
+        return variant.axes["tile"]
+
+    ranked = conv2d_pw._preference(dispatcher).tiles
+    assert tile((1, 256, 256, 256)) == ranked[0]
+    assert tile((1, 1, 1, 1)) == ranked[-1]
+    assert tile((1, 4, 256, 256)) != ranked[0]  # one n4: half of a tile of two would be waste

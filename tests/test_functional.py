@@ -1,0 +1,51 @@
+"""The functions that need no layer."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from accuracy import assert_within, random_problem
+
+import pwconv
+from pwconv import reference
+
+
+def test_conv2d_pw(device, rng):
+    x, weight, bias = random_problem(rng, 5, 7, (6, 8), "float32", batch=2)
+    settings = {"stride": 2, "padding": (0, 1), "activation": "hardswish"}
+    y = pwconv.conv2d_pw(x, weight, bias, **settings, device=device)
+    assert_within(
+        y,
+        reference.conv2d_pw(x, weight, bias, **settings),
+        reference.conv2d_pw_bound(x, weight, bias, **settings),
+    )
+
+
+def test_dtype_is_that_of_x(device, rng):
+    x, weight, bias = random_problem(rng, 5, 7, (6, 8), "float32")
+    assert pwconv.conv2d_pw(x, weight, bias, device=device).dtype == np.float32
+    halves = pwconv.conv2d_pw(x.astype(np.float16), weight, bias, device=device)
+    assert halves.dtype == np.float16
+    asked = pwconv.conv2d_pw(x, weight, bias, dtype="float16", device=device)
+    np.testing.assert_array_equal(asked, halves)
+
+
+def test_the_device_is_that_of_the_tensor(device, rng):
+    x, weight, _ = random_problem(rng, 5, 7, (6, 8), "float32")
+    y = pwconv.conv2d_pw(device.tensor(x), weight)
+    assert y.device is device
+
+
+def test_a_default_device_is_opened_once_and_again_after_close(rng):
+    x, weight, _ = random_problem(rng, 5, 7, (6, 8), "float32")
+    first = pwconv.PointwiseConv2d(weight).device
+    assert pwconv.PointwiseConv2d(weight).device is first
+    y = pwconv.conv2d_pw(x, weight)
+    first.close()
+    assert pwconv.PointwiseConv2d(weight).device is not first
+    np.testing.assert_array_equal(pwconv.conv2d_pw(x, weight), y)
+
+
+def test_wrong_x(device):
+    with pytest.raises(TypeError, match="x has dtype int64"):
+        pwconv.conv2d_pw(np.ones((3, 4, 4), int), np.ones((5, 3), np.float32), device=device)

@@ -1,0 +1,81 @@
+"""The floors of the house: a module imports only from floors below its own."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parents[1] / "src" / "pwconv"
+
+# Longest prefix first. vk/ is one floor; its modules may use each other.
+FLOORS = {
+    "pwconv.errors": 0,
+    "pwconv.reference": 0,
+    "pwconv.vk": 1,
+    "pwconv.layout": 1,
+    "pwconv.dtypes": 1,
+    "pwconv.activation": 1,
+    "pwconv.shaders": 1,
+    "pwconv.dispatch": 2,
+    "pwconv.staging": 2,
+    "pwconv.tensor": 2,
+    "pwconv.packed_weight": 2,
+    "pwconv.kernels": 3,
+    "pwconv.device": 4,
+    "pwconv.modules": 5,
+    "pwconv.functional": 6,
+    "pwconv.demo": 6,
+    "pwconv.cli": 8,
+    "pwconv.__main__": 9,
+    "pwconv": 7,
+}
+
+
+def module_name(path: Path) -> str:
+    parts = path.relative_to(PACKAGE.parent).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def floor(module: str) -> int:
+    parts = module.split(".")
+    return next(
+        FLOORS[".".join(parts[:length])]
+        for length in range(len(parts), 0, -1)
+        if ".".join(parts[:length]) in FLOORS and (length > 1 or len(parts) == 1)
+    )
+
+
+def imports(path: Path) -> set[str]:
+    """Return the pwconv modules that a file imports when it runs, not only for its types."""
+    found: set[str] = set()
+    tree = ast.parse(path.read_text())
+    for node in ast.walk(tree):
+        if isinstance(node, ast.If) and getattr(node.test, "id", "") == "TYPE_CHECKING":
+            node.body.clear()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "pwconv":
+            for alias in node.names:
+                whole = f"{node.module}.{alias.name}"
+                file = PACKAGE.parent / whole.replace(".", "/")
+                is_module = file.with_suffix(".py").exists() or file.is_dir()
+                found.add(whole if is_module else node.module)
+        elif isinstance(node, ast.Import):
+            found |= {a.name for a in node.names if a.name.split(".")[0] == "pwconv"}
+    return found
+
+
+@pytest.mark.parametrize("path", sorted(PACKAGE.rglob("*.py")), ids=module_name)
+def test_imports_go_down(path):
+    module = module_name(path)
+    for target in imports(path):
+        same_folder = target.startswith("pwconv.vk") and module.startswith("pwconv.vk")
+        assert same_folder or floor(target) < floor(module), f"{module} imports {target}"
+
+
+def test_importing_pwconv_needs_no_vulkan():
+    assert "pwconv.vk.api" in imports(PACKAGE / "vk/instance.py")
+    for path in PACKAGE.rglob("*.py"):
+        if path != PACKAGE / "vk" / "api.py":
+            assert "import vulkan" not in path.read_text()

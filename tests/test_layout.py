@@ -1,0 +1,75 @@
+"""The arithmetic of layouts, by itself."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pwconv import layout
+
+
+@given(a=st.integers(0, 10**12), b=st.integers(1, 10**6))
+def test_ceil_div(a, b):
+    quotient = layout.ceil_div(a, b)
+    assert (quotient - 1) * b < a <= quotient * b
+
+
+@pytest.mark.parametrize(
+    ("shape", "extent"),
+    [
+        ((1, 1, 1, 1), (1, 1, 1)),
+        ((1, 4, 3, 5), (5, 3, 1)),
+        ((1, 5, 3, 5), (5, 3, 2)),
+        ((7, 13, 1, 2), (2, 1, 28)),
+    ],
+)
+def test_texture3d_extent(shape, extent):
+    assert layout.texture3d_extent(shape) == extent
+
+
+@pytest.mark.parametrize(
+    ("weight", "extent"), [((1, 1, 1), (4, 1)), ((1, 8, 9), (8, 3)), ((3, 9, 8), (12, 6))]
+)
+def test_packed_extent(weight, extent):
+    assert layout.packed_extent(*weight) == extent
+
+
+@given(size=st.integers(1, 60), stride=st.integers(1, 9), padding=st.integers(0, 9))
+def test_conv_output_size_counts_the_positions(size, stride, padding):
+    expected = len(range(0, size + 2 * padding, stride))
+    assert layout.conv_output_size(size, stride, padding) == expected
+
+
+@given(elements=st.integers(1, 10**6), itemsize=st.sampled_from([2, 4]))
+def test_row_pitch_is_the_least_whole_number_of_words(elements, itemsize):
+    pitch = layout.row_pitch(elements, itemsize)
+    assert pitch * itemsize % 4 == 0
+    assert elements <= pitch < elements + 4 // itemsize
+
+
+@given(
+    shape=st.tuples(st.integers(1, 6), st.integers(1, 30), st.integers(1, 60)),
+    itemsize=st.sampled_from([2, 4]),
+    limit=st.integers(64, 4000),
+)
+def test_chunks_cover_the_array_once_and_fit(shape, itemsize, limit):
+    seen = np.zeros(shape, int)
+    for chunk in layout.staging_chunks(shape, itemsize, limit):
+        seen[chunk.outer, chunk.middle, chunk.inner] += 1
+        assert seen[chunk.outer, chunk.middle, chunk.inner].shape == chunk.shape
+        assert np.prod(chunk.padded_shape) * itemsize <= limit
+        assert chunk.padded_shape[2] * itemsize % 4 == 0
+        # No vec4, along channels or along a weight's rows or columns, is cut in two.
+        assert chunk.middle.start % 4 == 0
+        assert chunk.inner.start % 4 == 0
+        assert chunk.middle.stop % 4 == 0 or chunk.middle.stop == shape[1]
+        assert chunk.inner.stop % 4 == 0 or chunk.inner.stop == shape[2]
+    assert (seen == 1).all()
+
+
+def test_chunks_are_as_few_as_the_limit_allows():
+    assert len(list(layout.staging_chunks((8, 16, 100), 4, 8 * 16 * 400))) == 1
+    assert len(list(layout.staging_chunks((8, 16, 100), 4, 16 * 400))) == 8
+    assert len(list(layout.staging_chunks((8, 16, 100), 4, 8 * 400))) == 16

@@ -1,0 +1,101 @@
+"""The SPIR-V inside the package and what it says of itself."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from pwconv import PwconvError, shaders
+from pwconv import activation as activations
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture
+def copied(tmp_path, monkeypatch):
+    """A copy of the package's SPIR-V that a test may damage, and of the sources beside it."""
+    folder = tmp_path / "src" / "pwconv" / "spirv"
+    shutil.copytree(shaders._FOLDER, folder)
+    monkeypatch.setattr(shaders, "_FOLDER", folder)
+    monkeypatch.setattr(shaders, "__file__", str(folder.parent / "shaders.py"))
+    shaders._manifest.cache_clear()
+    shaders.variant.cache_clear()
+    yield folder
+    shaders._manifest.cache_clear()
+    shaders.variant.cache_clear()
+
+
+def test_three_tiles_for_each_precision():
+    for precision in ("fp32", "fp16", "fp16acc16"):
+        for weight in ("texture2d", "buffer"):
+            found = shaders.variants("conv2d_pw_tiled", dtype=precision, weight=weight)
+            tiles = {(v.defines["TILE_M"], v.defines["TILE_N4"]) for v in found}
+            assert len(tiles) >= 3
+
+
+def test_only_half_arithmetic_needs_a_feature():
+    for variant in shaders._manifest().values():
+        expected = ("shaderFloat16",) if variant.axes["dtype"] == "fp16acc16" else ()
+        assert variant.features == expected
+
+
+def test_what_a_device_lacks_is_named():
+    variant = shaders.variant("conv2d_pw_tiled", dtype="fp16acc16", weight="buffer", tile="m1n1k1")
+    limits = {"maxPushConstantsSize": 128}
+    assert variant.unmet(limits, frozenset({"shaderFloat16"})) is None
+    assert variant.unmet(limits, frozenset()) == "the feature shaderFloat16"
+    tight = {"maxPushConstantsSize": 16}
+    assert "maxPushConstantsSize of at least" in variant.unmet(tight, frozenset({"shaderFloat16"}))
+
+
+def test_push_constants_fit_every_device():
+    assert all(v.push_constant_size <= 128 for v in shaders._manifest().values())
+
+
+def test_constants_are_passed_by_name():
+    variant = shaders.variant("texture3d_to_nchw", dtype="fp32")
+    with pytest.raises(KeyError, match="origin_x"):
+        variant.pack_push_constants({})
+    with pytest.raises(KeyError, match="local_size_x"):
+        variant.specialize({})
+
+
+def test_activation_numbers_are_the_shaders():
+    text = (ROOT / "shaders/include/activation.glslh").read_text()
+    for name in ("NONE", "CLAMP", "LEAKY_RELU", "HARDSWISH", "SIGMOID", "SILU", "TANH", "GELU"):
+        assert f"const uint ACTIVATION_{name} = {getattr(activations, f'_{name}')};" in text
+    assert f"ACTIVATION_GELU_TANH = {activations._GELU_TANH};" in text
+
+
+def test_damaged_code_is_refused(copied):
+    variant = shaders.variant("texture3d_to_nchw", dtype="fp32")
+    (copied / "texture3d_to_nchw_fp32.spv").write_bytes(b"\0" * 100)
+    with pytest.raises(PwconvError, match="damaged; install pwconv again"):
+        _ = variant.code
+
+
+def test_no_compiled_shaders(copied):
+    (copied / "manifest.json").unlink()
+    with pytest.raises(PwconvError, match="no compiled shaders"):
+        shaders.variants("conv2d_pw_tiled")
+
+
+def test_push_constants_with_gaps_are_refused(copied):
+    document = json.loads((copied / "manifest.json").read_text())
+    document["variants"]["texture3d_to_nchw_fp32"]["push_constants"][0]["offset"] = 8
+    (copied / "manifest.json").write_text(json.dumps(document))
+    with pytest.raises(PwconvError, match="without gaps"):
+        shaders.variants("conv2d_pw_tiled")
+
+
+def test_stale_code_is_refused_beside_its_sources(copied, tmp_path):
+    shutil.copytree(ROOT / "shaders", tmp_path / "shaders")
+    assert shaders.variants("conv2d_pw_tiled")
+    shaders._manifest.cache_clear()
+    with (tmp_path / "shaders/conv2d_pw_tiled.comp").open("a") as stream:
+        stream.write("// changed\n")
+    with pytest.raises(PwconvError, match="has changed since the shaders were compiled"):
+        shaders.variants("conv2d_pw_tiled")

@@ -1,0 +1,96 @@
+"""What a tensor says of itself, and what it refuses to be."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+import pwconv
+from pwconv.vk.physical_device import PhysicalDevice
+
+
+def test_attributes(device):
+    tensor = device.empty((2, 5, 3, 4), np.float16)
+    assert (tensor.shape, tensor.dtype, tensor.storage) == ((2, 5, 3, 4), np.float16, "texture3d")
+    assert tensor.nbytes == 2 * 5 * 3 * 4 * 2
+    assert tensor.device is device
+    assert len(tensor) == 2
+    assert repr(tensor).startswith("pwconv.Tensor(shape=(2, 5, 3, 4), dtype=float16")
+
+
+def test_asarray(device, rng):
+    array = rng.standard_normal((3, 4, 5)).astype(np.float32)
+    tensor = device.tensor(array)
+    np.testing.assert_array_equal(np.asarray(tensor), array)
+    assert np.asarray(tensor, dtype=np.float64).dtype == np.float64
+    with pytest.raises(ValueError, match="without a copy"):
+        np.array(tensor, copy=False)
+
+
+def test_an_empty_batch_needs_no_image(device):
+    tensor = device.tensor(np.empty((0, 3, 4, 5), np.float16))
+    assert (tensor.shape, tensor.nbytes) == ((0, 3, 4, 5), 0)
+    assert tensor.numpy().shape == (0, 3, 4, 5)
+
+
+@pytest.mark.parametrize(
+    ("array", "error", "message"),
+    [
+        (np.ones((3, 4, 5)), TypeError, r"array has dtype float64.*numpy.float32"),
+        (np.ones((3, 4, 5), np.uint8), TypeError, "array has dtype uint8"),
+        (np.ones((3, 4, 5), complex), TypeError, "array has dtype complex128"),
+        (np.ones((4, 5), np.float32), ValueError, r"\[N, C, H, W\] or \[C, H, W\]"),
+        (np.ones((1, 1, 3, 4, 5), np.float32), ValueError, r"shape \(1, 1, 3, 4, 5\)"),
+        (np.ones((2, 0, 4, 5), np.float32), ValueError, "only the batch may be 0"),
+    ],
+)
+def test_wrong_arrays(device, array, error, message):
+    with pytest.raises(error, match=message):
+        device.tensor(array)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        (((3, 4), "float32"), ValueError, r"shape has shape \(3, 4\)"),
+        (((3, 4, -1), "float32"), ValueError, "only the batch"),
+        (((-1, 3, 4, 1), "float32"), ValueError, "only the batch"),
+        (((3, 4, 1.5), "float32"), TypeError, "tuple of ints"),
+        ((3, "float32"), TypeError, "tuple of ints"),
+        (((3, 4, 5), "float64"), TypeError, "dtype is 'float64'"),
+        (((3, 4, 5), None), TypeError, "dtype is None"),
+        (((3, 4, 5), "float32", "buffer"), ValueError, "storage is 'buffer'"),
+    ],
+)
+def test_wrong_shapes_and_types(device, arguments, error, message):
+    with pytest.raises(error, match=message):
+        device.empty(*arguments)
+
+
+@pytest.mark.parametrize(
+    ("axis", "name"), [(2, "height H"), (3, "width W"), (0, "depth N·ceil"), (1, "depth N·ceil")]
+)
+def test_past_the_largest_image(device, axis, name):
+    limit = device.info.limits["maxImageDimension3D"]
+    shape = [1, 1, 1, 1]
+    shape[axis] = limit + 1 if axis != 1 else 4 * limit + 1
+    with pytest.raises(
+        pwconv.UnsupportedError, match=rf"{name}.* = {limit + 1} is past maxImageDimension3D"
+    ):
+        device.empty(shape, "float32")
+    shape[axis] = limit if axis != 1 else 4 * limit
+    assert device.empty(shape, "float32").shape == tuple(shape)
+
+
+def test_a_result_past_the_largest_image(device):
+    limit = device.info.limits["maxImageDimension3D"]
+    layer = pwconv.PointwiseConv2d(np.ones((8, 1), np.float32), device=device)
+    x = device.empty((limit, 1, 1, 1), "float32")
+    with pytest.raises(pwconv.UnsupportedError, match="maxImageDimension3D"):
+        layer(x)
+
+
+def test_a_type_the_device_cannot_store(device, monkeypatch):
+    monkeypatch.setattr(PhysicalDevice, "image_extent_limit", lambda *_: None)
+    with pytest.raises(pwconv.UnsupportedError, match=r"cannot store float16.*use float32"):
+        device.empty((3, 4, 5), "float16")

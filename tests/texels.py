@@ -1,0 +1,59 @@
+"""Whole images as arrays, lanes past C included: what a Tensor's own numpy() does not show."""
+
+from __future__ import annotations
+
+import numpy as np
+
+import pwconv
+from pwconv.vk import api as vk
+from pwconv.vk.resources import DOWNLOAD, Buffer, Image
+
+
+def fill(tensor: pwconv.Tensor, value: float) -> None:
+    """Set every lane of a tensor's image."""
+    image = tensor.image
+    everything = vk.VkImageSubresourceRange(aspectMask=1, levelCount=1, layerCount=1)
+    colour = vk.VkClearColorValue(float32=[value] * 4)
+
+    def record(command_buffer: object) -> None:
+        layout = vk.VK_IMAGE_LAYOUT_GENERAL
+        vk.vkCmdClearColorImage(command_buffer, image.handle, layout, colour, 1, [everything])
+
+    tensor.device._logical.queue.run_once(record)
+
+
+def poisoned(device: pwconv.Device, shape: tuple[int, ...], dtype: object) -> pwconv.Tensor:
+    """Return a tensor that is NaN in every lane."""
+    tensor = device.empty(shape, dtype)
+    fill(tensor, float("nan"))
+    return tensor
+
+
+def read(tensor: pwconv.Tensor) -> np.ndarray:
+    """Return a tensor's texels, [depth, H, W, 4]."""
+    device, image = tensor.device._logical, tensor.image
+    width, height, depth = image.extent
+    size = width * height * depth * 4 * tensor.dtype.itemsize
+    buffer = Buffer(device, size, DOWNLOAD)
+    device.queue.wait(device.queue.run_once(lambda cb: _copy(cb, image, buffer)))
+    texels = np.frombuffer(bytes(buffer.mapped), tensor.dtype)[: size // tensor.dtype.itemsize]
+    device.queue.retire(buffer.destroy)
+    return texels.reshape(depth, height, width, 4)
+
+
+def channels_packed(array: np.ndarray) -> np.ndarray:
+    """Return what :func:`read` should give for a tensor of [N, C, H, W]."""
+    n, c, h, w = array.shape
+    padded = np.zeros((n, -(-c // 4) * 4, h, w), array.dtype)
+    padded[:, :c] = array
+    return padded.reshape(-1, 4, h, w).transpose(0, 2, 3, 1)
+
+
+def _copy(command_buffer: object, image: Image, buffer: Buffer) -> None:
+    width, height, depth = image.extent
+    region = vk.VkBufferImageCopy(
+        imageSubresource=vk.VkImageSubresourceLayers(aspectMask=1, layerCount=1),
+        imageExtent=vk.VkExtent3D(width=width, height=height, depth=depth),
+    )
+    layout = vk.VK_IMAGE_LAYOUT_GENERAL
+    vk.vkCmdCopyImageToBuffer(command_buffer, image.handle, layout, buffer.handle, 1, [region])
