@@ -1,0 +1,112 @@
+"""Order, waiting and freeing on the queue."""
+
+from __future__ import annotations
+
+import threading
+
+import numpy as np
+import pytest
+from accuracy import random_problem
+
+import pwconv
+from pwconv.vk import api as vk
+
+
+def nothing(_command_buffer: object) -> None:
+    pass
+
+
+def test_serials_count_up_and_complete(own_device):
+    queue = own_device._logical.queue
+    first = queue.run_once(nothing)
+    second = queue.run_once(nothing)
+    assert second == first + 1
+    queue.wait(first)
+    assert queue.completed() >= first
+    queue.wait()
+    assert queue.completed() == second
+    queue.wait(first)  # long done
+
+
+def test_retired_objects_go_when_the_device_is_done(own_device):
+    queue = own_device._logical.queue
+    gone: list[str] = []
+    queue.run_once(nothing)
+    queue.retire(lambda: gone.append("early"))
+    queue.collect()
+    queue.wait()
+    queue.collect()
+    assert gone == ["early"]
+    queue.retire(lambda: gone.append("at close"))
+    own_device.close()
+    assert gone == ["early", "at close"]
+
+
+def test_submissions_in_flight_are_bounded(own_device, rng):
+    x, weight, _ = random_problem(rng, 8, 8, (4, 4), "float32")
+    layer = pwconv.PointwiseConv2d(weight, device=own_device)
+    tensor, out = own_device.tensor(x), own_device.empty((8, 4, 4), "float32")
+    for _ in range(300):
+        layer(tensor, out=out)
+    assert len(own_device._logical.queue._in_flight) <= 64
+    own_device.synchronize()
+    assert len(own_device._logical.queue._fences) <= 65
+
+
+def test_a_wait_is_cut_into_slices(own_device, monkeypatch):
+    """So that Ctrl-C is noticed: the wait goes on after each, and leaves a usable device."""
+    queue = own_device._logical.queue
+    real = vk.vkWaitForFences
+    answers = [vk.VkTimeout, vk.VkTimeout, KeyboardInterrupt]
+
+    def wait(*arguments: object) -> object:
+        if answers:
+            raise answers.pop(0)
+        return real(*arguments)
+
+    monkeypatch.setattr(vk, "vkWaitForFences", wait)
+    serial = queue.run_once(nothing)
+    with pytest.raises(KeyboardInterrupt):
+        queue.wait(serial)
+    queue.wait(serial)
+    assert queue.completed() == serial
+
+
+def test_a_fence_someone_waits_for_is_not_reused(own_device, monkeypatch):
+    queue = own_device._logical.queue
+    serial = queue.run_once(nothing)
+    started, resume = threading.Event(), threading.Event()
+    real = vk.vkWaitForFences
+
+    def wait(*arguments: object) -> object:
+        started.set()
+        assert resume.wait(10)
+        return real(*arguments)
+
+    monkeypatch.setattr(vk, "vkWaitForFences", wait)
+    waiter = threading.Thread(target=queue.wait, args=(serial,))
+    waiter.start()
+    assert started.wait(10)
+    fence = queue._in_flight[0].fence
+    vk.vkDeviceWaitIdle(own_device._logical.handle)
+    assert queue.completed() == serial
+    assert fence not in queue._fences
+    resume.set()
+    waiter.join()
+    queue.completed()
+    assert fence in queue._fences
+
+
+def test_a_failed_submission_can_be_repeated(own_device, monkeypatch):
+    layer = pwconv.PointwiseConv2d(np.eye(3, dtype=np.float32), device=own_device)
+    x = np.arange(12, dtype=np.float32).reshape(3, 2, 2)
+    real = vk.vkQueueSubmit
+
+    def fail(*_: object) -> None:
+        raise pwconv.OutOfMemoryError("vkQueueSubmit: VkErrorOutOfHostMemory")
+
+    monkeypatch.setattr(vk, "vkQueueSubmit", fail)
+    with pytest.raises(pwconv.OutOfMemoryError):
+        layer(x)
+    monkeypatch.setattr(vk, "vkQueueSubmit", real)
+    np.testing.assert_array_equal(layer(x), x)
