@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-import texels
 
 import pwconv
+import texels
 from pwconv import reference
 
 

@@ -185,7 +185,7 @@ def test_everything_after_close_is_an_error(own_device):
         tensor.numpy,
         packed.numpy,
     ):
-        with pytest.raises(pwconv.ClosedError, match="was closed; make a new pwconv.Device"):
+        with pytest.raises(pwconv.ClosedError, match=r"was closed; make a new pwconv\.Device"):
             call()
     assert tensor.shape == (3, 2, 2)  # what needs no device still answers
 
@@ -269,7 +269,7 @@ def test_the_driver_runs_out_of_memory(own_device, monkeypatch):
     tensor = own_device.tensor(np.ones((3, 2, 2), np.float32))
     shape = (128, 64, 64, 64)  # more than a block, so that the driver is asked
     left = fail_with("vkAllocateMemory", "VkErrorOutOfDeviceMemory", 10**6, monkeypatch)
-    with pytest.raises(pwconv.OutOfMemoryError, match="has no .* bytes left"):
+    with pytest.raises(pwconv.OutOfMemoryError, match=r"has no .* bytes left"):
         own_device.empty(shape, "float32")
     left[0] = 1
     assert own_device.empty(shape, "float32").shape == shape  # after what was kept is released

@@ -5,11 +5,11 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from accuracy import random_problem
 from hypothesis import given
 from hypothesis import strategies as st
 
 import pwconv
+from accuracy import random_problem
 from pwconv import dispatch
 
 axis = st.integers(1, 10**6)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from accuracy import assert_within, random_problem
 
 import pwconv
+from accuracy import assert_within, random_problem
 from pwconv import reference
 
 

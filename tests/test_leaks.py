@@ -7,9 +7,9 @@ from collections import Counter
 
 import numpy as np
 import pytest
-from accuracy import random_problem
 
 import pwconv
+from accuracy import random_problem
 from pwconv.vk import api as vk
 
 CREATED = {

@@ -7,10 +7,10 @@ import threading
 
 import numpy as np
 import pytest
-import texels
-from accuracy import assert_within, check_layer, random_problem
 
 import pwconv
+import texels
+from accuracy import assert_within, check_layer, random_problem
 from pwconv import reference
 
 

@@ -10,11 +10,11 @@ from typing import Any
 
 import numpy as np
 
+from pwconv.activation import parse_activation
 from pwconv.device import Device, resolve_device
 from pwconv.dispatch import Dispatch, Plan
 from pwconv.dtypes import FLOAT16, FLOAT32, DType, as_dtype, as_float_array
 from pwconv.kernels import conv2d_pw, pack_linear_weight
-from pwconv.activation import parse_activation
 from pwconv.packed_weight import PackedWeight
 from pwconv.staging import upload_buffer
 from pwconv.tensor import Shape, Tensor, shape4

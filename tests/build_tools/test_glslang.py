@@ -5,6 +5,7 @@ from __future__ import annotations
 from importlib import metadata
 
 import pytest
+
 from glslang import Glslang, GlslError
 from spirv_reflection import ReflectionError, reflect
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from accuracy import check_layer, random_problem
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import pwconv
+from accuracy import check_layer, random_problem
 from pwconv import shaders
 from pwconv.dispatch import Dispatcher
 from pwconv.kernels import conv2d_pw

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-import texels
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import texels
 from pwconv import staging
 
 DTYPES = ("float32", "float16")

@@ -6,9 +6,9 @@ import threading
 
 import numpy as np
 import pytest
-from accuracy import random_problem
 
 import pwconv
+from accuracy import random_problem
 from pwconv.vk import api as vk
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 from types import SimpleNamespace
 
@@ -58,7 +59,7 @@ def test_pieces_share_blocks_without_overlap(driver):
         assert piece.offset % alignment == 0
         live.append(piece)
         spans = sorted((p.memory, p.offset, p.offset + p.size) for p in live)
-        for (memory_a, _, stop), (memory_b, start, _) in zip(spans, spans[1:], strict=False):
+        for (memory_a, _, stop), (memory_b, start, _) in itertools.pairwise(spans):
             assert memory_a != memory_b or stop <= start
     assert allocator.used == sum(piece.size for piece in live)
     assert allocator.block_count == len(driver) <= 16

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from accuracy import check_layer, random_problem
 
 import pwconv
+from accuracy import check_layer, random_problem
 from pwconv.vk import pipelines
 
 

@@ -6,10 +6,10 @@ import math
 from dataclasses import dataclass
 
 from pwconv import shaders
+from pwconv.activation import Activation
 from pwconv.dispatch import Dispatcher, Plan
 from pwconv.dtypes import DType, axis_name
 from pwconv.errors import UnsupportedError
-from pwconv.activation import Activation
 from pwconv.layout import Shape4, ceil_div, conv_output_size, packed_extent
 
 
