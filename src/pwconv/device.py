@@ -19,7 +19,7 @@ from pwconv.kernels import pack_linear_weight, transfer
 from pwconv.packed_weight import PackedWeight
 from pwconv.tensor import Tensor, acquire_image, as_shape, shape4
 from pwconv.vk import api as vk
-from pwconv.vk.instance import Instance
+from pwconv.vk.instance import resident_instance
 from pwconv.vk.logical_device import LogicalDevice
 from pwconv.vk.physical_device import DeviceInfo, PhysicalDevice
 
@@ -34,12 +34,8 @@ def devices() -> list[DeviceInfo]:
     NoDeviceError
         There is no Vulkan loader, or it finds no driver.
     """
-    instance = Instance(validate=False)
-    try:
-        handles = instance.physical_devices()
-        return [PhysicalDevice(handle, index).info for index, handle in enumerate(handles)]
-    finally:
-        instance.close()
+    handles = resident_instance().physical_devices()
+    return [PhysicalDevice(handle, index).info for index, handle in enumerate(handles)]
 
 
 class Device:

@@ -164,8 +164,7 @@ def conv2d_pw_bound(
         most = np.abs(rule.function(y)) + error
         error += np.maximum(2.0**-11 * most, 2.0**-25)
         overflow |= most > _MAX16
-    error[overflow] = np.inf
-    return error
+    return np.where(overflow, np.inf, error)
 
 
 def pack_linear_weight(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import atexit
+import functools
 from typing import Any
 
 from pwconv.errors import NoDeviceError, PwconvError, UnsupportedError
@@ -85,6 +87,18 @@ class Instance:
         if self.messenger:
             self.messenger.detach()
         vk.vkDestroyInstance(self.handle, None)
+
+
+@functools.cache
+def resident_instance() -> Instance:
+    """Return an instance that lives as long as the process, and with it the drivers' libraries.
+
+    Without one the loader unloads them with the last instance, and NVIDIA's (seen with 580.159)
+    cannot be loaded more than 30 times: "cannot allocate memory in static TLS block".
+    """
+    instance = Instance(validate=False)
+    atexit.register(instance.close)
+    return instance
 
 
 def _require_validation_layer() -> None:
