@@ -108,7 +108,7 @@ def test_no_loader(tmp_path):
         except pwconv.NoDeviceError as error:
             print(error)
         """,
-        PYTHONPATH=str(tmp_path),
+        PYTHONPATH=os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")]),
     )
     assert "the Vulkan loader" in result.stdout, result.stderr
     assert "apt-get install libvulkan1" in result.stdout
