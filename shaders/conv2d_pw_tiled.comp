@@ -6,6 +6,7 @@
 #extension GL_EXT_samplerless_texture_functions : require
 
 #include "fp_tiles.glslh"
+#include "texel.glslh"
 
 layout(local_size_x_id = 0, local_size_y_id = 1, local_size_z_id = 2) in;
 
@@ -23,7 +24,7 @@ layout(push_constant) uniform PushConstants {
 
 #include "invocation.glslh"
 
-layout(set = 0, binding = 0, IMAGE_FORMAT) uniform restrict writeonly image3D t_out;
+layout(set = 0, binding = 0, TEXEL_FORMAT) uniform restrict writeonly TEXEL_IMAGE3D t_out;
 layout(set = 0, binding = 1) uniform texture3D t_in;
 
 ivec2 output_position(const uint m) {
@@ -65,8 +66,8 @@ void load_input_tile(out FPInputTile tile, const InputRows rows, const uint k4_f
     }
 }
 
-void store_output(const vec4 value, const uint m, const uint n4, const uint b) {
-    imageStore(t_out, ivec3(output_position(m), b * pc.N4 + n4), value);
+void store_output(const TEXEL texel, const uint m, const uint n4, const uint b) {
+    imageStore(t_out, ivec3(output_position(m), b * pc.N4 + n4), texel);
 }
 
 #include "tiled_matmul.glslh"

@@ -16,10 +16,10 @@ layout(push_constant) uniform PushConstants {
 } pc;
 
 #include "invocation.glslh"
-#include "narrow.glslh"
 #include "staging_read.glslh"
+#include "texel.glslh"
 
-layout(set = 0, binding = 1, IMAGE_FORMAT) uniform restrict writeonly image3D t_out;
+layout(set = 0, binding = 1, TEXEL_FORMAT) uniform restrict writeonly TEXEL_IMAGE3D t_out;
 
 void main() {
     const uvec3 index = invocation_index();
@@ -35,5 +35,5 @@ void main() {
     }
     const uint m = pc.m_first + index.x;
     const uint z = (pc.n_first + index.z) * pc.C4 + pc.c4_first + index.y;
-    imageStore(t_out, ivec3(m % pc.W, m / pc.W, z), narrow(texel));
+    imageStore(t_out, ivec3(m % pc.W, m / pc.W, z), to_texel(texel));
 }

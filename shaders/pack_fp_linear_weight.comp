@@ -23,29 +23,22 @@ layout(push_constant) uniform PushConstants {
 } pc;
 
 #include "invocation.glslh"
-#include "narrow.glslh"
 #include "staging_read.glslh"
+#include "texel.glslh"
 
 #ifdef PACKED_TEXTURE2D
-layout(set = 0, binding = 1, IMAGE_FORMAT) uniform restrict writeonly image2D packed_weight;
-#elif defined(STORE_FP16)
-layout(set = 0, binding = 1) restrict writeonly buffer Packed {
-    uvec2 packed_weight[];
-};
+layout(set = 0, binding = 1, TEXEL_FORMAT) uniform restrict writeonly TEXEL_IMAGE2D packed_weight;
 #else
 layout(set = 0, binding = 1) restrict writeonly buffer Packed {
-    vec4 packed_weight[];
+    PACKED_VEC4 packed_weight[];
 };
 #endif
 
 void store_packed(const uint column, const uint row, const vec4 value) {
 #ifdef PACKED_TEXTURE2D
-    imageStore(packed_weight, ivec2(column, row), value);
-#elif defined(STORE_FP16)
-    packed_weight[row * pc.N4 * 4u + column] =
-        uvec2(packHalf2x16(value.xy), packHalf2x16(value.zw));
+    imageStore(packed_weight, ivec2(column, row), to_texel(value));
 #else
-    packed_weight[row * pc.N4 * 4u + column] = value;
+    packed_weight[row * pc.N4 * 4u + column] = pack_vec4(value);
 #endif
 }
 
@@ -66,5 +59,5 @@ void main() {
         }
     }
     store_packed(pc.n4_first * 4u + index.x,
-                 (pc.b_first + index.z) * pc.K4 + pc.k4_first + index.y, narrow(value));
+                 (pc.b_first + index.z) * pc.K4 + pc.k4_first + index.y, value);
 }

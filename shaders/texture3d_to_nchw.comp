@@ -16,6 +16,7 @@ layout(push_constant) uniform PushConstants {
     uint C4, W;
 } pc;
 
+#include "half_bits.glslh"
 #include "invocation.glslh"
 
 layout(set = 0, binding = 0) restrict writeonly buffer Staging {
@@ -45,7 +46,7 @@ void main() {
     for (uint lane = 0u; lane < lanes; ++lane) {
         const uint word = ((row + lane) * pc.pitch + position) / POSITIONS_PER_WORD;
 #if POSITIONS_PER_WORD == 2
-        staging[word] = packHalf2x16(vec2(texel[lane], next[lane]));
+        staging[word] = half_bits(vec2(texel[lane], next[lane]));
 #else
         staging[word] = floatBitsToUint(texel[lane]);
 #endif

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import pwconv
-from pwconv.vk.physical_device import PhysicalDevice
+from pwconv.vk import api as vk
 
 
 def test_attributes(device):
@@ -91,6 +91,12 @@ def test_a_result_past_the_largest_image(device):
 
 
 def test_a_type_the_device_cannot_store(device, monkeypatch):
-    monkeypatch.setattr(PhysicalDevice, "image_extent_limit", lambda *_: None)
+    refuse = vk._package().VkErrorFormatNotSupported
+
+    def properties(*_: object) -> None:
+        raise refuse
+
+    name = "vkGetPhysicalDeviceImageFormatProperties"
+    monkeypatch.setattr(vk, name, vk._raising(name, properties))
     with pytest.raises(pwconv.UnsupportedError, match=r"cannot store float16.*use float32"):
         device.empty((3, 4, 5), "float16")

@@ -12,6 +12,7 @@ import math
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from pwconv.errors import UnsupportedError
 from pwconv.layout import ceil_div
@@ -45,7 +46,7 @@ class Dispatch:
     resources: Mapping[str, Resource]
 
 
-def workgroup_size(grid: Size3, limits: Mapping[str, object], shape: Size3 = (8, 8, 1)) -> Size3:
+def workgroup_size(grid: Size3, limits: Mapping[str, Any], shape: Size3 = (8, 8, 1)) -> Size3:
     """Choose how many invocations a workgroup has along each axis of a grid of invocations.
 
     The preferred shape gives up what the grid cannot use to the first axis that can.
@@ -59,8 +60,8 @@ def workgroup_size(grid: Size3, limits: Mapping[str, object], shape: Size3 = (8,
     shape : tuple of int
         What to prefer on a large grid; powers of two.
     """
-    most: Size3 = limits["maxComputeWorkGroupSize"]  # type: ignore[assignment]
-    invocations: int = limits["maxComputeWorkGroupInvocations"]  # type: ignore[assignment]
+    most = limits["maxComputeWorkGroupSize"]
+    invocations = limits["maxComputeWorkGroupInvocations"]
     budget = _floor_power_of_two(min(invocations, math.prod(shape)))
     useful = [
         min(_floor_power_of_two(limit), _ceil_power_of_two(length))
@@ -196,9 +197,9 @@ class Dispatcher:
             variant.push_constant_size,
             variant.specialize({**sizes, **constants}),
         )
-        groups = tuple(ceil_div(a, b) for a, b in zip(grid, local, strict=True))
+        x, y, z = (ceil_div(a, b) for a, b in zip(grid, local, strict=True))
         parts = []
-        for first, count in grid_parts(groups, self.limits["maxComputeWorkGroupCount"]):  # type: ignore[arg-type]
+        for first, count in grid_parts((x, y, z), self.limits["maxComputeWorkGroupCount"]):
             origin = {
                 f"origin_{axis}": group * size
                 for axis, group, size in zip("xyz", first, local, strict=True)

@@ -142,7 +142,7 @@ class PointwiseConv2d:
         tensor = x if isinstance(x, Tensor) else self._upload(x)
         out_shape = self._output_shape(tensor)
         result = self._check_out(out, out_shape, tensor)
-        if out_shape and 0 not in out_shape:
+        if 0 not in out_shape:
             self._submit(tensor, result)
         if isinstance(x, Tensor) or out is not None:
             return result

@@ -26,7 +26,7 @@ def upload_chunks(
     dtype = array.dtype.newbyteorder("=")
     for chunk in _chunks(device, array.shape, dtype):
         buffer = device.staging.acquire(_bytes(chunk, dtype), upload=True)
-        serial = 0
+        serial = None
         try:
             rows = _rows(buffer, chunk, dtype)
             rows[..., : chunk.shape[2]] = array[chunk.outer, chunk.middle, chunk.inner]
@@ -58,7 +58,7 @@ def download_chunks(
     """
     for chunk in _chunks(device, array.shape, array.dtype):
         buffer = device.staging.acquire(_bytes(chunk, array.dtype), upload=False)
-        serial = 0
+        serial = None
         try:
             serial = submit(chunk, buffer)
             device.queue.wait(serial)

@@ -11,7 +11,7 @@ from pwconv.dtypes import FLOAT16, FLOAT32, Array, DType
 from pwconv.errors import UnsupportedError
 from pwconv.layout import Shape4, texture3d_extent
 from pwconv.vk.logical_device import LogicalDevice
-from pwconv.vk.resources import Image
+from pwconv.vk.resources import Image, image_extent_limit
 
 if TYPE_CHECKING:
     from pwconv.device import Device
@@ -19,7 +19,6 @@ if TYPE_CHECKING:
 Shape = tuple[int, ...]
 
 VK_FORMATS = {FLOAT32: 109, FLOAT16: 97}  # R32G32B32A32_SFLOAT, R16G16B16A16_SFLOAT
-_IMAGE_3D = 2
 
 
 class Tensor:
@@ -134,7 +133,7 @@ def acquire_image(device: LogicalDevice, shape: Shape, dtype: DType, argument: s
     if not full_shape[0]:
         return None
     image_format = VK_FORMATS[dtype]
-    most = device.physical.image_extent_limit(image_format, _IMAGE_3D, Image.USAGE)
+    most = image_extent_limit(device.physical, image_format, 3)
     if most is None:
         raise UnsupportedError(
             f"{device.info.name} cannot store {dtype} tensors: it has no 3D storage images of "

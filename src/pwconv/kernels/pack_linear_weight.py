@@ -15,13 +15,12 @@ from pwconv.packed_weight import PackedWeight
 from pwconv.staging import download_chunks, upload_chunks
 from pwconv.tensor import VK_FORMATS
 from pwconv.vk import api as vk
-from pwconv.vk.resources import DEVICE, Buffer, Image
+from pwconv.vk.resources import DEVICE, Buffer, Image, image_extent_limit
 
 if TYPE_CHECKING:
     from pwconv.device import Device
 
 _STORAGES = ("auto", "texture2d", "buffer")
-_IMAGE_2D = 1
 
 
 def pack(
@@ -132,7 +131,7 @@ def _make_resource(
     width, height = packed_extent(batches, n, k)
     too_large = []
     if storage in ("auto", "texture2d"):
-        limit = device.physical.image_extent_limit(VK_FORMATS[dtype], _IMAGE_2D, Image.USAGE)
+        limit = image_extent_limit(device.physical, VK_FORMATS[dtype], 2)
         most = dispatcher.limits["maxImageDimension2D"]
         if limit is not None and width <= min(limit[0], most) and height <= min(limit[1], most):
             return Image(device, (width, height, 0), VK_FORMATS[dtype])

@@ -48,6 +48,11 @@ class Queue:
     """The device's one compute queue.
 
     Submissions are numbered from 1; a serial names one of them.
+
+    Attributes
+    ----------
+    last : int
+        Serial of the last submission; 0 before any.
     """
 
     def __init__(self, device: LogicalDevice, family: int) -> None:
@@ -57,7 +62,7 @@ class Queue:
             flags=vk.VK_COMMAND_POOL_CREATE_RESET_COMMAND_BUFFER_BIT, queueFamilyIndex=family
         )
         self._command_pool = vk.vkCreateCommandPool(device.handle, info, None)
-        self._last = 0
+        self.last = 0
         self._in_flight: deque[_Submission] = deque()
         self._fences: list[Any] = []
         self._uninitialized: list[Any] = []
@@ -84,10 +89,10 @@ class Queue:
                 self._fences.append(fence)
                 raise
             self._uninitialized.clear()
-            self._last += 1
-            self._in_flight.append(_Submission(self._last, fence))
+            self.last += 1
+            self._in_flight.append(_Submission(self.last, fence))
             self._device.check()
-            return self._last
+            return self.last
 
     def run_once(self, record: Callable[[Any], None]) -> int:
         """Record commands with ``record(command_buffer)``, submit them, return the serial.
@@ -141,12 +146,12 @@ class Queue:
                 if self._in_flight[0].waiters:
                     return self._in_flight[0].serial
                 self._recycle(self._in_flight.popleft().fence)
-            return self._in_flight[0].serial - 1 if self._in_flight else self._last
+            return self._in_flight[0].serial - 1 if self._in_flight else self.last
 
     def wait(self, serial: int | None = None) -> None:
         """Wait for one submission, by default the last; other threads may submit meanwhile."""
         with self._device.lock:
-            target = self._last if serial is None else serial
+            target = self.last if serial is None else serial
             found = [s for s in self._in_flight if s.serial == target]
             if not found:
                 return
@@ -170,7 +175,7 @@ class Queue:
         """Free what the device is done with."""
         with self._device.lock:
             while self._retired:
-                self._garbage.append((self._last, self._retired.popleft()))
+                self._garbage.append((self.last, self._retired.popleft()))
             if not self._garbage and len(self._in_flight) < _MAX_IN_FLIGHT:
                 return
             done = self.completed()
@@ -322,7 +327,10 @@ class Recording:
                 targets.append(
                     [
                         vk.VkDescriptorImageInfo(
-                            imageView=resource.view, imageLayout=vk.VK_IMAGE_LAYOUT_GENERAL
+                            imageView=resource.storage_view
+                            if kind == vk.VK_DESCRIPTOR_TYPE_STORAGE_IMAGE
+                            else resource.view,
+                            imageLayout=vk.VK_IMAGE_LAYOUT_GENERAL,
                         )
                     ]
                 )

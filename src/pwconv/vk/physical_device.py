@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from pwconv.errors import PwconvError, UnsupportedError
+from pwconv.errors import UnsupportedError
 from pwconv.vk import api as vk
 
 _TYPES = {1: "integrated", 2: "discrete", 3: "virtual", 4: "cpu"}
@@ -119,20 +119,6 @@ class PhysicalDevice:
         raise UnsupportedError(
             f"{self.info.name} has no queue that runs compute shaders; choose another device"
         )
-
-    def image_extent_limit(
-        self, image_format: int, image_type: int, usage: int
-    ) -> tuple[int, int, int] | None:
-        """Return the largest extent of an image of this format, or None where it cannot be made."""
-        try:
-            limits = vk.vkGetPhysicalDeviceImageFormatProperties(
-                self.handle, image_format, image_type, vk.VK_IMAGE_TILING_OPTIMAL, usage, 0
-            )
-        except PwconvError as error:
-            if isinstance(error.__cause__, vk.VkErrorFormatNotSupported):
-                return None
-            raise
-        return limits.maxExtent.width, limits.maxExtent.height, limits.maxExtent.depth
 
 
 def _members(structure: Any) -> dict[str, Any]:

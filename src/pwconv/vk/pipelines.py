@@ -121,9 +121,8 @@ class PipelineCache:
     def __init__(self, device: LogicalDevice, file: Path) -> None:
         self._device = device
         self._file = file
-        self._changed = False
         self._pipelines: dict[tuple[Any, ...], Pipeline] = {}
-        data = _read(file)
+        self._saved = data = _read(file)
         info = vk.VkPipelineCacheCreateInfo(
             initialDataSize=len(data), pInitialData=vk.ffi.from_buffer(data) if data else None
         )
@@ -151,27 +150,26 @@ class PipelineCache:
                     constants,
                 )
                 self._pipelines[key] = pipeline
-                self._changed = True
                 self._device.check()
             return pipeline
 
-    def save(self) -> None:
-        """Write the file, if there is something new; a folder that is read-only is no error."""
-        if not self._changed:
-            return
-        try:
-            _write(self._file, vk.pipeline_cache_data(self._device.handle, self._handle))
-            self._changed = False
-        except (OSError, PwconvError) as error:
-            _log.info("the pipeline cache %s was not written: %s", self._file, error)
-
     def close(self) -> None:
-        """Save, and destroy every pipeline."""
-        self.save()
+        """Write the file, if there is something new, and destroy every pipeline."""
+        if self._pipelines:
+            self._save()
         for pipeline in self._pipelines.values():
             pipeline.destroy()
         self._pipelines.clear()
         vk.vkDestroyPipelineCache(self._device.handle, self._handle, None)
+
+    def _save(self) -> None:
+        try:
+            data = vk.pipeline_cache_data(self._device.handle, self._handle)
+            if data != self._saved:
+                _write(self._file, data)
+        except (OSError, PwconvError) as error:
+            # A folder that cannot be written costs time at the next start, and nothing else.
+            _log.info("the pipeline cache %s was not written: %s", self._file, error)
 
 
 def _read(file: Path) -> bytes:

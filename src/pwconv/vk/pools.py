@@ -95,11 +95,11 @@ class StagingPool:
             raise
         return entry[1]
 
-    def release(self, buffer: Buffer, serial: int, *, upload: bool) -> None:
-        """Take a buffer back that submission ``serial`` may still use."""
+    def release(self, buffer: Buffer, serial: int | None, *, upload: bool) -> None:
+        """Take a buffer back that submission ``serial``, or else the last one, may still use."""
         with self._device.lock:
             idle = self._idle[upload]
-            idle.append((serial, buffer))
+            idle.append((self._device.queue.last if serial is None else serial, buffer))
             if len(idle) > _STAGING_KEPT:
                 smallest = min(idle, key=lambda entry: entry[1].size)
                 idle.remove(smallest)

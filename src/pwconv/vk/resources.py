@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from pwconv.errors import PwconvError
 from pwconv.vk import api as vk
 from pwconv.vk.memory import DEVICE_LOCAL, HOST_CACHED, HOST_COHERENT, HOST_VISIBLE
+from pwconv.vk.physical_device import PhysicalDevice
 
 if TYPE_CHECKING:
     from pwconv.vk.logical_device import LogicalDevice
@@ -24,6 +26,37 @@ DOWNLOAD = (
     (HOST_VISIBLE | HOST_COHERENT | HOST_CACHED, 0),
     (HOST_VISIBLE | HOST_COHERENT, 0),
 )
+
+
+_RGBA16_UINT, _RGBA16_SFLOAT = 95, 97
+_STORAGE_FORMATS = {_RGBA16_SFLOAT: _RGBA16_UINT}
+_MUTABLE_FORMAT = 8
+_IMAGE_USAGE = 0x1 | 0x2 | 0x4 | 0x8  # transfer source and destination, sampled, storage
+
+
+def image_extent_limit(
+    physical: PhysicalDevice, image_format: int, dimensions: int
+) -> tuple[int, int, int] | None:
+    """Return the largest extent of an :class:`Image`, or None where the device has none such."""
+    image_type = vk.VK_IMAGE_TYPE_3D if dimensions == 3 else vk.VK_IMAGE_TYPE_2D
+    try:
+        limits = vk.vkGetPhysicalDeviceImageFormatProperties(
+            physical.handle,
+            image_format,
+            image_type,
+            vk.VK_IMAGE_TILING_OPTIMAL,
+            _IMAGE_USAGE,
+            _image_flags(image_format),
+        )
+    except PwconvError as error:
+        if isinstance(error.__cause__, vk.VkErrorFormatNotSupported):
+            return None
+        raise
+    return limits.maxExtent.width, limits.maxExtent.height, limits.maxExtent.depth
+
+
+def _image_flags(image_format: int) -> int:
+    return _MUTABLE_FORMAT if image_format in _STORAGE_FORMATS else 0
 
 
 class Buffer:
@@ -75,7 +108,7 @@ class Buffer:
 
 
 class Image:
-    """A 2D or 3D image that shaders read and write, with its view; always in layout GENERAL.
+    """A 2D or 3D image of float vec4s that shaders read and write; always in layout GENERAL.
 
     Attributes
     ----------
@@ -83,11 +116,22 @@ class Image:
         Never given twice: what was recorded for this image is found by it.
     extent : tuple of int
         Width, height and depth; the depth of a 2D image is 0.
+    view, storage_view : VkImageView
+        To read through, and to write through. They differ for rgba16f, which is written as the
+        integers of its bits: include/half_bits.glslh says why.
     """
 
-    __slots__ = ("_allocation", "_device", "extent", "format", "handle", "size", "uid", "view")
-
-    USAGE = 0x1 | 0x2 | 0x4 | 0x8  # transfer source and destination, sampled, storage
+    __slots__ = (
+        "_allocation",
+        "_device",
+        "extent",
+        "format",
+        "handle",
+        "size",
+        "storage_view",
+        "uid",
+        "view",
+    )
 
     def __init__(
         self, device: LogicalDevice, extent: tuple[int, int, int], image_format: int
@@ -97,7 +141,9 @@ class Image:
         self._device = device
         width, height, depth = extent
         size = vk.VkExtent3D(width=width, height=height, depth=max(depth, 1))
+        storage_format = _STORAGE_FORMATS.get(image_format, image_format)
         info = vk.VkImageCreateInfo(
+            flags=_image_flags(image_format),
             imageType=vk.VK_IMAGE_TYPE_3D if depth else vk.VK_IMAGE_TYPE_2D,
             format=image_format,
             extent=size,
@@ -105,7 +151,7 @@ class Image:
             arrayLayers=1,
             samples=vk.VK_SAMPLE_COUNT_1_BIT,
             tiling=vk.VK_IMAGE_TILING_OPTIMAL,
-            usage=self.USAGE,
+            usage=_IMAGE_USAGE,
             sharingMode=vk.VK_SHARING_MODE_EXCLUSIVE,
             initialLayout=vk.VK_IMAGE_LAYOUT_UNDEFINED,
         )
@@ -122,7 +168,12 @@ class Image:
                 vk.vkBindImageMemory(
                     device.handle, self.handle, self._allocation.memory, self._allocation.offset
                 )
-                self.view = self._make_view()
+                self.view = self._make_view(image_format)
+                try:
+                    self.storage_view = self._make_view(storage_format)
+                except BaseException:
+                    vk.vkDestroyImageView(device.handle, self.view, None)
+                    raise
             except BaseException:
                 vk.vkDestroyImage(device.handle, self.handle, None)
                 device.memory.free(self._allocation)
@@ -134,19 +185,20 @@ class Image:
     def destroy(self) -> None:
         """Free the image now; the device must be done with it."""
         self._device.queue.forget_layout(self.handle)
+        vk.vkDestroyImageView(self._device.handle, self.storage_view, None)
         vk.vkDestroyImageView(self._device.handle, self.view, None)
         vk.vkDestroyImage(self._device.handle, self.handle, None)
         self._device.memory.free(self._allocation)
         self._device.unregister(self.uid)
 
-    def _make_view(self) -> Any:
+    def _make_view(self, view_format: int) -> Any:
         everything = vk.VkImageSubresourceRange(
             aspectMask=vk.VK_IMAGE_ASPECT_COLOR_BIT, levelCount=1, layerCount=1
         )
         info = vk.VkImageViewCreateInfo(
             image=self.handle,
             viewType=vk.VK_IMAGE_VIEW_TYPE_3D if self.extent[2] else vk.VK_IMAGE_VIEW_TYPE_2D,
-            format=self.format,
+            format=view_format,
             subresourceRange=everything,
         )
         return vk.vkCreateImageView(self._device.handle, info, None)
