@@ -38,7 +38,7 @@ class _Preference:
 # Measured over the twelve EdgeTAM shapes: "discrete" on an NVIDIA H100, where a weight in a buffer
 # takes 0.6 of the time of one in a texture, and "cpu" on lavapipe. The rest is not measured.
 _PREFERENCES = {
-    "discrete": _Preference(("m2n2k2", "m1n1k1"), 32768, (16, 16, 1), "buffer"),
+    "discrete": _Preference(("m2n2k2", "m1n1k1"), 32768, (32, 8, 1), "buffer"),
     "cpu": _Preference(("m8n2k1", "m4n1k1", "m1n1k1"), 64),
 }
 _PREFERENCE_ELSEWHERE = _Preference(("m4n2k1", "m4n1k1", "m1n1k1"), 4096)
