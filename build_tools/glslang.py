@@ -13,7 +13,9 @@ from pathlib import Path
 
 _STAGE_COMPUTE = 6
 _ACTION_GLSL_TO_SPIRV = 0
-_OPTIMIZATION_HIGH = 2
+# The next level unrolls and inlines everything, to five times the size; drivers do that themselves,
+# once they know the specialization constants.
+_OPTIMIZATION_DEFAULT = 1
 
 _Sink = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_size_t, ctypes.c_void_p)
 
@@ -100,7 +102,7 @@ class Glslang:
             output=on_output,
             stage=_STAGE_COMPUTE,
             action=_ACTION_GLSL_TO_SPIRV,
-            optimization=_OPTIMIZATION_HIGH,
+            optimization=_OPTIMIZATION_DEFAULT,
             debug_info=0,
             spirv_major=spirv[0],
             spirv_minor=spirv[1],
@@ -135,7 +137,7 @@ def _find_library() -> tuple[Path, str]:
     for file in distribution.files or ():
         if "slang-glslang" in file.name and file.suffix in (".so", ".dll", ".dylib"):
             path = Path(str(distribution.locate_file(file)))
-            return path, f"slangpy {distribution.version} {file.name}"
+            return path, f"slangpy {distribution.version} {file.name} -O{_OPTIMIZATION_DEFAULT}"
     raise GlslError(
         f"slangpy {distribution.version} carries no slang-glslang library; "
         "install the version that pyproject.toml names under build-system"

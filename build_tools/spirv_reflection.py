@@ -20,11 +20,11 @@ _OP_NAME, _OP_MEMBER_NAME = 5, 6
 _OP_TYPE_BOOL, _OP_TYPE_INT, _OP_TYPE_FLOAT = 20, 21, 22
 _OP_TYPE_IMAGE, _OP_TYPE_STRUCT, _OP_TYPE_POINTER = 25, 30, 32
 _OP_SPEC_TRUE, _OP_SPEC_FALSE, _OP_SPEC_CONSTANT = 48, 49, 50
-_OP_SPEC_COMPOSITE, _OP_EXECUTION_MODE_ID = 51, 331
+_OP_EXECUTION_MODE, _OP_SPEC_COMPOSITE, _OP_EXECUTION_MODE_ID = 16, 51, 331
 _OP_VARIABLE, _OP_DECORATE, _OP_MEMBER_DECORATE = 59, 71, 72
 
 _SPEC_ID, _BUILT_IN, _BINDING, _DESCRIPTOR_SET, _OFFSET = 1, 11, 33, 34, 35
-_WORKGROUP_SIZE, _LOCAL_SIZE_ID = 25, 38
+_WORKGROUP_SIZE, _LOCAL_SIZE, _LOCAL_SIZE_ID = 25, 17, 38
 _UNIFORM_CONSTANT, _PUSH_CONSTANT, _STORAGE_BUFFER = 0, 9, 12
 _SAMPLED, _STORAGE = 1, 2
 
@@ -40,6 +40,8 @@ class Reflection:
     bindings: list[dict[str, Any]]
     specialization_constants: list[dict[str, Any]]
     push_constants: list[dict[str, Any]]
+    workgroup: list[int] | None
+    """The workgroup size, where it is fixed and not left to specialization constants."""
 
 
 def reflect(code: bytes) -> Reflection:
@@ -51,7 +53,12 @@ def reflect(code: bytes) -> Reflection:
         Not SPIR-V, or a resource of a kind pwconv does not use.
     """
     module = _Module(code)
-    return Reflection(module.bindings(), module.specialization_constants(), module.push_constants())
+    return Reflection(
+        module.bindings(),
+        module.specialization_constants(),
+        module.push_constants(),
+        module.workgroup,
+    )
 
 
 class _Module:
@@ -63,6 +70,7 @@ class _Module:
         self.types: dict[int, tuple[int, tuple[int, ...]]] = {}
         self.spec_constants: list[tuple[int, int, int]] = []
         self.variables: list[tuple[int, int, int]] = []
+        self.workgroup: list[int] | None = None
         for opcode, words in _instructions(code):
             self._read(opcode, words)
 
@@ -85,12 +93,16 @@ class _Module:
             # SPIR-V 1.3 gives the workgroup size as a decorated constant, 1.6 as an execution mode.
             if self.decorations.get((words[1], _BUILT_IN)) == _WORKGROUP_SIZE:
                 self._name_local_size(words[2:])
+        elif opcode == _OP_EXECUTION_MODE and words[1] == _LOCAL_SIZE:
+            self.workgroup = list(words[2:])
         elif opcode == _OP_EXECUTION_MODE_ID and words[1] == _LOCAL_SIZE_ID:
             self._name_local_size(words[2:])
         elif opcode == _OP_VARIABLE:
             self.variables.append((words[1], words[0], words[2]))
 
     def _name_local_size(self, constants: tuple[int, ...]) -> None:
+        # LocalSize, which comes first, then holds only the constants' default values.
+        self.workgroup = None
         for constant, axis in zip(constants, "xyz", strict=True):
             self.names[constant] = f"local_size_{axis}"
 

@@ -19,7 +19,10 @@ def check_layer(
     *,
     accumulate: str = "float32",
 ) -> np.ndarray:
-    """Run a layer into a poisoned output; assert every element, and zeros in the lanes past C."""
+    """Run a layer into poisoned outputs; assert every element, and zeros in lanes past C.
+
+    A layer whose storage is "auto" is run on both, and must give results within the bound on each.
+    """
     settings: dict[str, Any] = {
         "stride": layer.stride,
         "padding": layer.padding,
@@ -29,13 +32,15 @@ def check_layer(
     bound = reference.conv2d_pw_bound(
         x, weight, bias, **settings, dtype=layer.dtype, accumulate=accumulate
     )
-    out = texels.poisoned(layer.device, expected.shape, layer.dtype)
-    result = layer(layer.device.tensor(x), out=out)
-    assert result is out
-    actual = out.numpy()
-    assert_within(actual, expected, bound)
-    whole = actual if actual.ndim == 4 else actual[None]
-    np.testing.assert_array_equal(texels.read(out), texels.channels_packed(whole))
+    for storage in ("buffer", "texture3d") if layer.storage == "auto" else (layer.storage,):
+        out = texels.poisoned(layer.device, expected.shape, layer.dtype, storage)
+        result = layer(layer.device.tensor(x, storage=storage), out=out)
+        assert result is out
+        actual = out.numpy()
+        assert_within(actual, expected, bound)
+        if storage == "texture3d":
+            whole = actual if actual.ndim == 4 else actual[None]
+            np.testing.assert_array_equal(texels.read(out), texels.channels_packed(whole))
     return actual
 
 

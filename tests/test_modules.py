@@ -152,7 +152,7 @@ WEIGHT = np.ones((5, 3), np.float32)
         ((WEIGHT,), {"dtype": "float64"}, TypeError, "dtype is 'float64'"),
         ((WEIGHT,), {"accumulate": "float16"}, ValueError, "accumulate is 'float16'"),
         ((WEIGHT,), {"accumulate": "int8"}, TypeError, "accumulate is 'int8'"),
-        ((WEIGHT,), {"storage": "buffer"}, ValueError, "storage is 'buffer'"),
+        ((WEIGHT,), {"storage": "image"}, ValueError, "storage is 'image'"),
     ],
 )
 def test_wrong_settings(device, arguments, settings, error, message):
@@ -195,6 +195,12 @@ def test_wrong_tensors(device, own_device):
         layer(x, out=device.empty((5, 4, 5), "float32"))
     with pytest.raises(TypeError, match="out is a ndarray"):
         layer(x, out=np.empty((5, 4, 4), np.float32))
+    texture = pwconv.PointwiseConv2d(WEIGHT, storage="texture3d", device=device)
+    with pytest.raises(ValueError, match="x is stored as buffer and the layer works on texture3d"):
+        texture(device.empty((3, 4, 4), "float32", "buffer"))
+    x = device.empty((3, 4, 4), "float32", "texture3d")
+    with pytest.raises(ValueError, match="out is stored as buffer; the result is, as x, texture3d"):
+        layer(x, out=device.empty((5, 4, 4), "float32", "buffer"))
     square = pwconv.PointwiseConv2d(np.ones((3, 3), np.float32), device=device)
     with pytest.raises(ValueError, match="out is x"):
         square(x, out=x)

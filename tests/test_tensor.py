@@ -11,7 +11,8 @@ from pwconv.vk import api as vk
 
 def test_attributes(device):
     tensor = device.empty((2, 5, 3, 4), np.float16)
-    assert (tensor.shape, tensor.dtype, tensor.storage) == ((2, 5, 3, 4), np.float16, "texture3d")
+    assert (tensor.shape, tensor.dtype) == ((2, 5, 3, 4), np.float16)
+    assert tensor.storage in ("texture3d", "buffer")
     assert tensor.nbytes == 2 * 5 * 3 * 4 * 2
     assert tensor.device is device
     assert len(tensor) == 2
@@ -59,7 +60,7 @@ def test_wrong_arrays(device, array, error, message):
         ((3, "float32"), TypeError, "tuple of ints"),
         (((3, 4, 5), "float64"), TypeError, "dtype is 'float64'"),
         (((3, 4, 5), None), TypeError, "dtype is None"),
-        (((3, 4, 5), "float32", "buffer"), ValueError, "storage is 'buffer'"),
+        (((3, 4, 5), "float32", "texture2d"), ValueError, "storage is 'texture2d'"),
     ],
 )
 def test_wrong_shapes_and_types(device, arguments, error, message):
@@ -77,17 +78,30 @@ def test_past_the_largest_image(device, axis, name):
     with pytest.raises(
         pwconv.UnsupportedError, match=rf"{name}.* = {limit + 1} is past maxImageDimension3D"
     ):
-        device.empty(shape, "float32")
+        device.empty(shape, "float32", "texture3d")
+    assert device.empty(shape, "float32").storage == "buffer"
     shape[axis] = limit if axis != 1 else 4 * limit
-    assert device.empty(shape, "float32").shape == tuple(shape)
+    assert device.empty(shape, "float32", "texture3d").shape == tuple(shape)
 
 
-def test_a_result_past_the_largest_image(device):
+def test_a_result_past_the_largest_image_becomes_a_buffer(device, rng):
     limit = device.info.limits["maxImageDimension3D"]
-    layer = pwconv.PointwiseConv2d(np.ones((8, 1), np.float32), device=device)
-    x = device.empty((limit, 1, 1, 1), "float32")
-    with pytest.raises(pwconv.UnsupportedError, match="maxImageDimension3D"):
-        layer(x)
+    x = rng.standard_normal((limit, 1, 1, 1)).astype(np.float32)
+    weight = np.arange(8, dtype=np.float32)[:, None]
+    layer = pwconv.PointwiseConv2d(weight, device=device)
+    y = layer(device.tensor(x, storage="texture3d"))
+    assert y.storage == "buffer"
+    np.testing.assert_allclose(y.numpy(), x * weight[:, 0, None, None], rtol=1e-6)
+    np.testing.assert_array_equal(layer(x), y.numpy())
+    with pytest.raises(pwconv.UnsupportedError, match=r"the output has shape.*maxImageDimension3D"):
+        pwconv.PointwiseConv2d(weight, storage="texture3d", device=device)(x)
+
+
+def test_past_the_largest_buffer(device):
+    most = device.info.limits["maxStorageBufferRange"]
+    shape = (most // 4 // 1024 + 1, 1, 32, 32)
+    with pytest.raises(pwconv.UnsupportedError, match=r"past maxStorageBufferRange = [\d,]+"):
+        device.empty(shape, "float32", "buffer")
 
 
 def test_a_type_the_device_cannot_store(device, monkeypatch):
@@ -98,5 +112,6 @@ def test_a_type_the_device_cannot_store(device, monkeypatch):
 
     name = "vkGetPhysicalDeviceImageFormatProperties"
     monkeypatch.setattr(vk, name, vk._raising(name, properties))
-    with pytest.raises(pwconv.UnsupportedError, match=r"cannot store float16.*use float32"):
-        device.empty((3, 4, 5), "float16")
+    with pytest.raises(pwconv.UnsupportedError, match=r"cannot store float16 in textures"):
+        device.empty((3, 4, 5), "float16", "texture3d")
+    assert device.empty((3, 4, 5), "float16").storage == "buffer"

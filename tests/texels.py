@@ -10,28 +10,34 @@ from pwconv.vk.resources import DOWNLOAD, Buffer, Image
 
 
 def fill(tensor: pwconv.Tensor, value: float) -> None:
-    """Set every lane of a tensor's image."""
-    image = tensor.image
-    everything = vk.VkImageSubresourceRange(aspectMask=1, levelCount=1, layerCount=1)
-    colour = vk.VkClearColorValue(float32=[value] * 4)
+    """Set every lane of a tensor's image, or every element of its buffer, padding too."""
+    resource = tensor.resource
 
     def record(command_buffer: object) -> None:
+        if isinstance(resource, Buffer):
+            pattern = np.full(4 // tensor.dtype.itemsize, value, tensor.dtype).view(np.uint32)[0]
+            vk.vkCmdFillBuffer(command_buffer, resource.handle, 0, resource.size, int(pattern))
+            return
+        everything = vk.VkImageSubresourceRange(aspectMask=1, levelCount=1, layerCount=1)
+        colour = vk.VkClearColorValue(float32=[value] * 4)
         layout = vk.VK_IMAGE_LAYOUT_GENERAL
-        vk.vkCmdClearColorImage(command_buffer, image.handle, layout, colour, 1, [everything])
+        vk.vkCmdClearColorImage(command_buffer, resource.handle, layout, colour, 1, [everything])
 
     tensor.device._logical.queue.run_once(record)
 
 
-def poisoned(device: pwconv.Device, shape: tuple[int, ...], dtype: object) -> pwconv.Tensor:
-    """Return a tensor that is NaN in every lane."""
-    tensor = device.empty(shape, dtype)
+def poisoned(
+    device: pwconv.Device, shape: tuple[int, ...], dtype: object, storage: str = "auto"
+) -> pwconv.Tensor:
+    """Return a tensor that is NaN everywhere."""
+    tensor = device.empty(shape, dtype, storage)
     fill(tensor, float("nan"))
     return tensor
 
 
 def read(tensor: pwconv.Tensor) -> np.ndarray:
-    """Return a tensor's texels, [depth, H, W, 4]."""
-    device, image = tensor.device._logical, tensor.image
+    """Return a texture's texels, [depth, H, W, 4]."""
+    device, image = tensor.device._logical, tensor.resource
     width, height, depth = image.extent
     size = width * height * depth * 4 * tensor.dtype.itemsize
     buffer = Buffer(device, size, DOWNLOAD)

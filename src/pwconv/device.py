@@ -17,11 +17,20 @@ from pwconv.dtypes import Array, as_dtype, as_float_array
 from pwconv.errors import NoDeviceError
 from pwconv.kernels import pack_linear_weight, transfer
 from pwconv.packed_weight import PackedWeight
-from pwconv.tensor import Tensor, acquire_image, as_shape, shape4
+from pwconv.tensor import (
+    Tensor,
+    acquire_resource,
+    as_shape,
+    check_storage,
+    choose_storage,
+    shape4,
+    storage_order,
+)
 from pwconv.vk import api as vk
 from pwconv.vk.instance import resident_instance
 from pwconv.vk.logical_device import LogicalDevice
 from pwconv.vk.physical_device import DeviceInfo, PhysicalDevice
+from pwconv.vk.resources import Buffer
 
 _PREFERENCE = ("discrete", "integrated", "virtual", "cpu", "other")
 
@@ -90,7 +99,8 @@ class Device:
             [N, C, H, W] or [C, H, W] of float32 or float16, in any strides and byte order.
         dtype : "float32" or "float16", optional
             The tensor's type; the array's by default. float32 is narrowed to the nearest float16.
-        storage : "auto" or "texture3d"
+        storage : "auto", "texture3d" or "buffer"
+            :class:`Tensor` says what they are; "auto" is what suits the device and the shape.
 
         Raises
         ------
@@ -99,17 +109,20 @@ class Device:
         ClosedError
         OutOfMemoryError
         UnsupportedError
-            The device cannot store the type, or the tensor is past its largest 3D image.
+            The tensor is past the device's limits.
         """
-        _check_storage(storage)
+        check_storage(storage)
         source = as_float_array(array, "array")
         target = source.dtype.newbyteorder("=") if dtype is None else as_dtype(dtype)
         shape = source.shape
-        image = acquire_image(self._logical, shape, target, "array")
-        tensor = Tensor(self, shape, target, image)
-        if image is not None:
+        storage = choose_storage(
+            self._logical, {"array": shape}, target, storage_order(self._logical, storage)
+        )
+        resource = acquire_resource(self._logical, shape, target, storage, "array")
+        tensor = Tensor(self, shape, target, storage, resource)
+        if resource is not None:
             full_shape = shape4(shape, "array")
-            transfer.upload(self._dispatcher, source.reshape(full_shape), image, target)
+            transfer.upload(self._dispatcher, source.reshape(full_shape), resource, target)
         return tensor
 
     def empty(self, shape: Any, dtype: Any, storage: str = "auto") -> Tensor:
@@ -120,16 +133,21 @@ class Device:
         shape : tuple of int
             [N, C, H, W] or [C, H, W].
         dtype : "float32" or "float16"
-        storage : "auto" or "texture3d"
+        storage : "auto", "texture3d" or "buffer"
+            :class:`Tensor` says what they are; "auto" is what suits the device and the shape.
 
         Raises
         ------
         TypeError, ValueError, ClosedError, OutOfMemoryError, UnsupportedError
             As :meth:`tensor`.
         """
-        _check_storage(storage)
+        check_storage(storage)
         shape, dtype = as_shape(shape), as_dtype(dtype)
-        return Tensor(self, shape, dtype, acquire_image(self._logical, shape, dtype, "shape"))
+        storage = choose_storage(
+            self._logical, {"shape": shape}, dtype, storage_order(self._logical, storage)
+        )
+        resource = acquire_resource(self._logical, shape, dtype, storage, "shape")
+        return Tensor(self, shape, dtype, storage, resource)
 
     def synchronize(self) -> None:
         """Wait until everything submitted is done.
@@ -164,13 +182,26 @@ class Device:
     def __repr__(self) -> str:
         return f"<pwconv.Device {self.info}{' (closed)' if self.closed else ''}>"
 
+    def _as_buffer(self, tensor: Tensor) -> Tensor:
+        """Return a copy of a tensor that is a texture3d."""
+        copy = self.empty(tensor.shape, tensor.dtype, "buffer")
+        full_shape = shape4(tensor.shape, "tensor")
+        if full_shape[0]:
+            transfer.texture3d_to_buffer(
+                self._dispatcher, tensor.resource, copy.resource, full_shape, tensor.dtype
+            )
+        return copy
+
     def _download(self, tensor: Tensor) -> Array:
         self._logical.require_open()
         full_shape = shape4(tensor.shape, "tensor")
         if not full_shape[0]:
             return np.empty(tensor.shape, tensor.dtype)
-        array = transfer.download(self._dispatcher, tensor.image, full_shape, tensor.dtype)
+        array = transfer.download(self._dispatcher, tensor.resource, full_shape, tensor.dtype)
         return array.reshape(tensor.shape)
+
+    def _unpack_rows(self, weight: PackedWeight) -> Buffer:
+        return pack_linear_weight.unpack_rows(self._dispatcher, weight.resource, weight.shape)
 
     def _download_packed(self, weight: PackedWeight) -> Array:
         return pack_linear_weight.unpack(
@@ -243,8 +274,3 @@ def _validate_by_default() -> bool:
 
 def _cache_folder() -> Any:
     return user_cache_path("pwconv", appauthor=False) / metadata.version("pwconv") / "pipelines"
-
-
-def _check_storage(storage: str) -> None:
-    if storage not in ("auto", "texture3d"):
-        raise ValueError(f"storage is {storage!r}; it must be 'auto' or 'texture3d'")

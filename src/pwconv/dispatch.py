@@ -117,7 +117,7 @@ class Dispatcher:
         constants : Mapping, optional
             Specialization constants by name, without the workgroup size.
         shape : tuple of int
-            Preferred workgroup shape.
+            Preferred workgroup shape, where the variant has not its own.
 
         Raises
         ------
@@ -188,7 +188,7 @@ class Dispatcher:
         lack = variant.unmet(self.limits, self.features)
         if lack:
             raise UnsupportedError(f"{variant.name} needs {lack} on {self.device.info.name}")
-        local = workgroup_size(grid, self.limits, shape)
+        local = variant.workgroup or workgroup_size(grid, self.limits, shape)
         sizes = {f"local_size_{axis}": size for axis, size in zip("xyz", local, strict=True)}
         pipeline = self.device.pipelines.get(
             variant.name,

@@ -2,7 +2,8 @@
 
 Nothing here touches Vulkan. The layouts are those of the shaders: a tensor [N, C, H, W] is a 3D
 image of extent (W, H, N·C4) with C4 = ceil(C/4), whose texel (x, y, n·C4 + c4) holds channels
-4·c4 … 4·c4 + 3; a packed weight is B·K4 rows of 4·N4 vec4s.
+4·c4 … 4·c4 + 3, or a buffer of N·C rows of H·W elements; a packed weight is B·K4 rows of 4·N4
+vec4s.
 """
 
 from __future__ import annotations
@@ -35,9 +36,18 @@ def conv_output_size(size: int, stride: int, padding: int) -> int:
 
 
 def row_pitch(elements: int, itemsize: int) -> int:
-    """Return the length in elements of a staging row: a whole number of 32-bit words."""
-    per_word = 4 // itemsize
-    return ceil_div(elements, per_word) * per_word
+    """Return the length in elements of a row in a buffer: a whole number of 16-byte vectors."""
+    per_vector = 16 // itemsize
+    return ceil_div(elements, per_vector) * per_vector
+
+
+def buffer_rows(shape: Shape4, itemsize: int) -> tuple[int, int]:
+    """Return the rows, and the elements from one to the next, of a tensor stored as a buffer.
+
+    A row is a channel of a sample, its H·W positions in order: the array itself, rows padded.
+    """
+    n, c, h, w = shape
+    return n * c, row_pitch(h * w, itemsize)
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from pwconv.dtypes import FLOAT16, FLOAT32, DType, as_dtype, as_float_array
 from pwconv.kernels import conv2d_pw, pack_linear_weight
 from pwconv.packed_weight import PackedWeight
 from pwconv.staging import upload_buffer
-from pwconv.tensor import Shape, Tensor, shape4
+from pwconv.tensor import Shape, Tensor, check_storage, choose_storage, shape4, storage_order
 from pwconv.vk.resources import DEVICE, Buffer
 
 _PLANS_KEPT = 32
@@ -48,8 +48,9 @@ class PointwiseConv2d:
         are converted to it only where it is given.
     accumulate : "float32" or "float16"
         What products are summed in; "float16" only with dtype float16, where the device can.
-    storage : "auto" or "texture3d"
-        How activations are stored on the device.
+    storage : "auto", "texture3d" or "buffer"
+        How activations are stored on the device; "auto" is as the input tensor is, or for an array
+        what suits the device, and what input and output fit.
     device : Device, optional
         By default the packed weight's, or else the default device.
 
@@ -79,8 +80,8 @@ class PointwiseConv2d:
         storage: str = "auto",
         device: Device | None = None,
     ) -> None:
-        if storage not in ("auto", "texture3d"):
-            raise ValueError(f"storage is {storage!r}; it must be 'auto' or 'texture3d'")
+        check_storage(storage)
+        self.storage = storage
         self.device = resolve_device(device, weight)
         self._geometry = conv2d_pw.Geometry(
             _pair(stride, "stride", least=1), _pair(padding, "padding", least=0)
@@ -92,7 +93,7 @@ class PointwiseConv2d:
         self.dtype: DType = self._weight.dtype
         self._accumulate = self._check_accumulate(accumulate)
         self._bias = self._upload_bias(bias)
-        self._plans: OrderedDict[Shape, Plan] = OrderedDict()
+        self._plans: OrderedDict[tuple[str, Shape], Plan] = OrderedDict()
 
     @property
     def in_channels(self) -> int:
@@ -139,8 +140,7 @@ class PointwiseConv2d:
             The input or output is past the device's largest 3D image.
         OutOfMemoryError, ClosedError, DeviceLostError
         """
-        tensor = x if isinstance(x, Tensor) else self._upload(x)
-        out_shape = self._output_shape(tensor)
+        tensor, out_shape = self._place(x)
         result = self._check_out(out, out_shape, tensor)
         if 0 not in out_shape:
             self._submit(tensor, result)
@@ -156,29 +156,32 @@ class PointwiseConv2d:
         )
 
     def _submit(self, x: Tensor, out: Tensor) -> None:
-        resources = {
-            "t_in": x.image,
-            "t_out": out.image,
-            "packed_weight": self._weight.resource,
-            "bias": self._bias,
-        }
-        self.device._dispatcher.submit(Dispatch(self._plan(x.shape, out.shape), resources))
+        plan = self._plan(x.storage, x.shape, out.shape)
+        resources = {"t_in": x.resource, "t_out": out.resource, "bias": self._bias}
+        if "weight_rows" in plan.binding_names:
+            resources["weight_rows"] = self._weight.rows()
+        else:
+            resources["packed_weight"] = self._weight.resource
+        self.device._dispatcher.submit(Dispatch(plan, resources))
 
-    def _plan(self, x_shape: Shape, out_shape: Shape) -> Plan:
+    def _plan(self, storage: str, x_shape: Shape, out_shape: Shape) -> Plan:
         dispatcher = self.device._dispatcher
         with self.device._logical.lock:
-            plan = self._plans.get(x_shape)
+            plan = self._plans.get((storage, x_shape))
             if plan is not None:
-                self._plans.move_to_end(x_shape)
+                self._plans.move_to_end((storage, x_shape))
                 return plan
-            x4, out4 = shape4(x_shape, "x"), shape4(out_shape, "output")
-            variant = conv2d_pw.choose_variant(
-                dispatcher, out4, self.dtype, self._accumulate, self._weight.storage
+            problem = conv2d_pw.Problem(
+                storage,
+                shape4(x_shape, "x"),
+                shape4(out_shape, "output"),
+                self.dtype,
+                self._accumulate,
+                self._geometry,
             )
-            plan = conv2d_pw.plan_conv2d_pw(
-                dispatcher, variant, x4, out4, self._geometry, self._activation
-            )
-            self._plans[x_shape] = plan
+            variant = conv2d_pw.choose_variant(dispatcher, problem, self._weight.storage)
+            plan = conv2d_pw.plan_conv2d_pw(dispatcher, variant, problem, self._activation)
+            self._plans[storage, x_shape] = plan
             if len(self._plans) > _PLANS_KEPT:
                 self._plans.popitem(last=False)
             return plan
@@ -202,7 +205,10 @@ class PointwiseConv2d:
                 "with no axis of length 0"
             )
         storage = conv2d_pw.preferred_weight_storage(
-            self.device._dispatcher, array.dtype if dtype is None else as_dtype(dtype), *array.shape
+            self.device._dispatcher,
+            storage_order(self.device._logical, self.storage)[0],
+            array.dtype if dtype is None else as_dtype(dtype),
+            *array.shape,
         )
         return pack_linear_weight.pack(
             self.device, array, transposed=True, dtype=dtype, storage=storage
@@ -216,9 +222,10 @@ class PointwiseConv2d:
                 "accumulate at 'float32'"
             )
         # Says at once what the device lacks, rather than at the first call.
-        conv2d_pw.choose_variant(
-            self.device._dispatcher, (1, 1, 1, 1), self.dtype, wanted, self._weight.storage
-        )
+        one = (1, 1, 1, 1)
+        storage = storage_order(self.device._logical, self.storage)[0]
+        problem = conv2d_pw.Problem(storage, one, one, self.dtype, wanted, self._geometry)
+        conv2d_pw.choose_variant(self.device._dispatcher, problem, self._weight.storage)
         return wanted
 
     def _upload_bias(self, bias: Any) -> Buffer:
@@ -237,15 +244,45 @@ class PointwiseConv2d:
         upload_buffer(logical, values, buffer)
         return buffer
 
-    def _upload(self, x: Any) -> Tensor:
-        array = as_float_array(x, "x")
-        if array.dtype.newbyteorder("=") != self.dtype and not self._converts:
-            raise TypeError(
-                f"x has dtype {array.dtype} and the layer computes in {self.dtype}: cast x, or "
-                f"make the layer with dtype='{self.dtype}' to have inputs converted"
-            )
-        self._check_channels(array.shape)
-        return self.device.tensor(array, self.dtype)
+    def _place(self, x: Any) -> tuple[Tensor, Shape]:
+        """Return x on the device, stored so that it and its output fit, and the output's shape."""
+        if isinstance(x, Tensor):
+            resolve_device(self.device, x)
+            if x.dtype != self.dtype:
+                raise TypeError(
+                    f"x is a tensor of {x.dtype} and the layer computes in {self.dtype}: make one "
+                    f"with device.tensor(…, dtype='{self.dtype}')"
+                )
+            if self.storage not in ("auto", x.storage):
+                raise ValueError(
+                    f"x is stored as {x.storage} and the layer works on {self.storage}: make one "
+                    f"with device.tensor(…, storage='{self.storage}')"
+                )
+        else:
+            x = as_float_array(x, "x")
+            if x.dtype.newbyteorder("=") != self.dtype and not self._converts:
+                raise TypeError(
+                    f"x has dtype {x.dtype} and the layer computes in {self.dtype}: cast x, or "
+                    f"make the layer with dtype='{self.dtype}' to have inputs converted"
+                )
+        out_shape = self._output_shape(x.shape)
+        storage = choose_storage(
+            self.device._logical,
+            {"x": x.shape, "the output": out_shape},
+            self.dtype,
+            self._storages(x),
+        )
+        if not isinstance(x, Tensor):
+            return self.device.tensor(x, self.dtype, storage), out_shape
+        return x if x.storage == storage else self.device._as_buffer(x), out_shape
+
+    def _storages(self, x: Any) -> tuple[str, ...]:
+        """Return the storages to try for x and its output, best first."""
+        if not isinstance(x, Tensor):
+            return storage_order(self.device._logical, self.storage)
+        # A texture whose output is past a texture's limit becomes a buffer.
+        may_change = self.storage == "auto" and x.storage == "texture3d"
+        return ("texture3d", "buffer") if may_change else (x.storage,)
 
     def _check_channels(self, shape: Shape) -> None:
         if shape4(shape, "x")[1] != self.in_channels:
@@ -254,22 +291,16 @@ class PointwiseConv2d:
                 f"{self.in_channels}"
             )
 
-    def _output_shape(self, x: Tensor) -> Shape:
-        resolve_device(self.device, x)
-        if x.dtype != self.dtype:
-            raise TypeError(
-                f"x is a tensor of {x.dtype} and the layer computes in {self.dtype}: make one with "
-                f"device.tensor(…, dtype='{self.dtype}')"
-            )
-        self._check_channels(x.shape)
-        out = self._geometry.output_shape(shape4(x.shape, "x"), self.out_channels)
+    def _output_shape(self, x_shape: Shape) -> Shape:
+        self._check_channels(x_shape)
+        out = self._geometry.output_shape(shape4(x_shape, "x"), self.out_channels)
         if min(out[2:]) < 1:
-            raise ValueError(f"x has shape {x.shape}: with {self} there is no output")
-        return out if len(x.shape) == 4 else out[1:]
+            raise ValueError(f"x has shape {x_shape}: with {self} there is no output")
+        return out if len(x_shape) == 4 else out[1:]
 
     def _check_out(self, out: Tensor | None, shape: Shape, x: Tensor) -> Tensor:
         if out is None:
-            return self.device.empty(shape, self.dtype)
+            return self.device.empty(shape, self.dtype, x.storage)
         if not isinstance(out, Tensor):
             raise TypeError(f"out is a {type(out).__name__}; it must be a pwconv.Tensor")
         resolve_device(self.device, out)
@@ -278,6 +309,8 @@ class PointwiseConv2d:
                 f"out has shape {out.shape} and dtype {out.dtype}; the result has {shape} and "
                 f"{self.dtype}"
             )
+        if out.storage != x.storage:
+            raise ValueError(f"out is stored as {out.storage}; the result is, as x, {x.storage}")
         if out is x:
             raise ValueError("out is x; a convolution cannot overwrite its own input")
         return out

@@ -26,7 +26,7 @@ class PackedWeight:
     device : pwconv.Device
     """
 
-    __slots__ = ("__weakref__", "_resource", "device", "dtype", "shape")
+    __slots__ = ("__weakref__", "_resource", "_rows", "device", "dtype", "shape")
 
     def __init__(
         self,
@@ -39,6 +39,7 @@ class PackedWeight:
         self.shape = shape
         self.dtype = dtype
         self._resource = resource
+        self._rows: Buffer | None = None
         weakref.finalize(self, device._logical.queue.retire, resource.destroy)
 
     @property
@@ -56,6 +57,18 @@ class PackedWeight:
         """
         self.device._logical.require_open()
         return self._resource
+
+    def rows(self) -> Buffer:
+        """Return the weight as [N, pitch] of float16, unpacked once: for tensor layouts.
+
+        Raises
+        ------
+        ClosedError, OutOfMemoryError
+        """
+        if self._rows is None:
+            self._rows = self.device._unpack_rows(self)
+            weakref.finalize(self, self.device._logical.queue.retire, self._rows.destroy)
+        return self._rows
 
     def numpy(self) -> Array:
         """Return the packed vec4s.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
+import math
 import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -32,6 +33,8 @@ class Variant:
         What it needs of a device, by Vulkan's names.
     bindings : tuple of (str, str)
         Name and descriptor type, in binding order.
+    workgroup : tuple of int or None
+        The workgroup size, where the shader has it fixed.
     """
 
     name: str
@@ -41,6 +44,7 @@ class Variant:
     features: tuple[str, ...]
     limits: Mapping[str, int]
     bindings: tuple[tuple[str, str], ...]
+    workgroup: tuple[int, int, int] | None
     _file: str
     _sha256: str
     _constant_ids: Mapping[str, int]
@@ -73,10 +77,10 @@ class Variant:
         for feature in self.features:
             if feature not in features:
                 return f"the feature {feature}"
-        for limit, least in {
-            **self.limits,
-            "maxPushConstantsSize": self.push_constant_size,
-        }.items():
+        needs = {**self.limits, "maxPushConstantsSize": self.push_constant_size}
+        if self.workgroup:
+            needs["maxComputeWorkGroupInvocations"] = math.prod(self.workgroup)
+        for limit, least in needs.items():
             if limits[limit] < least:
                 return f"{limit} of at least {least} (it is {limits[limit]})"
         return None
@@ -122,6 +126,7 @@ def _variant(name: str, entry: Mapping[str, Any]) -> Variant:
         features=tuple(entry["features"]),
         limits=entry["limits"],
         bindings=tuple((b["name"], b["type"]) for b in entry["bindings"]),
+        workgroup=tuple(entry["workgroup"]) if entry["workgroup"] else None,
         _file=entry["file"],
         _sha256=entry["sha256"],
         _constant_ids={c["name"]: c["id"] for c in entry["specialization_constants"]},

@@ -45,7 +45,9 @@ EDGETAM = (
     (256, 64, 128),
 )
 TILES = tuple(
-    v.axes["tile"] for v in shaders.variants("conv2d_pw_tiled", dtype="fp32", weight="buffer")
+    (storage, variant.axes["tile"])
+    for storage, family in conv2d_pw._FAMILIES.items()
+    for variant in shaders.variants(family, dtype="fp32", weight="buffer")
 )
 
 
@@ -53,10 +55,11 @@ TILES = tuple(
 def force(monkeypatch: pytest.MonkeyPatch):
     """Make the dispatcher take one tile."""
 
-    def force(tile: str) -> None:
+    def force(storage: str, tile: str) -> None:
         preference = conv2d_pw._Preference((tile,), 0)
+        monkeypatch.setattr(conv2d_pw, "_choose_coopmat2", lambda *_: None)
         monkeypatch.setattr(conv2d_pw, "_PREFERENCES", {})
-        monkeypatch.setattr(conv2d_pw, "_PREFERENCE_ELSEWHERE", preference)
+        monkeypatch.setattr(conv2d_pw, "_PREFERENCES_ELSEWHERE", {storage: preference})
 
     return force
 
@@ -93,31 +96,53 @@ def test_activations(device, rng, activation, dtype):
     check_layer(layer, x, weight, bias)
 
 
-@pytest.mark.parametrize("storage", ["texture2d", "buffer"])
+@pytest.mark.parametrize("weight_storage", ["texture2d", "buffer"])
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("tile", TILES)
-def test_every_tile_and_weight_storage(device, rng, force, tile, dtype, storage):
-    force(tile)
+@pytest.mark.parametrize(("storage", "tile"), TILES)
+def test_every_tile_and_weight_storage(device, rng, force, storage, tile, dtype, weight_storage):
+    force(storage, tile)
+    settings = {"storage": storage, "device": device}
     for c_in, c_out, size in ((13, 27, (5, 7)), (4, 4, (8, 8)), (1, 1, (1, 1)), (9, 37, (3, 11))):
         x, weight, bias = random_problem(rng, c_in, c_out, size, dtype, batch=2)
-        packed = pwconv.pack_linear_weight(weight, storage=storage, device=device)
-        layer = pwconv.PointwiseConv2d(packed, bias, activation="silu", device=device)
+        packed = pwconv.pack_linear_weight(weight, storage=weight_storage, device=device)
+        layer = pwconv.PointwiseConv2d(packed, bias, activation="silu", **settings)
         check_layer(layer, x, weight, bias)
-        layer = pwconv.PointwiseConv2d(packed, bias, stride=(2, 1), padding=(1, 2), device=device)
+        layer = pwconv.PointwiseConv2d(packed, bias, stride=(2, 1), padding=(1, 2), **settings)
         check_layer(layer, x, weight, bias)
 
 
-@pytest.mark.parametrize("storage", ["texture2d", "buffer"])
-@pytest.mark.parametrize("tile", TILES)
-def test_half_accumulation(device, rng, force, tile, storage):
-    force(tile)
+@pytest.mark.parametrize("variant", shaders.variants("conv2d_pw_coopmat2"), ids=lambda v: v.name)
+def test_every_tile_of_the_tensor_cores(device, rng, monkeypatch, variant):
+    lack = variant.unmet(device.info.limits, device.info.features)
+    if lack:
+        pytest.skip(f"{device.info.name} lacks {lack}")
+    monkeypatch.setattr(conv2d_pw, "_choose_coopmat2", lambda *_: variant)
+    for c_in, c_out, size in (
+        (13, 27, (5, 7)),
+        (48, 96, (16, 16)),
+        (130, 200, (9, 31)),
+        (1, 1, (1, 1)),
+    ):
+        x, weight, bias = random_problem(rng, c_in, c_out, size, "float16", batch=2)
+        for activation in (None, "gelu"):
+            layer = pwconv.PointwiseConv2d(
+                weight, bias, activation=activation, storage="buffer", device=device
+            )
+            check_layer(layer, x, weight, bias)
+
+
+@pytest.mark.parametrize("weight_storage", ["texture2d", "buffer"])
+@pytest.mark.parametrize(("storage", "tile"), TILES)
+def test_half_accumulation(device, rng, force, storage, tile, weight_storage):
+    force(storage, tile)
+    settings = {"accumulate": "float16", "storage": storage, "device": device}
     x, weight, bias = random_problem(rng, 37, 23, (5, 7), "float16", batch=2)
-    packed = pwconv.pack_linear_weight(weight, storage=storage, device=device)
+    packed = pwconv.pack_linear_weight(weight, storage=weight_storage, device=device)
     if not can_accumulate_in_half(device):
         with pytest.raises(pwconv.UnsupportedError, match="shaderFloat16"):
-            pwconv.PointwiseConv2d(packed, bias, accumulate="float16", device=device)
+            pwconv.PointwiseConv2d(packed, bias, **settings)
         return
-    layer = pwconv.PointwiseConv2d(packed, bias, accumulate="float16", device=device)
+    layer = pwconv.PointwiseConv2d(packed, bias, **settings)
     check_layer(layer, x, weight, bias, accumulate="float16")
 
 
@@ -207,7 +232,7 @@ def test_half_overflow_is_infinite(device):
     [
         {"maxComputeWorkGroupInvocations": 128, "maxComputeWorkGroupSize": (128, 128, 64)},
         {"maxComputeWorkGroupCount": (3, 2, 1)},
-        {"maxComputeWorkGroupInvocations": 1, "maxComputeWorkGroupCount": (65535, 2, 2)},
+        {"maxComputeWorkGroupInvocations": 128, "maxComputeWorkGroupCount": (2, 65535, 2)},
     ],
     ids=["invocations", "groups", "both"],
 )
@@ -225,10 +250,11 @@ def test_the_tile_follows_shape_and_device(device):
     dispatcher = device._dispatcher
 
     def tile(shape: tuple[int, int, int, int]) -> str:
-        variant = conv2d_pw.choose_variant(dispatcher, shape, float32, float32, "texture2d")
-        return variant.axes["tile"]
+        geometry = conv2d_pw.Geometry()
+        problem = conv2d_pw.Problem("texture3d", shape, shape, float32, float32, geometry)
+        return conv2d_pw.choose_variant(dispatcher, problem, "texture2d").axes["tile"]
 
-    ranked = conv2d_pw._preference(dispatcher).tiles
+    ranked = conv2d_pw._preference(dispatcher, "texture3d").tiles
     assert tile((1, 256, 256, 256)) == ranked[0]
     assert tile((1, 1, 1, 1)) == ranked[-1]
     assert tile((1, 4, 256, 256)) != ranked[0]  # one n4: half of a tile of two would be waste

@@ -1,4 +1,8 @@
-"""Pointwise convolution on channels-packed textures: conv2d_pw_tiled.comp."""
+"""Pointwise convolution.
+
+On textures conv2d_pw_tiled.comp; on buffers conv2d_pw_staged_buffer.comp or, for float16 where the
+device has what it needs, conv2d_pw_coopmat2.comp.
+"""
 
 from __future__ import annotations
 
@@ -10,38 +14,7 @@ from pwconv.activation import Activation
 from pwconv.dispatch import Dispatcher, Plan
 from pwconv.dtypes import DType, axis_name
 from pwconv.errors import UnsupportedError
-from pwconv.layout import Shape4, ceil_div, conv_output_size, packed_extent
-
-
-@dataclass(frozen=True)
-class _Preference:
-    """What suits a type of device.
-
-    Attributes
-    ----------
-    tiles : tuple of str
-        Best first; the last fits every shape.
-    enough : int
-        Invocations below which the device stands partly idle, so that a smaller tile is better.
-    workgroup : tuple of int
-        Preferred shape.
-    weight_storage : str
-        Of a weight that the layer packs itself.
-    """
-
-    tiles: tuple[str, ...]
-    enough: int
-    workgroup: tuple[int, int, int] = (8, 8, 1)
-    weight_storage: str = "auto"
-
-
-# Measured over the twelve EdgeTAM shapes: "discrete" on an NVIDIA H100, where a weight in a buffer
-# takes 0.6 of the time of one in a texture, and "cpu" on lavapipe. The rest is not measured.
-_PREFERENCES = {
-    "discrete": _Preference(("m2n2k2", "m1n1k1"), 32768, (32, 8, 1), "buffer"),
-    "cpu": _Preference(("m8n2k1", "m4n1k1", "m1n1k1"), 64),
-}
-_PREFERENCE_ELSEWHERE = _Preference(("m4n2k1", "m4n1k1", "m1n1k1"), 4096)
+from pwconv.layout import Shape4, ceil_div, conv_output_size, packed_extent, row_pitch
 
 
 @dataclass(frozen=True)
@@ -62,73 +35,135 @@ class Geometry:
         )
 
 
-def preferred_weight_storage(dispatcher: Dispatcher, dtype: DType, n: int, k: int) -> str:
+@dataclass(frozen=True)
+class Problem:
+    """A convolution to be computed: shapes, types, storage of the activations."""
+
+    storage: str
+    x_shape: Shape4
+    out_shape: Shape4
+    dtype: DType
+    accumulate: DType
+    geometry: Geometry
+
+    @property
+    def positions(self) -> int:
+        """M of one sample."""
+        return self.out_shape[2] * self.out_shape[3]
+
+
+@dataclass(frozen=True)
+class _Preference:
+    """What suits a type of device, for one storage of activations.
+
+    Attributes
+    ----------
+    tiles : tuple of str
+        Best first; the last fits every shape.
+    enough : int
+        Tiles that the output must be cut into, or else the device stands partly idle and a smaller
+        tile is better.
+    workgroup : tuple of int
+        Preferred shape, where the kernel leaves it open.
+    weight_storage : str
+        Of a weight that the layer packs itself.
+    """
+
+    tiles: tuple[str, ...]
+    enough: int
+    workgroup: tuple[int, int, int] = (8, 8, 1)
+    weight_storage: str = "auto"
+
+
+_FAMILIES = {"texture3d": "conv2d_pw_tiled", "buffer": "conv2d_pw_staged_buffer"}
+_COOPMAT2 = "conv2d_pw_coopmat2"
+
+# Measured over the twelve EdgeTAM shapes: "discrete" on an NVIDIA H100, where a weight in a buffer
+# takes 0.6 of the time of one in a texture, and "cpu" on lavapipe. The rest is not measured.
+_PREFERENCES = {
+    ("texture3d", "discrete"): _Preference(("m2n2k2", "m1n1k1"), 32768, (32, 8, 1), "buffer"),
+    ("texture3d", "cpu"): _Preference(("m8n2k1", "m4n1k1", "m1n1k1"), 64),
+}
+_PREFERENCES_ELSEWHERE = {
+    "texture3d": _Preference(("m4n2k1", "m4n1k1", "m1n1k1"), 4096),
+    "buffer": _Preference(
+        ("128x64x8", "64x64x8", "128x48x8", "128x32x16", "32x64x16", "32x32x32"),
+        256,
+        weight_storage="buffer",
+    ),
+}
+
+# A tile that computes this much more than another, past the output channels there are, is no rival.
+_WASTE_ALLOWED = 1.2
+
+
+def preferred_weight_storage(
+    dispatcher: Dispatcher, storage: str, dtype: DType, n: int, k: int
+) -> str:
     """Return how a layer should pack a weight [N, K] on this device."""
-    wanted = _preference(dispatcher).weight_storage
+    wanted = _preference(dispatcher, storage).weight_storage
     width, height = packed_extent(1, n, k)
     fits = width * height * 4 * dtype.itemsize <= dispatcher.limits["maxStorageBufferRange"]
     return wanted if fits else "auto"
 
 
 def choose_variant(
-    dispatcher: Dispatcher,
-    out_shape: Shape4,
-    dtype: DType,
-    accumulate: DType,
-    weight_storage: str,
+    dispatcher: Dispatcher, problem: Problem, weight_storage: str
 ) -> shaders.Variant:
-    """Return the variant with the best tile that fits the output and keeps the device busy.
+    """Return the variant that should be fastest: tensor cores, or else the best-fitting tile.
 
     Raises
     ------
     UnsupportedError
         The device can run none, for lack of a feature.
     """
-    precision = axis_name(dtype) + ("acc16" if accumulate.itemsize == 2 else "")
-    candidates = shaders.variants("conv2d_pw_tiled", dtype=precision, weight=weight_storage)
-    lacks = {v.name: v.unmet(dispatcher.limits, dispatcher.features) for v in candidates}
-    able = [v for v in candidates if not lacks[v.name]]
+    half_sums = problem.accumulate.itemsize == 2
+    if problem.storage == "buffer" and problem.dtype.itemsize == 2 and not half_sums:
+        variant = _choose_coopmat2(dispatcher, problem)
+        if variant:
+            return variant
+    precision = axis_name(problem.dtype) + ("acc16" if half_sums else "")
+    family = _FAMILIES[problem.storage]
+    candidates = shaders.variants(family, dtype=precision, weight=weight_storage)
+    able, lacks = _able(dispatcher, candidates)
     if not able:
         raise UnsupportedError(
-            f"accumulate = '{accumulate}' needs {next(iter(lacks.values()))}, which "
+            f"accumulate = '{problem.accumulate}' needs {lacks[0]}, which "
             f"{dispatcher.device.info.name} does not have; use accumulate='float32'"
         )
-    preference = _preference(dispatcher)
-    by_tile = {v.axes["tile"]: v for v in able}
-    ranked = [by_tile[tile] for tile in preference.tiles]
-    fitting = (
-        v
-        for v in ranked
-        if v.defines["TILE_N4"] <= ceil_div(out_shape[1], 4)
-        and math.prod(_grid(v, out_shape)) >= preference.enough
-    )
-    return next(fitting, ranked[-1])
+    preference = _preference(dispatcher, problem.storage)
+    ranked = [able[tile] for tile in preference.tiles if tile in able]
+    enough = [v for v in ranked if math.prod(_tiles(v, problem)) >= preference.enough]
+    least = min((_waste(v, problem) for v in enough), default=0.0)
+    return next((v for v in enough if _waste(v, problem) <= least * _WASTE_ALLOWED), ranked[-1])
 
 
 def plan_conv2d_pw(
-    dispatcher: Dispatcher,
-    variant: shaders.Variant,
-    x_shape: Shape4,
-    out_shape: Shape4,
-    geometry: Geometry,
-    activation: Activation,
+    dispatcher: Dispatcher, variant: shaders.Variant, problem: Problem, activation: Activation
 ) -> Plan:
     """Plan a convolution over at least one output.
 
-    The plan's resources are ``t_in``, ``t_out``, ``packed_weight`` and ``bias``, a buffer of
-    float32 that is zero past C_out.
+    The plan's resources are ``t_in``, ``t_out``, ``bias``, a buffer of float32 that is zero past
+    C_out, and ``packed_weight`` or ``weight_rows``.
     """
-    n, c_in, h_in, w_in = x_shape
-    _, c_out, h_out, w_out = out_shape
+    n, c_in, h_in, w_in = problem.x_shape
+    _, c_out, _, w_out = problem.out_shape
+    geometry, itemsize = problem.geometry, problem.dtype.itemsize
+    tiles = _tiles(variant, problem)
+    grid = (tiles[0] * variant.workgroup[0], *tiles[1:]) if variant.workgroup else tiles
     return dispatcher.plan(
         variant,
-        _grid(variant, out_shape),
+        grid,
         {
             "batches": n,
-            "M": h_out * w_out,
+            "M": problem.positions,
             "N": c_out,
+            "K": c_in,
             "N4": ceil_div(c_out, 4),
             "K4": ceil_div(c_in, 4),
+            "pitch_out": row_pitch(problem.positions, itemsize),
+            "pitch_in": row_pitch(h_in * w_in, itemsize),
+            "pitch_weight": row_pitch(c_in, itemsize),
             "W_out": w_out,
             "W_in": w_in,
             "H_in": h_in,
@@ -140,15 +175,56 @@ def plan_conv2d_pw(
             "activation_b": activation.b,
         },
         {"ACTIVATION": activation.number, "POINTWISE_GRID": geometry == Geometry()},
-        shape=_preference(dispatcher).workgroup,
+        shape=_preference(dispatcher, problem.storage).workgroup,
     )
 
 
-def _preference(dispatcher: Dispatcher) -> _Preference:
-    return _PREFERENCES.get(dispatcher.device.info.type, _PREFERENCE_ELSEWHERE)
+def _choose_coopmat2(dispatcher: Dispatcher, problem: Problem) -> shaders.Variant | None:
+    """Return the variant for tensor cores; None where the device or the geometry has no use for it.
+
+    Tiles as measured on an NVIDIA H100.
+    """
+    able, _ = _able(dispatcher, shaders.variants(_COOPMAT2))
+    if not able or problem.geometry != Geometry():
+        return None
+    n, k = problem.out_shape[1], problem.x_shape[1]
+    if n <= 32:
+        return able["m128n32k64"]
+    if n * k * problem.positions >= 2**32:
+        return able["m128n96k48"]
+    if k >= 256:
+        return able["m64n64k64"]
+    return able["m64n96k48" if n % 96 == 0 and k % 48 == 0 else "m64n64k32"]
 
 
-def _grid(variant: shaders.Variant, out_shape: Shape4) -> tuple[int, int, int]:
-    n, c_out, h_out, w_out = out_shape
-    tile_m, tile_n4 = variant.defines["TILE_M"], variant.defines["TILE_N4"]
-    return ceil_div(h_out * w_out, tile_m), ceil_div(ceil_div(c_out, 4), tile_n4), n
+def _able(
+    dispatcher: Dispatcher, candidates: list[shaders.Variant]
+) -> tuple[dict[str, shaders.Variant], list[str]]:
+    """Return the variants that the device can run, by tile, and what the others lack."""
+    lacks = {v.axes["tile"]: v.unmet(dispatcher.limits, dispatcher.features) for v in candidates}
+    able = {v.axes["tile"]: v for v in candidates if not lacks[v.axes["tile"]]}
+    return able, [lack for lack in lacks.values() if lack]
+
+
+def _preference(dispatcher: Dispatcher, storage: str) -> _Preference:
+    elsewhere = _PREFERENCES_ELSEWHERE[storage]
+    return _PREFERENCES.get((storage, dispatcher.device.info.type), elsewhere)
+
+
+def _tile_shape(variant: shaders.Variant) -> tuple[int, int]:
+    """Return the positions and output channels of what one workgroup, or invocation, computes."""
+    if variant.workgroup:
+        return variant.defines["BLOCK_M"], variant.defines["BLOCK_N"]
+    return variant.defines["TILE_M"], 4 * variant.defines["TILE_N4"]
+
+
+def _tiles(variant: shaders.Variant, problem: Problem) -> tuple[int, int, int]:
+    tile_m, tile_n = _tile_shape(variant)
+    channels = ceil_div(problem.out_shape[1], tile_n)
+    return ceil_div(problem.positions, tile_m), channels, problem.out_shape[0]
+
+
+def _waste(variant: shaders.Variant, problem: Problem) -> float:
+    """Return the output channels computed for each that there is."""
+    tile_n = _tile_shape(variant)[1]
+    return ceil_div(problem.out_shape[1], tile_n) * tile_n / problem.out_shape[1]

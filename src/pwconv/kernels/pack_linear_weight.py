@@ -10,7 +10,7 @@ from pwconv import shaders
 from pwconv.dispatch import Dispatch, Dispatcher
 from pwconv.dtypes import Array, DType, as_dtype, as_float_array, axis_name
 from pwconv.errors import UnsupportedError
-from pwconv.layout import Chunk, ceil_div, packed_extent
+from pwconv.layout import Chunk, ceil_div, packed_extent, row_pitch
 from pwconv.packed_weight import PackedWeight
 from pwconv.staging import download_chunks, upload_chunks
 from pwconv.tensor import VK_FORMATS
@@ -121,6 +121,23 @@ def unpack(
     array = np.empty(rows, dtype)
     download_chunks(dispatcher.device, array, submit)
     return array.reshape(batches, ceil_div(k, 4), ceil_div(n, 4), 4, 4)
+
+
+def unpack_rows(
+    dispatcher: Dispatcher, packed: Image | Buffer, shape: tuple[int, int, int]
+) -> Buffer:
+    """Return a packed float16 weight [1, N, K] as rows, [N, row_pitch(K)]."""
+    _, n, k = shape
+    pitch = row_pitch(k, 2)
+    rows = Buffer(dispatcher.device, n * pitch * 2, DEVICE)
+    storage = "texture2d" if isinstance(packed, Image) else "buffer"
+    plan = dispatcher.plan(
+        shaders.variant("unpack_fp_linear_weight", weight=storage),
+        (pitch // 2, n, 1),
+        {"N": n, "K": k, "N4": ceil_div(n, 4), "K4": ceil_div(k, 4), "pitch": pitch},
+    )
+    dispatcher.submit(Dispatch(plan, {"weight_rows": rows, "packed_weight": packed}))
+    return rows
 
 
 def _make_resource(

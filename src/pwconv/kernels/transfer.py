@@ -1,4 +1,4 @@
-"""NCHW arrays ↔ channels-packed 3D textures: nchw_to_texture3d.comp, texture3d_to_nchw.comp."""
+"""NCHW arrays ↔ tensors: nchw_to_texture3d.comp, texture3d_to_nchw.comp, copy_rows.comp."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import numpy as np
 from pwconv import shaders
 from pwconv.dispatch import Dispatch, Dispatcher, Plan
 from pwconv.dtypes import Array, DType, axis_name
-from pwconv.layout import Chunk, Shape4, ceil_div
+from pwconv.layout import Chunk, Shape4, buffer_rows, ceil_div
 from pwconv.staging import download_chunks, upload_chunks
 from pwconv.vk.resources import Buffer, Image
 
@@ -15,31 +15,44 @@ from pwconv.vk.resources import Buffer, Image
 _WORKGROUP = (64, 1, 1)
 
 
-def upload(dispatcher: Dispatcher, array: Array, image: Image, dtype: DType) -> None:
-    """Write an array [N, C, H, W] of at least one element into an image of type ``dtype``.
+def upload(dispatcher: Dispatcher, array: Array, target: Image | Buffer, dtype: DType) -> None:
+    """Write an array [N, C, H, W] of at least one element into a tensor's image or buffer.
 
     Lanes past C become zero; float32 is narrowed to float16, nearest even, on the device.
     """
     source = axis_name(array.dtype.newbyteorder("="))
-    variant = shaders.variant("nchw_to_texture3d", source=source, dtype=axis_name(dtype))
     n, c, h, w = array.shape
 
-    def submit(chunk: Chunk, buffer: Buffer) -> int:
-        plan = _plan(dispatcher, variant, (n, c, h, w), chunk, 1)
-        return dispatcher.submit(Dispatch(plan, {"staging": buffer, "t_out": image}))
+    def submit(chunk: Chunk, staged: Buffer) -> int:
+        if isinstance(target, Buffer):
+            first, pitch = _place((n, c, h, w), chunk, dtype)
+            variant = shaders.variant("copy_rows", source=source, dtype=axis_name(dtype))
+            plan = _plan_rows(dispatcher, variant, chunk, dtype, (0, chunk.pitch), (first, pitch))
+            resources: dict[str, Image | Buffer] = {"staging": staged, "target": target}
+        else:
+            variant = shaders.variant("nchw_to_texture3d", source=source, dtype=axis_name(dtype))
+            plan = _plan_texels(dispatcher, variant, (n, c, h, w), chunk, 1)
+            resources = {"staging": staged, "t_out": target}
+        return dispatcher.submit(Dispatch(plan, resources))
 
     upload_chunks(dispatcher.device, array.reshape(n, c, h * w), submit)
 
 
-def download(dispatcher: Dispatcher, image: Image, shape: Shape4, dtype: DType) -> Array:
-    """Return the array [N, C, H, W], of at least one element, that an image holds."""
-    variant = shaders.variant("texture3d_to_nchw", dtype=axis_name(dtype))
-    per_word = 4 // dtype.itemsize
+def download(dispatcher: Dispatcher, source: Image | Buffer, shape: Shape4, dtype: DType) -> Array:
+    """Return the array [N, C, H, W], of at least one element, that an image or buffer holds."""
+    name = axis_name(dtype)
 
-    def submit(chunk: Chunk, buffer: Buffer) -> int:
-        plan = _plan(dispatcher, variant, shape, chunk, per_word)
-        dispatch = Dispatch(plan, {"staging": buffer, "t_in": image})
-        return dispatcher.submit(dispatch, host_reads=True)
+    def submit(chunk: Chunk, staged: Buffer) -> int:
+        if isinstance(source, Buffer):
+            first, pitch = _place(shape, chunk, dtype)
+            variant = shaders.variant("copy_rows", source=name, dtype=name)
+            plan = _plan_rows(dispatcher, variant, chunk, dtype, (first, pitch), (0, chunk.pitch))
+            resources: dict[str, Image | Buffer] = {"staging": source, "target": staged}
+        else:
+            variant = shaders.variant("texture3d_to_nchw", dtype=name)
+            plan = _plan_texels(dispatcher, variant, shape, chunk, 4 // dtype.itemsize)
+            resources = {"staging": staged, "t_in": source}
+        return dispatcher.submit(Dispatch(plan, resources), host_reads=True)
 
     n, c, h, w = shape
     array = np.empty((n, c, h * w), dtype)
@@ -47,7 +60,54 @@ def download(dispatcher: Dispatcher, image: Image, shape: Shape4, dtype: DType) 
     return array.reshape(shape)
 
 
-def _plan(
+def texture3d_to_buffer(
+    dispatcher: Dispatcher,
+    source: Image | Buffer,
+    target: Image | Buffer,
+    shape: Shape4,
+    dtype: DType,
+) -> None:
+    """Copy a tensor of at least one element from one storage to the other."""
+    variant = shaders.variant("texture3d_to_nchw", dtype=axis_name(dtype))
+    n, c, h, w = shape
+    whole = Chunk(slice(0, n), slice(0, c), slice(0, h * w), buffer_rows(shape, dtype.itemsize)[1])
+    plan = _plan_texels(dispatcher, variant, shape, whole, 4 // dtype.itemsize)
+    dispatcher.submit(Dispatch(plan, {"staging": target, "t_in": source}))
+
+
+def _place(shape: Shape4, chunk: Chunk, dtype: DType) -> tuple[int, int]:
+    """Return a chunk's first element, and the elements from row to row, in a tensor's buffer."""
+    _, pitch = buffer_rows(shape, dtype.itemsize)
+    row = chunk.outer.start * shape[1] + chunk.middle.start
+    return row * pitch + chunk.inner.start, pitch
+
+
+def _plan_rows(
+    dispatcher: Dispatcher,
+    variant: shaders.Variant,
+    chunk: Chunk,
+    dtype: DType,
+    source: tuple[int, int],
+    target: tuple[int, int],
+) -> Plan:
+    batches, channels, positions = chunk.shape
+    rows = batches * channels
+    return dispatcher.plan(
+        variant,
+        (ceil_div(positions, 4 // dtype.itemsize), rows, 1),
+        {
+            "rows": rows,
+            "positions": positions,
+            "source_first": source[0],
+            "source_pitch": source[1],
+            "target_first": target[0],
+            "target_pitch": target[1],
+        },
+        shape=_WORKGROUP,
+    )
+
+
+def _plan_texels(
     dispatcher: Dispatcher, variant: shaders.Variant, shape: Shape4, chunk: Chunk, per_word: int
 ) -> Plan:
     batches, channels, positions = chunk.shape

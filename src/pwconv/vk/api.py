@@ -16,7 +16,13 @@ from pwconv.errors import DeviceLostError, NoDeviceError, OutOfMemoryError, Pwco
 # The package has -1, which its own functions cannot pass for an unsigned 64-bit size.
 WHOLE_SIZE = 2**64 - 1
 
-API_1_1, API_1_2, API_1_3 = (1 << 22 | minor << 12 for minor in (1, 2, 3))
+
+def api_version(major: int, minor: int, patch: int = 0) -> int:
+    """Return a version as Vulkan encodes it."""
+    return major << 22 | minor << 12 | patch
+
+
+API_1_1, API_1_2, API_1_3 = (api_version(1, minor) for minor in (1, 2, 3))
 
 INSTALL_HINT = (
     "On Debian or Ubuntu: apt-get install libvulkan1 mesa-vulkan-drivers "

@@ -318,6 +318,8 @@ class Recording:
                 "descriptorCount": 1,
                 "descriptorType": kind,
             }
+            if isinstance(resource, Buffer) != (kind == vk.VK_DESCRIPTOR_TYPE_STORAGE_BUFFER):
+                raise TypeError(f"binding {binding} cannot take a {type(resource).__name__}")
             if isinstance(resource, Buffer):
                 targets.append(
                     [vk.VkDescriptorBufferInfo(buffer=resource.handle, range=resource.size)]

@@ -41,8 +41,9 @@ class Instance:
         layers = []
         chain = None
         self.messenger: debug.Messenger | None = None
+        self.layer_version: int | None = None
         if validate:
-            _require_validation_layer()
+            self.layer_version = _validation_layer_version()
             self.messenger = debug.Messenger()
             messenger_info = self.messenger.create_info()
             synchronization = [vk.VK_VALIDATION_FEATURE_ENABLE_SYNCHRONIZATION_VALIDATION_EXT]
@@ -101,13 +102,14 @@ def resident_instance() -> Instance:
     return instance
 
 
-def _require_validation_layer() -> None:
-    names = [layer.layerName for layer in vk.vkEnumerateInstanceLayerProperties()]
-    if debug.LAYER not in names:
-        raise UnsupportedError(
-            f"validation was asked for and the layer {debug.LAYER} is not installed. "
-            f"{debug.INSTALL_HINT}"
-        )
+def _validation_layer_version() -> int:
+    for layer in vk.vkEnumerateInstanceLayerProperties():
+        if layer.layerName == debug.LAYER:
+            return int(layer.specVersion)
+    raise UnsupportedError(
+        f"validation was asked for and the layer {debug.LAYER} is not installed. "
+        f"{debug.INSTALL_HINT}"
+    )
 
 
 def _instance_extensions(layer: str | None) -> list[str]:

@@ -9,12 +9,13 @@ from typing import Protocol
 
 from pwconv.errors import ClosedError, NoDeviceError
 from pwconv.vk import api as vk
+from pwconv.vk import features
 from pwconv.vk.commands import Queue
 from pwconv.vk.instance import Instance
 from pwconv.vk.memory import Allocator
 from pwconv.vk.physical_device import PhysicalDevice
 from pwconv.vk.pipelines import PipelineCache
-from pwconv.vk.pools import ImagePool, StagingPool
+from pwconv.vk.pools import ResourcePool, StagingPool
 
 
 class Destroyable(Protocol):
@@ -25,7 +26,6 @@ class Destroyable(Protocol):
 
 
 _PORTABILITY_SUBSET = "VK_KHR_portability_subset"
-_FLOAT16 = "VK_KHR_shader_float16_int8"
 
 
 class LogicalDevice:
@@ -58,7 +58,7 @@ class LogicalDevice:
             handles = self._instance.physical_devices()
             if index >= len(handles):
                 raise NoDeviceError(f"device {index} is gone; the loader lists {len(handles)} now")
-            self.physical = PhysicalDevice(handles[index], index)
+            self.physical = PhysicalDevice(handles[index], index, self._instance.layer_version)
             family = self.physical.compute_queue_family()
             self.handle = self._make_device(family)
         except BaseException:
@@ -67,7 +67,7 @@ class LogicalDevice:
         self.info = self.physical.info
         self.memory = Allocator(self.handle, self.physical, self._relieve)
         self.queue = Queue(self, family)
-        self.images = ImagePool(self)
+        self.resources = ResourcePool(self)
         self.staging = StagingPool(self)
         self.pipelines = PipelineCache(self, cache_folder / f"{self.info.identity}.bin")
 
@@ -122,7 +122,7 @@ class LogicalDevice:
 
     def _relieve(self) -> None:
         """Memory ran out: wait, and give back what is only kept for reuse."""
-        self.images.clear()
+        self.resources.clear()
         self.staging.clear()
         self.queue.wait()
         self.queue.collect()
@@ -131,11 +131,10 @@ class LogicalDevice:
     def _make_device(self, family: int) -> object:
         info = self.physical.info
         extensions = [e for e in (_PORTABILITY_SUBSET,) if e in info.extensions]
-        chain = None
-        if "shaderFloat16" in info.features:
-            chain = vk.VkPhysicalDeviceShaderFloat16Int8Features(shaderFloat16=True)
-            if tuple(map(int, info.api_version.split("."))) < (1, 2):
-                extensions.append(_FLOAT16)
+        chain, needed, _alive = features.enable(
+            info.features, self.physical.api_version, info.extensions
+        )
+        extensions += needed
         priorities = [1.0]
         queue_info = vk.VkDeviceQueueCreateInfo(
             queueFamilyIndex=family, queueCount=1, pQueuePriorities=priorities

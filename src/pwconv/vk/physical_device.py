@@ -8,10 +8,10 @@ from typing import Any
 
 from pwconv.errors import UnsupportedError
 from pwconv.vk import api as vk
+from pwconv.vk import features
 
 _TYPES = {1: "integrated", 2: "discrete", 3: "virtual", 4: "cpu"}
 _DRIVER_PROPERTIES = "VK_KHR_driver_properties"
-_FLOAT16 = "VK_KHR_shader_float16_int8"
 
 
 @dataclass(frozen=True)
@@ -65,15 +65,23 @@ class MemoryType:
 
 
 class PhysicalDevice:
-    """A VkPhysicalDevice and everything that pwconv asks it."""
+    """A VkPhysicalDevice and everything that pwconv asks it.
 
-    def __init__(self, handle: Any, index: int) -> None:
+    With ``layer_version``, features that a validation layer so old would take for mistakes are left
+    out.
+    """
+
+    def __init__(self, handle: Any, index: int, layer_version: int | None = None) -> None:
         self.handle = handle
         properties = vk.vkGetPhysicalDeviceProperties(handle)
         extensions = frozenset(
             p.extensionName for p in vk.vkEnumerateDeviceExtensionProperties(handle, None)
         )
         version = properties.apiVersion
+        self.api_version = version
+        available = _features(handle, version, extensions)
+        if layer_version is not None:
+            available = features.known_to_layer(available, layer_version)
         limits = _members(properties.limits)
         limits["maxMemoryAllocationSize"] = _max_allocation_size(handle, version)
         self.info = DeviceInfo(
@@ -83,7 +91,7 @@ class PhysicalDevice:
             driver=_driver(handle, properties, extensions),
             api_version=_version(version),
             limits=limits,
-            features=_features(handle, version, extensions),
+            features=available,
             extensions=extensions,
             identity="-".join(
                 f"{part:08x}"
@@ -141,14 +149,10 @@ def _max_allocation_size(handle: Any, version: int) -> int:
 
 def _features(handle: Any, version: int, extensions: frozenset[str]) -> frozenset[str]:
     core = vk.vkGetPhysicalDeviceFeatures(handle)
-    names = {name for name, value in _members(core).items() if value}
-    if version >= vk.API_1_2 or _FLOAT16 in extensions:
-        float16 = vk.VkPhysicalDeviceShaderFloat16Int8Features()
-        chain = vk.VkPhysicalDeviceFeatures2(pNext=float16)
-        vk.vkGetPhysicalDeviceFeatures2(handle, chain)
-        if float16.shaderFloat16:
-            names.add("shaderFloat16")
-    return frozenset(names)
+    names = frozenset(name for name, value in _members(core).items() if value)
+    if version < vk.API_1_1:
+        return names
+    return names | features.query(handle, version, extensions)
 
 
 def _driver(handle: Any, properties: Any, extensions: frozenset[str]) -> str:

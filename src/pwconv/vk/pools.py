@@ -1,7 +1,7 @@
-"""Images and staging buffers kept for the next caller, within a budget.
+"""Images and buffers kept for the next caller, within a budget.
 
-An image comes back with its handles, so what was recorded for it can be submitted again; and all
-work is on one queue, in order, so an image may be given out again while the device still uses it.
+A resource comes back with its handles, so what was recorded for it can be submitted again; and all
+work is on one queue, in order, so it may be given out again while the device still uses it.
 A staging buffer is shared with the host and waits for the device.
 """
 
@@ -10,62 +10,76 @@ from __future__ import annotations
 from collections import OrderedDict, deque
 from typing import TYPE_CHECKING
 
-from pwconv.vk.resources import DOWNLOAD, UPLOAD, Buffer, Image
+from pwconv.vk.resources import DEVICE, DOWNLOAD, UPLOAD, Buffer, Image
 
 if TYPE_CHECKING:
     from pwconv.vk.logical_device import LogicalDevice
 
-_IMAGE_BUDGET = 256 << 20
+_KEPT_BYTES = 256 << 20
 _STAGING_KEPT = 4
 _LEAST_STAGING = 64 << 10
 
-_Key = tuple[tuple[int, int, int], int]
+_Key = tuple[object, ...]
 
 
-class ImagePool:
-    """Images by extent and format; the ones longest unused go first."""
+class ResourcePool:
+    """Images and buffers of tensors that are gone; the ones longest unused go first."""
 
     def __init__(self, device: LogicalDevice) -> None:
         self._device = device
-        self._free: OrderedDict[int, Image] = OrderedDict()
+        self._free: OrderedDict[int, tuple[_Key, Image | Buffer]] = OrderedDict()
         self._bytes = 0
         # Tensors are collected at any moment, in any thread: only this append happens then.
-        self._returned: deque[Image] = deque()
+        self._returned: deque[Image | Buffer] = deque()
 
-    def acquire(self, extent: tuple[int, int, int], image_format: int) -> Image:
+    def acquire_image(self, extent: tuple[int, int, int], image_format: int) -> Image:
         """Return an image whose contents are undefined."""
         with self._device.lock:
-            self._settle()
-            for uid, image in reversed(self._free.items()):
-                if image.extent == extent and image.format == image_format:
-                    del self._free[uid]
-                    self._bytes -= image.size
-                    return image
-            return Image(self._device, extent, image_format)
+            found = self._take((extent, image_format))
+            return found if isinstance(found, Image) else Image(self._device, extent, image_format)
 
-    def release(self, image: Image) -> None:
-        """Take an image back; safe from a finalizer."""
-        self._returned.append(image)
+    def acquire_buffer(self, size: int) -> Buffer:
+        """Return a buffer in device memory whose contents are undefined."""
+        with self._device.lock:
+            found = self._take((size,))
+            return found if isinstance(found, Buffer) else Buffer(self._device, size, DEVICE)
+
+    def release(self, resource: Image | Buffer) -> None:
+        """Take a resource back; safe from a finalizer."""
+        self._returned.append(resource)
 
     def clear(self) -> None:
-        """Destroy every image that is not in use, once the device is done with it."""
+        """Destroy everything that is not in use, once the device is done with it."""
         with self._device.lock:
             self._settle()
             while self._free:
                 self._evict()
 
+    def _take(self, key: _Key) -> Image | Buffer | None:
+        self._settle()
+        for uid, (kept_key, resource) in reversed(self._free.items()):
+            if kept_key == key:
+                del self._free[uid]
+                self._bytes -= resource.size
+                return resource
+        return None
+
     def _settle(self) -> None:
         while self._returned:
-            image = self._returned.popleft()
-            self._free[image.uid] = image
-            self._bytes += image.size
-        while self._bytes > _IMAGE_BUDGET:
+            resource = self._returned.popleft()
+            if isinstance(resource, Image):
+                key: _Key = (resource.extent, resource.format)
+            else:
+                key = (resource.size,)
+            self._free[resource.uid] = (key, resource)
+            self._bytes += resource.size
+        while self._bytes > _KEPT_BYTES:
             self._evict()
 
     def _evict(self) -> None:
-        _, image = self._free.popitem(last=False)
-        self._bytes -= image.size
-        self._device.queue.retire(image.destroy)
+        _, (_, resource) = self._free.popitem(last=False)
+        self._bytes -= resource.size
+        self._device.queue.retire(resource.destroy)
 
 
 class StagingPool:
