@@ -156,13 +156,16 @@ class PointwiseConv2d:
         )
 
     def _submit(self, x: Tensor, out: Tensor) -> None:
+        self.device._dispatcher.submit(self._dispatch(x, out))
+
+    def _dispatch(self, x: Tensor, out: Tensor) -> Dispatch:
         resources = {
             "t_in": x.image,
             "t_out": out.image,
             "packed_weight": self._weight.resource,
             "bias": self._bias,
         }
-        self.device._dispatcher.submit(Dispatch(self._plan(x.shape, out.shape), resources))
+        return Dispatch(self._plan(x.shape, out.shape), resources)
 
     def _plan(self, x_shape: Shape, out_shape: Shape) -> Plan:
         dispatcher = self.device._dispatcher
