@@ -11,110 +11,72 @@ from rich.table import Table
 
 from pwconv.bench.report import LayerResult, Report, Run
 from pwconv.bench.samples import Sample
+from pwconv.bench.views import OURS, contenders, dtypes, find_run, geometric_mean, ratios
 
-OURS = "pwconv"
+_ITEMSIZES = {"float32": 4, "float16": 2}
+# Peers that compute the same in several ways are met at their best, TF32 apart: it is not float32.
+_GROUPS = {
+    "the best of PyTorch": ("PyTorch conv2d", "PyTorch matmul"),
+    "the best of PyTorch TF32": ("PyTorch conv2d TF32", "PyTorch matmul TF32"),
+    "ncnn Vulkan": ("ncnn Vulkan",),
+}
 
 
 def print_report(report: Report, console: Console) -> None:
-    """Print everything that the report holds, layers first."""
+    """Print everything that the report holds."""
+
+    def say(text: str) -> None:
+        console.print(text, highlight=False, markup=False)
+
     for dtype in dtypes(report):
-        console.print(_layers(report, dtype))
+        console.print(_times(report, dtype))
         for line in _summaries(report, dtype):
-            console.print(line, highlight=False)
+            say(line)
         console.print()
+    console.print(_kernels(report))
     console.print(_ceilings(report))
     if report.host:
         console.print(_host(report))
     for name, outcome in report.peers.items():
-        console.print(f"peer   {name}: {outcome}", highlight=False, markup=False)
+        say(f"peer   {name}: {outcome}")
+    for failure in _failures(report):
+        say(f"failed {failure}")
     for note in report.notes:
-        console.print(f"note   {note}", highlight=False, markup=False)
-    console.print(
-        "time   median, with half the distance of the quartiles; roof: the least that the ceilings "
-        "allow, by memory or arithmetic\n"
-        f"method {report.method}",
-        highlight=False,
-        markup=False,
+        say(f"note   {note}")
+    say(
+        "time   median ± half the distance of the quartiles, in %; ! where the clocks did not hold"
+        "\nroof   the least time that the ceilings allow, by (m)emory or (a)rithmetic; share of it"
+        f"\nmethod {report.method}"
     )
 
 
-def dtypes(report: Report) -> list[str]:
-    """Return the types that were measured, in order."""
-    return list(dict.fromkeys(run.dtype for result in report.layers for run in result.runs))
-
-
-def contenders(report: Report, dtype: str) -> list[str]:
-    """Return who ran at a type, ours by storage first."""
-    names = dict.fromkeys(
-        label(run) for result in report.layers for run in result.runs if run.dtype == dtype
-    )
-    return sorted(names, key=lambda name: not name.startswith(OURS))
-
-
-def label(run: Run) -> str:
-    """Return a contender's name, with the storage of ours."""
-    return f"{run.contender} {run.storage}" if run.storage else run.contender
-
-
-def find_run(result: LayerResult, name: str, dtype: str) -> Run | None:
-    """Return a contender's run of a layer at a type."""
-    return next((r for r in result.runs if r.dtype == dtype and label(r) == name), None)
-
-
-def ratios(report: Report, ours: str, other: str, dtype: str) -> list[float]:
-    """Return our time over the other's, at each layer that both ran."""
-    found = []
-    for result in report.layers:
-        pair = [find_run(result, name, dtype) for name in (ours, other)]
-        times = [run.sample.median for run in pair if run and run.sample]
-        if len(times) == 2:
-            found.append(times[0] / times[1])
-    return found
-
-
-def geometric_mean(values: list[float]) -> float:
-    """Return the geometric mean of at least one number."""
-    return math.exp(sum(map(math.log, values)) / len(values))
-
-
-def microseconds(sample: Sample) -> str:
-    """Return the median and its spread."""
-    return f"{_digits(sample.median * 1e6)} ±{sample.spread * 50:.0f} %"
-
-
-def _layers(report: Report, dtype: str) -> Table:
+def _times(report: Report, dtype: str) -> Table:
     names = contenders(report, dtype)
-    table = Table(title=f"{report.device['name']}, {dtype}, µs", box=box.SIMPLE, title_justify="left")
+    table = _table(f"{report.device['name']}: {dtype}, µs")
     table.add_column("layer", no_wrap=True)
-    for heading in ("roof", *(part for n in names for part in _headings(n))):
-        table.add_column(heading, justify="left" if heading == "tile" else "right", no_wrap=True)
+    table.add_column("roof", justify="right", no_wrap=True)
+    for name in names:
+        table.add_column(name, justify="right")
+        if name.startswith(OURS):
+            table.add_column("share", justify="right")
     for result in report.layers:
         least = result.roofline[dtype]
         cells = [str(result.layer), f"{_digits(least.seconds * 1e6)} {least.bound[0]}"]
         for name in names:
-            cells += _cells(result, find_run(result, name, dtype), name)
+            run = find_run(result, name, dtype)
+            cells.append(_time(run))
+            if name.startswith(OURS):
+                share = result.share(run) if run else None
+                cells.append("" if share is None else f"{share:.0%}")
         table.add_row(*cells)
     return table
 
 
-def _headings(name: str) -> tuple[str, ...]:
-    return (name, "share", "TFLOP/s", "tile") if name.startswith(OURS) else (name,)
-
-
-def _cells(result: LayerResult, run: Run | None, name: str) -> list[str]:
+def _time(run: Run | None) -> str:
     if run is None or run.sample is None:
-        return ["failed" if run else "", *[""] * (len(_headings(name)) - 1)]
-    unsettled = " [red]clocks![/]" if run.clocks and not run.clocks.settled else ""
-    time = microseconds(run.sample) + unsettled
-    if not name.startswith(OURS):
-        return [time]
-    workgroup = "×".join(map(str, run.workgroup or ()))
-    return [
-        time,
-        f"{result.share(run) or 0:.0%}",
-        _digits(result.layer.flop / run.sample.median / 1e12),
-        f"{run.tile or run.variant or ''} {workgroup}",
-    ]
+        return "failed" if run else ""
+    held = run.clocks is None or run.clocks.settled
+    return _microseconds(run.sample) + ("" if held else "!")
 
 
 def _summaries(report: Report, dtype: str) -> Iterator[str]:
@@ -122,39 +84,87 @@ def _summaries(report: Report, dtype: str) -> Iterator[str]:
     for name in names:
         runs = [find_run(result, name, dtype) for result in report.layers]
         times = [run.sample.median for run in runs if run and run.sample]
-        yield f"sum    {name}: {_digits(sum(times) * 1e6)} µs over {len(times)} shapes"
+        if times:
+            yield f"sum    {name}: {_digits(sum(times) * 1e6)} µs over {len(times)} shapes"
     for ours in (name for name in names if name.startswith(OURS)):
-        for other in (name for name in names if not name.startswith(OURS)):
-            if found := ratios(report, ours, other, dtype):
+        for title, others in _GROUPS.items():
+            if found := ratios(report, ours, others, dtype):
                 yield (
-                    f"ratio  {ours} takes {geometric_mean(found):.2f} times as long as {other} "
-                    f"(geometric mean over {len(found)} shapes)"
+                    f"ratio  {ours} takes {geometric_mean(found):.2f}× the time of {title} "
+                    f"(geometric mean of {len(found)})"
                 )
 
 
+def _kernels(report: Report) -> Table:
+    table = _table("what pwconv ran")
+    for heading in ("layer", "storage", "variant", "workgroup"):
+        table.add_column(heading)
+    for heading in ("TFLOP/s", "GB/s"):
+        table.add_column(heading, justify="right")
+    for result in report.layers:
+        for run in result.runs:
+            if run.contender == OURS and run.sample:
+                table.add_row(*_kernel(result, run, run.sample))
+    return table
+
+
+def _kernel(result: LayerResult, run: Run, sample: Sample) -> tuple[str, ...]:
+    moved = result.layer.least_bytes(_ITEMSIZES[run.dtype])
+    return (
+        str(result.layer),
+        run.storage or "",
+        run.variant or "",
+        "×".join(map(str, run.workgroup or ())),
+        _digits(result.layer.flop / sample.median / 1e12),
+        _digits(moved / sample.median / 1e9),
+    )
+
+
+def _failures(report: Report) -> list[str]:
+    return [
+        f"{run.contender} {run.dtype} {result.layer}: {run.failure}"
+        for result in report.layers
+        for run in result.runs
+        if run.failure
+    ]
+
+
 def _ceilings(report: Report) -> Table:
-    table = Table("ceiling", "rate", "clocks", title="ceilings", box=box.SIMPLE, title_justify="left")
+    table = _table("the device's ceilings")
+    table.add_column("what")
+    for heading in ("rate", "clocks' drift"):
+        table.add_column(heading, justify="right")
     for ceiling in report.ceilings:
-        table.add_row(
-            ceiling.name,
-            _rate(ceiling.rate, "B/s" if ceiling.unit == "byte/s" else "FLOP/s"),
-            f"{ceiling.clocks.drift:.1%} drift",
-        )
+        unit = "B/s" if ceiling.unit == "byte/s" else "FLOP/s"
+        drift = f"{ceiling.clocks.drift:.1%}" + ("" if ceiling.clocks.settled else "!")
+        table.add_row(ceiling.name, _rate(ceiling.rate, unit), drift)
     return table
 
 
 def _host(report: Report) -> Table:
     host = report.host
     assert host is not None
-    table = Table("host", "time", title="host cost", box=box.SIMPLE, title_justify="left")
+    table = _table("the host's cost")
+    table.add_column("what")
+    table.add_column("µs", justify="right")
     share = host.staging_copy.median / host.numpy_to_numpy.median
-    table.add_row("a call on resident tensors, not waited for", microseconds(host.call) + " µs")
+    table.add_row("a call on resident tensors, not waited for", _microseconds(host.call))
+    table.add_row(f"array to array, {host.shape}", _microseconds(host.numpy_to_numpy))
     table.add_row(
-        f"array to array, {host.shape}", microseconds(host.numpy_to_numpy) + " µs"
+        f"plain staging copy of the same bytes ({share:.0%} of that)",
+        _microseconds(host.staging_copy),
     )
-    table.add_row("plain staging copy of the same bytes", microseconds(host.staging_copy) + " µs")
-    table.add_row("copy's share of array to array", f"{share:.0%}")
     return table
+
+
+def _table(title: str) -> Table:
+    return Table(
+        title=title, box=box.SIMPLE, title_justify="left", pad_edge=False, padding=(0, 1, 0, 0)
+    )
+
+
+def _microseconds(sample: Sample) -> str:
+    return f"{_digits(sample.median * 1e6)} ±{sample.spread * 50:.0f}"
 
 
 def _rate(rate: float, unit: str) -> str:
