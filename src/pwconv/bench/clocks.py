@@ -111,9 +111,10 @@ class Clocks:
 
     def estimate(self, step: Step) -> float:
         """Return about how long a step takes with the clocks up."""
-        segments = [[step], [step] * (1 if self.is_cpu else 8)]
+        repetitions = 1 if self.is_cpu else 8
+        segments = [[step] * repetitions] * (1 if self.is_cpu else 2)
         seconds = self.stopwatch.run(segments, self.hold)
-        return max(seconds[1] / len(segments[1]), 1e-7)
+        return max(seconds[-1] / repetitions, 1e-7)
 
     def calibrate(self) -> float:
         """Return the calibration kernel's time as the clocks are now."""

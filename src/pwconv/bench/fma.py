@@ -43,7 +43,8 @@ class FmaKernel:
     def flop(self, iterations: int) -> int:
         """Return the multiplications and additions of :meth:`step`."""
         defines = self._variant.defines
-        return 2 * 4 * defines["CHAINS"] * defines["STEPS"] * iterations * self._invocations
+        multiply_adds = 4 * int(defines["CHAINS"]) * int(defines["STEPS"]) * iterations
+        return 2 * multiply_adds * self._invocations
 
     def close(self) -> None:
         """Free the result."""

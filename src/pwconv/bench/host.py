@@ -11,6 +11,7 @@ from pwconv.bench.report import HostCost
 from pwconv.bench.samples import Sample, summarize
 from pwconv.bench.workloads import Layer
 from pwconv.device import Device
+from pwconv.dtypes import Array
 from pwconv.modules import PointwiseConv2d
 from pwconv.vk.resources import DOWNLOAD, UPLOAD, Buffer
 
@@ -50,7 +51,7 @@ def _call(device: Device, module: PointwiseConv2d) -> Sample:
     return summarize(seconds[1:], _CALLS)
 
 
-def _staging_copy(device: Device, x: np.ndarray, out_bytes: int) -> Sample:  # type: ignore[type-arg]
+def _staging_copy(device: Device, x: Array, out_bytes: int) -> Sample:
     logical = device._logical
     upload = Buffer(logical, x.nbytes, UPLOAD)
     download = Buffer(logical, out_bytes, DOWNLOAD)

@@ -18,7 +18,7 @@ from pwconv.vk.commands import Step
 # Twice the last-level cache of the largest GPUs: what a chain comes back to has left the cache.
 ROTATED_BYTES = 100 << 20
 _MOST_PAIRS = 256
-_MOST_PAIRS_CPU = 4
+_MOST_PAIRS_CPU = 2
 
 SAMPLE_SECONDS = 200e-6
 LAYER_SECONDS = 0.3

@@ -8,6 +8,7 @@ so they are in the cache where they fit it: in ncnn's favour.
 
 from __future__ import annotations
 
+import itertools
 import time
 
 import ncnn
@@ -23,7 +24,7 @@ from pwconv.vk.physical_device import DeviceInfo
 
 # Pairs of layers that the long chain has more than the short one.
 _PAIRS, _PAIRS_CPU = 50, 1
-_SAMPLES, _SAMPLES_CPU = 9, 3
+_SAMPLES, _SAMPLES_CPU = 9, 2
 _WEIGHT_BUDGET = 256 << 20
 
 _NAME = "ncnn Vulkan"
@@ -53,8 +54,8 @@ class NcnnPeer:
 
     def measure(self, layer: Layer, dtype: str) -> list[Run]:
         """Time a layer and its mirror image; the other of the two is not measured again."""
-        key = (dtype, min(layer.k, layer.n), max(layer.k, layer.n))
-        key += (layer.h, layer.w, layer.batch)
+        ends = min(layer.k, layer.n), max(layer.k, layer.n)
+        key = (dtype, *ends, layer.h, layer.w, layer.batch)
         if key not in self._pairs:
             try:
                 self._pairs[key] = self._measure(layer, dtype)
@@ -85,8 +86,7 @@ class NcnnPeer:
                 long.seconds(x)
             before = self._clocks.calibrate()
             samples = [
-                long.seconds(x) - short.seconds(x)
-                for _ in range(_SAMPLES_CPU if cpu else _SAMPLES)
+                long.seconds(x) - short.seconds(x) for _ in range(_SAMPLES_CPU if cpu else _SAMPLES)
             ]
             return before, samples, self._clocks.calibrate()
 
@@ -111,7 +111,7 @@ class _Chain:
             setattr(options, name, half)
         self._net.set_vulkan_device(device)
         channels = [layer.k, layer.n] * pairs + [layer.k]
-        convolutions = list(zip(channels, channels[1:], strict=False))
+        convolutions = list(itertools.pairwise(channels))
         count = len(convolutions) + 1
         self._last = f"b{len(convolutions)}"
         lines = [f"{_MAGIC}", f"{count} {count}", "Input in 0 1 b0"]

@@ -46,7 +46,11 @@ def open_peers(info: DeviceInfo, clocks: Clocks) -> tuple[list[Peer], dict[str, 
 
 
 def _open(
-    name: str, module: str, factory: Callable[[DeviceInfo, Clocks], Peer], info: DeviceInfo, clocks: Clocks
+    name: str,
+    module: str,
+    factory: Callable[[DeviceInfo, Clocks], Peer],
+    info: DeviceInfo,
+    clocks: Clocks,
 ) -> tuple[Peer | None, str]:
     try:
         importlib.import_module(module)

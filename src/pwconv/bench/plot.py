@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import math
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,9 @@ _ITEMSIZES = {"float32": 4, "float16": 2}
 _OURS = ("#0072B2", "#009E73")
 _PEERS = ("#E69F00", "#D55E00", "#CC79A7", "#999999", "#F0E442", "#56B4E9")
 _MARKERS = {"float32": "o", "float16": "s"}
-_ROW_INCHES, _LEAST_INCHES = 0.55, 7.0
+_BAR_INCHES, _GAP_INCHES, _LEAST_INCHES = 0.11, 0.2, 7.5
+# Lengths of bars compare on a linear axis only; past this range the short ones would vanish.
+_LINEAR_RANGE = 40
 
 
 def require_matplotlib() -> None:
@@ -47,13 +51,22 @@ def write_plot(report: Report, path: Path) -> None:
     from matplotlib.figure import Figure
 
     names = dtypes(report)
-    height = max(_LEAST_INCHES, 1.6 + _ROW_INCHES * len(report.layers))
+    bars = max(len(contenders(report, dtype)) for dtype in names)
+    row = _BAR_INCHES * bars + _GAP_INCHES
+    height = max(_LEAST_INCHES, 1.8 + row * len(report.layers))
     figure = Figure(figsize=(8 + 5.5 * len(names), height), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots(1, 1 + len(names), width_ratios=[7.5, *([5.5] * len(names))])
-    _draw_roofline(axes[0], report)
+    colours = _colours(report)
+    _draw_roofline(axes[0], report, colours)
     for axis, dtype in zip(axes[1:], names, strict=True):
-        _draw_bars(axis, report, dtype)
+        _draw_bars(axis, report, dtype, colours)
+    bars_legend = {
+        label: handle
+        for axis in axes[1:]
+        for handle, label in zip(*axis.get_legend_handles_labels(), strict=True)
+    }
+    figure.legend(bars_legend.values(), bars_legend, loc="outside lower right", ncols=8, fontsize=9)
     figure.suptitle(
         f"{report.device['name']} · {report.device['driver']} · {report.workload} · "
         f"pwconv {report.versions['pwconv']} · {report.date[:10]}",
@@ -65,7 +78,16 @@ def write_plot(report: Report, path: Path) -> None:
         raise PwconvError(f"{path} cannot be written: {error}") from None
 
 
-def _draw_roofline(axis: Any, report: Report) -> None:
+def _colours(report: Report) -> dict[str, str]:
+    """Return a colour for each contender, the same at every type."""
+    names = dict.fromkeys(name for dtype in dtypes(report) for name in contenders(report, dtype))
+    ours, peers = itertools.cycle(_OURS), itertools.cycle(_PEERS)
+    return {name: next(ours if name.startswith(OURS) else peers) for name in names}
+
+
+def _draw_roofline(axis: Any, report: Report, colours: dict[str, str]) -> None:
+    from matplotlib.ticker import EngFormatter, NullFormatter
+
     copy = next(c for c in report.ceilings if c.unit == "byte/s")
     intensities = [
         result.layer.flop / result.layer.least_bytes(_ITEMSIZES[dtype])
@@ -74,7 +96,7 @@ def _draw_roofline(axis: Any, report: Report) -> None:
     ]
     ends = min(intensities) / 2, max(intensities) * 2
     for ceiling, style in zip(
-        (c for c in report.ceilings if c.unit == "flop/s"), ("-", "--", "-.", ":") * 8, strict=False
+        (c for c in report.ceilings if c.unit == "flop/s"), itertools.cycle(("-", "--", "-.", ":"))
     ):
         ridge = ceiling.rate / copy.rate
         corners = sorted({ends[0], min(max(ridge, ends[0]), ends[1]), ends[1]})
@@ -84,9 +106,9 @@ def _draw_roofline(axis: Any, report: Report) -> None:
         )
     axis.plot([], [], " ", label=f"slope, copy: {copy.rate / 1e9:,.0f} GB/s")
     for dtype in dtypes(report):
-        ours = [name for name in contenders(report, dtype) if name.startswith(OURS)]
-        for name, colour in zip(ours, _OURS, strict=False):
-            _draw_points(axis, report, name, dtype, colour)
+        for name in contenders(report, dtype):
+            if name.startswith(OURS):
+                _draw_points(axis, report, name, dtype, colours[name])
     axis.set(
         xscale="log",
         yscale="log",
@@ -94,6 +116,11 @@ def _draw_roofline(axis: Any, report: Report) -> None:
         ylabel="FLOP/s",
         title="Roofline; numbers name the layers at the right",
     )
+    low, high = axis.get_ylim()
+    axis.set_ylim(10 ** math.floor(math.log10(low)), high * 1.3)
+    for line in (axis.xaxis, axis.yaxis):
+        line.set_major_formatter(EngFormatter())
+        line.set_minor_formatter(NullFormatter())
     axis.grid(True, which="both", alpha=0.2)
     axis.legend(loc="lower right", fontsize=9)
 
@@ -132,13 +159,13 @@ def _draw_points(axis: Any, report: Report, name: str, dtype: str, colour: str) 
         )
 
 
-def _draw_bars(axis: Any, report: Report, dtype: str) -> None:
+def _draw_bars(axis: Any, report: Report, dtype: str, colours: dict[str, str]) -> None:
+    from matplotlib.ticker import StrMethodFormatter
+
     names = contenders(report, dtype)
-    peers = iter(_PEERS * 4)
-    ours = iter(_OURS * 4)
+    shown = [1e6 * result.roofline[dtype].seconds for result in report.layers]
     thickness = 0.8 / len(names)
     for index, name in enumerate(names):
-        colour = next(ours if name.startswith(OURS) else peers)
         rows = [
             (position, run.sample)
             for position, result in enumerate(report.layers)
@@ -147,11 +174,12 @@ def _draw_bars(axis: Any, report: Report, dtype: str) -> None:
         if not rows:
             continue
         medians = [sample.median * 1e6 for _, sample in rows]
+        shown += medians
         axis.barh(
             [position - 0.4 + thickness * (index + 0.5) for position, _ in rows],
             medians,
             thickness * 0.92,
-            color=colour,
+            color=colours[name],
             label=name,
             xerr=[
                 [max((s.median - s.q1) * 1e6, 0) for _, s in rows],
@@ -169,9 +197,11 @@ def _draw_bars(axis: Any, report: Report, dtype: str) -> None:
     )
     axis.invert_yaxis()
     axis.margins(y=0.01)
-    axis.set(xscale="log", xlabel="µs", title=f"{dtype}: time a layer, median and quartiles")
+    axis.set(xlabel="µs", title=f"{dtype}: time a layer, median and quartiles")
+    if max(shown) > _LINEAR_RANGE * min(shown):
+        axis.set_xscale("log")
+    axis.xaxis.set_major_formatter(StrMethodFormatter("{x:,g}"))
     axis.grid(True, axis="x", which="both", alpha=0.2)
-    axis.legend(fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.06), ncols=2)
 
 
 def _rate(ceiling: Ceiling) -> str:

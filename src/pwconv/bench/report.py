@@ -131,11 +131,7 @@ def from_document(document: dict[str, Any]) -> Report:
         **{name: document[name] for name in texts},
         ceilings=[_ceiling(entry) for entry in document["ceilings"]],
         layers=[_layer_result(entry) for entry in document["layers"]],
-        host=host
-        and HostCost(
-            *(Sample(**host[name]) for name in ("call", "numpy_to_numpy", "staging_copy")),
-            host["shape"],
-        ),
+        host=host and _host_cost(host),
     )
 
 
@@ -197,6 +193,15 @@ def _run(entry: dict[str, Any]) -> Run:
             "clocks": rest["clocks"] and _clock_check(rest["clocks"]),
             "workgroup": rest["workgroup"] and tuple(rest["workgroup"]),
         }
+    )
+
+
+def _host_cost(entry: dict[str, Any]) -> HostCost:
+    return HostCost(
+        Sample(**entry["call"]),
+        Sample(**entry["numpy_to_numpy"]),
+        Sample(**entry["staging_copy"]),
+        entry["shape"],
     )
 
 

@@ -95,7 +95,7 @@ def _empty_report(device: Device, job: Job, method: str) -> Report:
     spin = "" if info.type == "cpu" else f"; the queue spins for {SPIN_SECONDS} s before each"
     return Report(
         date=datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        method=f"{method}{spin}; inputs and outputs rotate, over {ours.ROTATED_BYTES >> 20} MiB on a GPU",
+        method=f"{method}{spin}; inputs and outputs rotate over working_set bytes",
         workload=job.workload,
         device={
             "name": info.name,

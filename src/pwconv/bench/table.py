@@ -98,7 +98,7 @@ def _summaries(report: Report, dtype: str) -> Iterator[str]:
 def _kernels(report: Report) -> Table:
     table = _table("what pwconv ran")
     for heading in ("layer", "storage", "variant", "workgroup"):
-        table.add_column(heading)
+        table.add_column(heading, no_wrap=heading == "layer", overflow="fold")
     for heading in ("TFLOP/s", "GB/s"):
         table.add_column(heading, justify="right")
     for result in report.layers:
