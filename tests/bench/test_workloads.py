@@ -42,8 +42,8 @@ def test_edgetam():
     assert all(layer.flop == 603979776 for layer in layers[:8])
 
 
-# The networks' published numbers of parameters: with what is not a pointwise convolution added (stem,
-# normalizations, depthwise kernels, biases of the squeeze, classifier), ours must come to the same.
+# The networks' published numbers of parameters: with what is not a pointwise convolution added
+# (stem, normalizations, depthwise kernels, biases of the squeeze, classifier), ours come to them.
 @pytest.mark.parametrize(
     ("name", "kernels", "squeeze", "published"),
     [

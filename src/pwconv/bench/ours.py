@@ -44,9 +44,12 @@ def rotation(activation_bytes: int, most: int = _MOST_PAIRS) -> int:
     return min(most, max(2, math.ceil(ROTATED_BYTES / activation_bytes)))
 
 
-def chain_lengths(estimate: float) -> tuple[int, int]:
-    """Return repetitions a sample, and samples, for a kernel that takes about so long."""
-    repetitions = min(math.ceil(SAMPLE_SECONDS / estimate), _MOST_DISPATCHES // _LEAST_SAMPLES)
+def chain_lengths(estimate: float, least: float = SAMPLE_SECONDS) -> tuple[int, int]:
+    """Return repetitions a sample, and samples, for a kernel that takes about so long.
+
+    A sample takes at least ``least`` seconds.
+    """
+    repetitions = min(math.ceil(least / estimate), _MOST_DISPATCHES // _LEAST_SAMPLES)
     fitting = int(LAYER_SECONDS / (estimate * repetitions))
     most = min(_MOST_SAMPLES, _MOST_DISPATCHES // repetitions)
     return repetitions, max(_LEAST_SAMPLES, min(fitting, most))

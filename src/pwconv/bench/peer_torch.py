@@ -18,6 +18,8 @@ from pwconv.errors import UnsupportedError
 from pwconv.vk.physical_device import DeviceInfo
 
 _CALIBRATIONS = 5
+# A sample is one graph: so long that its launch does not count against PyTorch.
+_GRAPH_SECONDS = 1e-3
 # A spin is in the device's cycles: with the clock down it takes the longer.
 _FASTEST_CLOCK_HZ = 2e9
 
@@ -74,7 +76,7 @@ class TorchPeer:
             for call in calls:  # picks algorithms, and makes workspaces, ahead of the capture
                 call()
             estimate = self._estimate(calls)
-            repetitions, samples = chain_lengths(estimate)
+            repetitions, samples = chain_lengths(estimate, _GRAPH_SECONDS)
             graphs = self._capture(calls, repetitions)
             sample, check = self._sample(graphs, repetitions, samples)
         return Run(name, dtype, sample, check, working_set=pairs * bytes_each)
