@@ -11,7 +11,7 @@ from pwconv.bench.clocks import Clocks
 from pwconv.bench.report import Run
 from pwconv.bench.workloads import Layer
 from pwconv.device import Device
-from pwconv.errors import UnsupportedError
+from pwconv.errors import OutOfMemoryError, UnsupportedError
 from pwconv.modules import PointwiseConv2d
 from pwconv.vk.commands import Step
 
@@ -59,7 +59,7 @@ def measure(device: Device, clocks: Clocks, layer: Layer, dtype: str, storage: s
     """Time a layer with the variant that it picks itself."""
     try:
         return _measure(device, clocks, layer, dtype, storage)
-    except UnsupportedError as error:
+    except (UnsupportedError, OutOfMemoryError) as error:
         return Run("pwconv", dtype, storage=storage, failure=str(error))
 
 

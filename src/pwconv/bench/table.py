@@ -82,10 +82,17 @@ def _time(run: Run | None) -> str:
 def _summaries(report: Report, dtype: str) -> Iterator[str]:
     names = contenders(report, dtype)
     for name in names:
-        runs = [find_run(result, name, dtype) for result in report.layers]
-        times = [run.sample.median for run in runs if run and run.sample]
-        if times:
-            yield f"sum    {name}: {_digits(sum(times) * 1e6)} µs over {len(times)} shapes"
+        timed = [
+            (run.sample.median * 1e6, result.layer.count)
+            for result in report.layers
+            if (run := find_run(result, name, dtype)) and run.sample
+        ]
+        if timed:
+            once, all_of_them = sum(t for t, _ in timed), sum(t * count for t, count in timed)
+            yield (
+                f"sum    {name}: {_digits(once)} µs over {len(timed)} shapes, "
+                f"{_digits(all_of_them)} µs as often as the network has them"
+            )
     for ours in (name for name in names if name.startswith(OURS)):
         for title, others in _GROUPS.items():
             if found := ratios(report, ours, others, dtype):
