@@ -38,7 +38,8 @@ def test_three_tiles_for_each_precision():
 
 def test_only_half_arithmetic_needs_a_feature():
     for variant in shaders._manifest().values():
-        expected = ("shaderFloat16",) if variant.axes["dtype"] == "fp16acc16" else ()
+        half = variant.axes.get("dtype") == "fp16acc16" or variant.name == "bench_fma_fp16"
+        expected = ("shaderFloat16",) if half else ()
         assert variant.features == expected
 
 

@@ -13,6 +13,7 @@ from rich.table import Table
 
 import pwconv
 from pwconv import demo as demonstration
+from pwconv.bench import command as bench
 
 _SHOWN_LIMITS = (
     "maxImageDimension2D",
@@ -64,6 +65,8 @@ def _parser() -> argparse.ArgumentParser:
         help="where to write the picture; by default %(default)s",
     )
     demo.set_defaults(run=_demo)
+
+    bench.add_parser(commands)
     return parser
 
 

@@ -33,6 +33,8 @@ _RECORDINGS_KEPT = 256
 class Plan:
     """A variant ready to run at one shape; ``binding_names`` are its resources, in order."""
 
+    variant: Variant
+    workgroup: Size3
     pipeline: Pipeline
     binding_names: tuple[str, ...]
     parts: tuple[tuple[bytes, Size3], ...]
@@ -44,6 +46,12 @@ class Dispatch:
 
     plan: Plan
     resources: Mapping[str, Resource]
+
+    @property
+    def step(self) -> Step:
+        """What the queue is told of it."""
+        resources = tuple(self.resources[name] for name in self.plan.binding_names)
+        return Step(self.plan.pipeline, resources, self.plan.parts)
 
 
 def workgroup_size(grid: Size3, limits: Mapping[str, Any], shape: Size3 = (8, 8, 1)) -> Size3:
@@ -205,7 +213,8 @@ class Dispatcher:
                 for axis, group, size in zip("xyz", first, local, strict=True)
             }
             parts.append((variant.pack_push_constants({**push_constants, **origin}), count))
-        return Plan(pipeline, tuple(name for name, _ in variant.bindings), tuple(parts))
+        names = tuple(name for name, _ in variant.bindings)
+        return Plan(variant, local, pipeline, names, tuple(parts))
 
 
 def _floor_power_of_two(value: int) -> int:

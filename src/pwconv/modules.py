@@ -156,13 +156,16 @@ class PointwiseConv2d:
         )
 
     def _submit(self, x: Tensor, out: Tensor) -> None:
+        self.device._dispatcher.submit(self._dispatch(x, out))
+
+    def _dispatch(self, x: Tensor, out: Tensor) -> Dispatch:
         plan = self._plan(x.storage, x.shape, out.shape)
         resources = {"t_in": x.resource, "t_out": out.resource, "bias": self._bias}
         if "weight_rows" in plan.binding_names:
             resources["weight_rows"] = self._weight.rows()
         else:
             resources["packed_weight"] = self._weight.resource
-        self.device._dispatcher.submit(Dispatch(plan, resources))
+        return Dispatch(plan, resources)
 
     def _plan(self, storage: str, x_shape: Shape, out_shape: Shape) -> Plan:
         dispatcher = self.device._dispatcher

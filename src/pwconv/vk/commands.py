@@ -266,33 +266,59 @@ class Recording:
     def __init__(self, device: LogicalDevice, steps: Sequence[Step], *, host_reads: bool) -> None:
         self._device = device
         with device.lock:
-            self._descriptor_pool = self._make_descriptor_pool(steps)
+            self._recorder = StepRecorder(device, steps)
             try:
-                sets = [self._make_set(step) for step in steps]
-
-                def record(command_buffer: Any) -> None:
-                    for position, (step, descriptor_set) in enumerate(
-                        zip(steps, sets, strict=True)
-                    ):
-                        if position:
-                            barrier(command_buffer)
-                        _record_step(command_buffer, step, descriptor_set)
-
                 self.command_buffer = device.queue.record(
-                    record, reusable=True, host_reads=host_reads
+                    lambda command_buffer: self._recorder.record(command_buffer, steps),
+                    reusable=True,
+                    host_reads=host_reads,
                 )
             except BaseException:
-                vk.vkDestroyDescriptorPool(device.handle, self._descriptor_pool, None)
+                self._recorder.destroy()
                 raise
             self.uid = device.register(self)
 
     def destroy(self) -> None:
         """Free the recording now; the device must be done with it."""
         self._device.queue.free(self.command_buffer)
-        vk.vkDestroyDescriptorPool(self._device.handle, self._descriptor_pool, None)
+        self._recorder.destroy()
         self._device.unregister(self.uid)
 
-    def _make_descriptor_pool(self, steps: Sequence[Step]) -> Any:
+
+class StepRecorder:
+    """The descriptor sets of some steps, one each however often it is recorded.
+
+    Parameters
+    ----------
+    device : LogicalDevice
+        Its lock is held by the caller, here and in every method.
+    steps : sequence of Step
+        Every step that will be recorded.
+    """
+
+    def __init__(self, device: LogicalDevice, steps: Sequence[Step]) -> None:
+        self._device = device
+        # By identity: a step's hash would go through all of its resources.
+        distinct = list({id(step): step for step in steps}.values())
+        self._pool = self._make_pool(distinct)
+        try:
+            self._sets = {id(step): self._make_set(step) for step in distinct}
+        except BaseException:
+            self.destroy()
+            raise
+
+    def record(self, command_buffer: Any, steps: Sequence[Step]) -> None:
+        """Record steps, each after the one before."""
+        for position, step in enumerate(steps):
+            if position:
+                barrier(command_buffer)
+            _record_step(command_buffer, step, self._sets[id(step)])
+
+    def destroy(self) -> None:
+        """Free the sets now; the device must be done with them."""
+        vk.vkDestroyDescriptorPool(self._device.handle, self._pool, None)
+
+    def _make_pool(self, steps: Sequence[Step]) -> Any:
         types = [kind for step in steps for kind in step.pipeline.descriptor_types]
         sizes = [
             vk.VkDescriptorPoolSize(type=kind, descriptorCount=types.count(kind))
@@ -303,9 +329,7 @@ class Recording:
 
     def _make_set(self, step: Step) -> Any:
         layouts = [step.pipeline.set_layout]
-        info = vk.VkDescriptorSetAllocateInfo(
-            descriptorPool=self._descriptor_pool, pSetLayouts=layouts
-        )
+        info = vk.VkDescriptorSetAllocateInfo(descriptorPool=self._pool, pSetLayouts=layouts)
         descriptor_set = vk.vkAllocateDescriptorSets(self._device.handle, info)[0]
         targets: list[list[Any]] = []  # kept alive until the update
         writes = []

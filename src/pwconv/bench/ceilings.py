@@ -1,0 +1,128 @@
+"""What the device itself can do: streaming copy, and arithmetic by type."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from pwconv import shaders
+from pwconv.bench.clocks import ClockCheck, Clocks
+from pwconv.bench.fma import FmaKernel
+from pwconv.bench.samples import Sample
+from pwconv.bench.workloads import Layer
+from pwconv.dispatch import Dispatch, Dispatcher
+from pwconv.staging import upload_buffer
+from pwconv.vk import api as vk
+from pwconv.vk.resources import DEVICE, Buffer
+
+_SEED_BYTES = 16 << 20
+# Long enough that what a dispatch costs beside its work, some microseconds, is lost in it.
+_COPY_BYTES = {"cpu": 64 << 20, "discrete": 512 << 20}
+_COPY_BYTES_ELSEWHERE = 128 << 20
+_CALIBRATIONS_LONG = 5
+_SAMPLES = 20
+_SAMPLES_CPU = 5
+_ITEMSIZES = {"float32": 4, "float16": 2}
+
+
+@dataclass(frozen=True)
+class Ceiling:
+    """A rate that nothing on the device exceeds.
+
+    Attributes
+    ----------
+    name : str
+    unit : "byte/s" or "flop/s"
+    rate : float
+    dtypes : tuple of str
+        The types whose layers it bounds.
+    sample : Sample
+    clocks : ClockCheck
+    """
+
+    name: str
+    unit: str
+    rate: float
+    dtypes: tuple[str, ...]
+    sample: Sample
+    clocks: ClockCheck
+
+
+@dataclass(frozen=True)
+class Roofline:
+    """The least time a layer can take, and what sets it: "memory" or "arithmetic"."""
+
+    seconds: float
+    bound: str
+
+
+def measure_ceilings(dispatcher: Dispatcher, clocks: Clocks) -> Iterator[Ceiling]:
+    """Measure each ceiling that the device has.
+
+    Each kind of arithmetic unit adds its own here: a layer is held to the fastest that serves its
+    type. The matrix units' are still missing.
+    """
+    yield _copy(dispatcher, clocks)
+    yield _fma(dispatcher, clocks, "fp32", ("float32", "float16"))
+    if "shaderFloat16" in dispatcher.features:
+        yield _fma(dispatcher, clocks, "fp16", ("float16",))
+
+
+def roofline(layer: Layer, dtype: str, ceilings: Sequence[Ceiling]) -> Roofline:
+    """Return a layer's roofline: the larger of the time to move and the time to compute."""
+    rates = {
+        unit: max(c.rate for c in ceilings if c.unit == unit and dtype in c.dtypes)
+        for unit in ("byte/s", "flop/s")
+    }
+    move = layer.least_bytes(_ITEMSIZES[dtype]) / rates["byte/s"]
+    compute = layer.flop / rates["flop/s"]
+    return Roofline(max(move, compute), "memory" if move >= compute else "arithmetic")
+
+
+def _copy(dispatcher: Dispatcher, clocks: Clocks) -> Ceiling:
+    device = dispatcher.device
+    variant = shaders.variant("bench_copy", vectors="x4")
+    size = _COPY_BYTES.get(device.info.type, _COPY_BYTES_ELSEWHERE)
+    while size > dispatcher.limits["maxStorageBufferRange"]:
+        size //= 2
+    source, target, seed = (Buffer(device, s, DEVICE) for s in (size, size, _SEED_BYTES))
+    try:
+        noise = np.random.default_rng(0).standard_normal(_SEED_BYTES // 4, np.float32)
+        upload_buffer(device, noise, seed)
+        regions = [
+            vk.VkBufferCopy(dstOffset=offset, size=_SEED_BYTES)
+            for offset in range(0, size, _SEED_BYTES)
+        ]
+        device.queue.run_once(
+            lambda cb: vk.vkCmdCopyBuffer(cb, seed.handle, source.handle, len(regions), regions)
+        )
+        invocations = size // (16 * variant.defines["VECTORS"])
+        plan = dispatcher.plan(
+            variant, (invocations, 1, 1), {"invocations": invocations}, shape=(256, 1, 1)
+        )
+        step = Dispatch(plan, {"source": source, "target": target}).step
+        sample, check = clocks.sample([[step]] * _samples(clocks))
+    finally:
+        for buffer in (source, target, seed):
+            device.queue.retire(buffer.destroy)
+    rate = 2 * size / sample.median
+    return Ceiling("copy, read + written", "byte/s", rate, ("float32", "float16"), sample, check)
+
+
+def _fma(
+    dispatcher: Dispatcher, clocks: Clocks, precision: str, dtypes: tuple[str, ...]
+) -> Ceiling:
+    kernel = FmaKernel(dispatcher, precision, clocks.invocations)
+    try:
+        iterations = clocks.iterations * (1 if clocks.is_cpu else _CALIBRATIONS_LONG)
+        sample, check = clocks.sample([[kernel.step(iterations)]] * _samples(clocks))
+    finally:
+        kernel.close()
+    rate = kernel.flop(iterations) / sample.median
+    return Ceiling(f"{precision} FMA", "flop/s", rate, dtypes, sample, check)
+
+
+def _samples(clocks: Clocks) -> int:
+    return _SAMPLES_CPU if clocks.is_cpu else _SAMPLES

@@ -1,0 +1,220 @@
+"""What a run found, and its JSON.
+
+The document, schema 1; every duration is in seconds::
+
+    schema     1
+    date       ISO 8601, UTC
+    method     how kernels were timed, in words
+    workload   its name, or the shapes given
+    device     name, type, driver, api_version
+    versions   of pwconv, numpy and Python
+    peers      peer → version, or why it was not measured
+    notes      what a reader must know of this run
+    ceilings   name, unit ("byte/s", "flop/s"), rate, dtypes, sample, clocks
+    layers     k, n, h, w, batch, count; flop; roofline: dtype → seconds, bound; runs
+    host       null, or call: sample of one call's Python; numpy_to_numpy and staging_copy: samples
+
+    a run      contender ("pwconv", or the peer and its method), dtype, storage, variant, tile,
+               workgroup, working_set (bytes that inputs and outputs rotate over), sample, clocks,
+               failure (why there is no sample); share of the roofline reached
+    a sample   median, q1, q3, count, repetitions (runs in each of the ``count`` samples)
+    clocks     before, after (the calibration kernel), attempts, settled
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pwconv.bench.ceilings import Ceiling, Roofline
+from pwconv.bench.clocks import ClockCheck
+from pwconv.bench.samples import Sample
+from pwconv.bench.workloads import Layer
+from pwconv.errors import PwconvError
+
+SCHEMA = 1
+
+
+@dataclass(frozen=True)
+class Run:
+    """One contender at one layer; see the module's description of the document."""
+
+    contender: str
+    dtype: str
+    sample: Sample | None = None
+    clocks: ClockCheck | None = None
+    storage: str | None = None
+    variant: str | None = None
+    tile: str | None = None
+    workgroup: tuple[int, ...] | None = None
+    working_set: int | None = None
+    failure: str | None = None
+
+
+@dataclass(frozen=True)
+class LayerResult:
+    """A layer, its roofline by dtype, and everyone's runs of it."""
+
+    layer: Layer
+    roofline: dict[str, Roofline]
+    runs: list[Run] = field(default_factory=list)
+
+    def share(self, run: Run) -> float | None:
+        """Return the share of the roofline that a run reached."""
+        return self.roofline[run.dtype].seconds / run.sample.median if run.sample else None
+
+
+@dataclass(frozen=True)
+class HostCost:
+    """What the host adds.
+
+    Attributes
+    ----------
+    call : Sample
+        Python's time for a call on resident tensors with ``out=``, submitted and not waited for.
+    numpy_to_numpy : Sample
+        A call from an array to an array.
+    staging_copy : Sample
+        Plain copies of the same bytes into and out of mapped memory.
+    shape : str
+        Of the last two.
+    """
+
+    call: Sample
+    numpy_to_numpy: Sample
+    staging_copy: Sample
+    shape: str
+
+
+@dataclass
+class Report:
+    """Everything that a run found."""
+
+    date: str
+    method: str
+    workload: str
+    device: dict[str, str]
+    versions: dict[str, str]
+    peers: dict[str, str] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+    ceilings: list[Ceiling] = field(default_factory=list)
+    layers: list[LayerResult] = field(default_factory=list)
+    host: HostCost | None = None
+
+
+def to_document(report: Report) -> dict[str, Any]:
+    """Return the report as the JSON document."""
+    document = {"schema": SCHEMA, **asdict(report)}
+    for ceiling, entry in zip(report.ceilings, document["ceilings"], strict=True):
+        entry["clocks"]["settled"] = ceiling.clocks.settled
+    document["layers"] = [_layer_document(result) for result in report.layers]
+    return document
+
+
+def from_document(document: dict[str, Any]) -> Report:
+    """Return the report that a JSON document holds.
+
+    Raises
+    ------
+    PwconvError
+        It is of another schema.
+    """
+    if document.get("schema") != SCHEMA:
+        raise PwconvError(
+            f"the document has schema {document.get('schema')!r}; this pwconv reads {SCHEMA}"
+        )
+    host = document["host"]
+    texts = ("date", "method", "workload", "device", "versions", "peers", "notes")
+    return Report(
+        **{name: document[name] for name in texts},
+        ceilings=[_ceiling(entry) for entry in document["ceilings"]],
+        layers=[_layer_result(entry) for entry in document["layers"]],
+        host=host and _host_cost(host),
+    )
+
+
+def require_writable(path: Path) -> None:
+    """Raise unless a file can be written there.
+
+    Raises
+    ------
+    PwconvError
+    """
+    if path.is_dir() or not path.absolute().parent.is_dir():
+        raise PwconvError(f"{path} cannot be written: it is a folder, or its folder does not exist")
+
+
+def write_json(report: Report, path: Path) -> None:
+    """Write the document.
+
+    Raises
+    ------
+    PwconvError
+        The file cannot be written.
+    """
+    text = json.dumps(to_document(report), indent=1, ensure_ascii=False)
+    try:
+        path.write_text(text + "\n", encoding="utf-8")
+    except OSError as error:
+        raise PwconvError(f"{path} cannot be written: {error}") from None
+
+
+def _layer_document(result: LayerResult) -> dict[str, Any]:
+    runs = []
+    for run in result.runs:
+        entry = {**asdict(run), "share": result.share(run)}
+        if run.clocks:
+            entry["clocks"]["settled"] = run.clocks.settled
+        runs.append(entry)
+    return {
+        **asdict(result.layer),
+        "flop": result.layer.flop,
+        "roofline": {dtype: asdict(least) for dtype, least in result.roofline.items()},
+        "runs": runs,
+    }
+
+
+def _layer_result(entry: dict[str, Any]) -> LayerResult:
+    return LayerResult(
+        Layer(*(entry[name] for name in ("k", "n", "h", "w", "batch", "count"))),
+        {dtype: Roofline(**least) for dtype, least in entry["roofline"].items()},
+        [_run(run) for run in entry["runs"]],
+    )
+
+
+def _run(entry: dict[str, Any]) -> Run:
+    rest = {key: value for key, value in entry.items() if key != "share"}
+    return Run(
+        **{
+            **rest,
+            "sample": rest["sample"] and Sample(**rest["sample"]),
+            "clocks": rest["clocks"] and _clock_check(rest["clocks"]),
+            "workgroup": rest["workgroup"] and tuple(rest["workgroup"]),
+        }
+    )
+
+
+def _host_cost(entry: dict[str, Any]) -> HostCost:
+    return HostCost(
+        Sample(**entry["call"]),
+        Sample(**entry["numpy_to_numpy"]),
+        Sample(**entry["staging_copy"]),
+        entry["shape"],
+    )
+
+
+def _ceiling(entry: dict[str, Any]) -> Ceiling:
+    return Ceiling(
+        entry["name"],
+        entry["unit"],
+        entry["rate"],
+        tuple(entry["dtypes"]),
+        Sample(**entry["sample"]),
+        _clock_check(entry["clocks"]),
+    )
+
+
+def _clock_check(entry: dict[str, Any]) -> ClockCheck:
+    return ClockCheck(entry["before"], entry["after"], entry["attempts"])

@@ -1,0 +1,111 @@
+"""A whole run: ceilings, every layer by everyone in turns, the host."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from importlib import metadata
+
+from pwconv.bench import ours
+from pwconv.bench.ceilings import measure_ceilings, roofline
+from pwconv.bench.clocks import SPIN_SECONDS, Clocks
+from pwconv.bench.host import measure_host
+from pwconv.bench.peers import Peer, open_peers
+from pwconv.bench.report import LayerResult, Report, Run
+from pwconv.bench.stopwatch import make_stopwatch
+from pwconv.bench.workloads import Layer
+from pwconv.device import Device
+
+
+@dataclass(frozen=True)
+class Job:
+    """What to measure.
+
+    Attributes
+    ----------
+    workload : str
+        Its name, or the shapes given.
+    layers : sequence of Layer
+    dtypes : sequence of str
+    storages : sequence of str
+    peers : bool
+        Whether to measure peers.
+    host : bool
+        Whether to measure the host's cost.
+    """
+
+    workload: str
+    layers: Sequence[Layer]
+    dtypes: Sequence[str]
+    storages: Sequence[str]
+    peers: bool = True
+    host: bool = True
+
+
+def run(device: Device, job: Job, progress: Callable[[str, float], None]) -> Report:
+    """Measure a job; ``progress(what, share)`` is told what comes next, and the share done."""
+    stopwatch, note = make_stopwatch(device._logical)
+    report = _empty_report(device, job, stopwatch.method)
+    report.notes += [note] if note else []
+    progress("raising the clocks", 0.0)
+    clocks = Clocks(device._dispatcher, stopwatch)
+    peers: list[Peer] = []
+    try:
+        if clocks.is_cpu:
+            report.notes.append("a CPU's clocks cannot be held: their drift is recorded, no more")
+        progress("ceilings", 0.0)
+        report.ceilings += measure_ceilings(device._dispatcher, clocks)
+        if job.peers:
+            progress("opening peers", 0.0)
+            peers, report.peers = open_peers(device.info, clocks)
+        for position, layer in enumerate(job.layers):
+            progress(str(layer), position / len(job.layers))
+            report.layers.append(_measure_layer(device, clocks, peers, job, layer, report))
+        if job.host:
+            progress("host", 1.0)
+            report.host = measure_host(device)
+    finally:
+        for peer in peers:
+            peer.close()
+        clocks.close()
+    return report
+
+
+def _measure_layer(
+    device: Device,
+    clocks: Clocks,
+    peers: Sequence[Peer],
+    job: Job,
+    layer: Layer,
+    report: Report,
+) -> LayerResult:
+    least = {dtype: roofline(layer, dtype, report.ceilings) for dtype in job.dtypes}
+    runs: list[Run] = []
+    for dtype in job.dtypes:
+        runs += [ours.measure(device, clocks, layer, dtype, name) for name in job.storages]
+        for peer in peers:
+            runs += peer.measure(layer, dtype)
+    return LayerResult(layer, least, runs)
+
+
+def _empty_report(device: Device, job: Job, method: str) -> Report:
+    info = device.info
+    spin = "" if info.type == "cpu" else f"; the queue spins for {SPIN_SECONDS} s before each"
+    return Report(
+        date=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        method=f"{method}{spin}; inputs and outputs rotate over working_set bytes",
+        workload=job.workload,
+        device={
+            "name": info.name,
+            "type": info.type,
+            "driver": info.driver,
+            "api_version": info.api_version,
+        },
+        versions={
+            "pwconv": metadata.version("pwconv"),
+            "numpy": metadata.version("numpy"),
+            "python": platform.python_version(),
+        },
+    )

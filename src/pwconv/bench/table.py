@@ -1,0 +1,187 @@
+"""A report as tables on the terminal."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from pwconv.bench.report import LayerResult, Report, Run
+from pwconv.bench.samples import Sample
+from pwconv.bench.views import OURS, contenders, dtypes, find_run, geometric_mean, ratios
+
+_ITEMSIZES = {"float32": 4, "float16": 2}
+# Peers that compute the same in several ways are met at their best, TF32 apart: it is not float32.
+_GROUPS = {
+    "the best of PyTorch": ("PyTorch conv2d", "PyTorch matmul"),
+    "the best of PyTorch TF32": ("PyTorch conv2d TF32", "PyTorch matmul TF32"),
+    "ncnn Vulkan": ("ncnn Vulkan",),
+}
+
+
+def print_report(report: Report, console: Console) -> None:
+    """Print everything that the report holds."""
+
+    def say(text: str) -> None:
+        console.print(text, highlight=False, markup=False)
+
+    for dtype in dtypes(report):
+        console.print(_times(report, dtype))
+        for line in _summaries(report, dtype):
+            say(line)
+        console.print()
+    console.print(_kernels(report))
+    console.print(_ceilings(report))
+    if report.host:
+        console.print(_host(report))
+    for name, outcome in report.peers.items():
+        say(f"peer   {name}: {outcome}")
+    for failure in _failures(report):
+        say(f"failed {failure}")
+    for note in report.notes:
+        say(f"note   {note}")
+    say(
+        "time   median ± half the distance of the quartiles, in %; ! where the clocks did not hold"
+        "\nroof   the least time that the ceilings allow, by (m)emory or (a)rithmetic; share of it"
+        f"\nmethod {report.method}"
+    )
+
+
+def _times(report: Report, dtype: str) -> Table:
+    names = contenders(report, dtype)
+    table = _table(f"{report.device['name']}: {dtype}, µs")
+    table.add_column("layer", no_wrap=True)
+    table.add_column("roof", justify="right", no_wrap=True)
+    for name in names:
+        table.add_column(name, justify="right")
+        if name.startswith(OURS):
+            table.add_column("share", justify="right")
+    for result in report.layers:
+        least = result.roofline[dtype]
+        cells = [str(result.layer), f"{_digits(least.seconds * 1e6)} {least.bound[0]}"]
+        for name in names:
+            run = find_run(result, name, dtype)
+            cells.append(_time(run))
+            if name.startswith(OURS):
+                share = result.share(run) if run else None
+                cells.append("" if share is None else f"{share:.0%}")
+        table.add_row(*cells)
+    return table
+
+
+def _time(run: Run | None) -> str:
+    if run is None or run.sample is None:
+        return "failed" if run else ""
+    held = run.clocks is None or run.clocks.settled
+    return _microseconds(run.sample) + ("" if held else "!")
+
+
+def _summaries(report: Report, dtype: str) -> Iterator[str]:
+    names = contenders(report, dtype)
+    for name in names:
+        timed = [
+            (run.sample.median * 1e6, result.layer.count)
+            for result in report.layers
+            if (run := find_run(result, name, dtype)) and run.sample
+        ]
+        if timed:
+            once, all_of_them = sum(t for t, _ in timed), sum(t * count for t, count in timed)
+            yield (
+                f"sum    {name}: {_digits(once)} µs over {len(timed)} shapes, "
+                f"{_digits(all_of_them)} µs as often as the network has them"
+            )
+    for ours in (name for name in names if name.startswith(OURS)):
+        for title, others in _GROUPS.items():
+            if found := ratios(report, ours, others, dtype):
+                yield (
+                    f"ratio  {ours} takes {geometric_mean(found):.2f}× the time of {title} "
+                    f"(geometric mean of {len(found)})"
+                )
+
+
+def _kernels(report: Report) -> Table:
+    table = _table("what pwconv ran")
+    for heading in ("layer", "storage", "variant", "workgroup"):
+        table.add_column(heading, no_wrap=heading == "layer", overflow="fold")
+    for heading in ("TFLOP/s", "GB/s"):
+        table.add_column(heading, justify="right")
+    for result in report.layers:
+        for run in result.runs:
+            if run.contender == OURS and run.sample:
+                table.add_row(*_kernel(result, run, run.sample))
+    return table
+
+
+def _kernel(result: LayerResult, run: Run, sample: Sample) -> tuple[str, ...]:
+    moved = result.layer.least_bytes(_ITEMSIZES[run.dtype])
+    return (
+        str(result.layer),
+        run.storage or "",
+        run.variant or "",
+        "×".join(map(str, run.workgroup or ())),
+        _digits(result.layer.flop / sample.median / 1e12),
+        _digits(moved / sample.median / 1e9),
+    )
+
+
+def _failures(report: Report) -> list[str]:
+    return [
+        f"{run.contender} {run.dtype} {result.layer}: {run.failure}"
+        for result in report.layers
+        for run in result.runs
+        if run.failure
+    ]
+
+
+def _ceilings(report: Report) -> Table:
+    table = _table("the device's ceilings")
+    table.add_column("what")
+    for heading in ("rate", "clocks' drift"):
+        table.add_column(heading, justify="right")
+    for ceiling in report.ceilings:
+        unit = "B/s" if ceiling.unit == "byte/s" else "FLOP/s"
+        drift = f"{ceiling.clocks.drift:.1%}" + ("" if ceiling.clocks.settled else "!")
+        table.add_row(ceiling.name, _rate(ceiling.rate, unit), drift)
+    return table
+
+
+def _host(report: Report) -> Table:
+    host = report.host
+    assert host is not None
+    table = _table("the host's cost")
+    table.add_column("what")
+    table.add_column("µs", justify="right")
+    share = host.staging_copy.median / host.numpy_to_numpy.median
+    table.add_row("a call on resident tensors, not waited for", _microseconds(host.call))
+    table.add_row(f"array to array, {host.shape}", _microseconds(host.numpy_to_numpy))
+    table.add_row(
+        f"plain staging copy of the same bytes ({share:.0%} of that)",
+        _microseconds(host.staging_copy),
+    )
+    return table
+
+
+def _table(title: str) -> Table:
+    return Table(
+        title=title, box=box.SIMPLE, title_justify="left", pad_edge=False, padding=(0, 1, 0, 0)
+    )
+
+
+def _microseconds(sample: Sample) -> str:
+    return f"{_digits(sample.median * 1e6)} ±{sample.spread * 50:.0f}"
+
+
+def _rate(rate: float, unit: str) -> str:
+    scale, prefix = (1e12, "T") if rate >= 1e12 else (1e9, "G")
+    return f"{_digits(rate / scale)} {prefix}{unit}"
+
+
+def _digits(value: float) -> str:
+    """Return a number with three figures, or every figure before the point."""
+    if value >= 100:
+        return f"{value:,.0f}"
+    decimals = 2 - math.floor(math.log10(value)) if value > 0 else 0
+    return f"{value:.{max(decimals, 0)}f}"

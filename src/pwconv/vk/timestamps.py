@@ -1,0 +1,134 @@
+"""GPU timestamps around segments of steps."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from pwconv.errors import UnsupportedError
+from pwconv.vk import api as vk
+from pwconv.vk.commands import Step, StepRecorder, barrier
+
+if TYPE_CHECKING:
+    from pwconv.vk.logical_device import LogicalDevice
+
+_WORD = 8
+
+
+@dataclass(frozen=True)
+class TimestampClock:
+    """What turns two timestamps into seconds.
+
+    Attributes
+    ----------
+    bits : int
+        Valid bits of a timestamp; it wraps around past them.
+    period : float
+        Nanoseconds a tick.
+    """
+
+    bits: int
+    period: float
+
+    def seconds(self, first: int, last: int) -> float:
+        """Return the time from one timestamp to a later one."""
+        return ((last - first) & ((1 << self.bits) - 1)) * self.period * 1e-9
+
+
+def timestamp_clock(device: LogicalDevice) -> TimestampClock:
+    """Return the clock of the device's compute queue.
+
+    Raises
+    ------
+    UnsupportedError
+        The queue writes no timestamps.
+    """
+    family = device.physical.compute_queue_family()
+    families = vk.vkGetPhysicalDeviceQueueFamilyProperties(device.physical.handle)
+    bits = families[family].timestampValidBits
+    period = device.info.limits["timestampPeriod"]
+    if not bits or period <= 0:
+        raise UnsupportedError(
+            f"{device.info.name} has no timestamps: timestampValidBits = {bits}, "
+            f"timestampPeriod = {period} ns"
+        )
+    return TimestampClock(bits, period)
+
+
+class TimedRecording:
+    """Segments of steps, each between two timestamps.
+
+    A segment's time runs from the end of everything before it to the end of its last step. Steps
+    are separated by barriers, within a segment and between segments. Submit it to the queue, wait,
+    and read :meth:`seconds`; it must not be in flight twice.
+
+    Parameters
+    ----------
+    device : LogicalDevice
+    segments : sequence of sequence of Step
+        The same Step may come any number of times.
+
+    Raises
+    ------
+    UnsupportedError
+        The queue writes no timestamps.
+    """
+
+    def __init__(self, device: LogicalDevice, segments: Sequence[Sequence[Step]]) -> None:
+        self._device = device
+        self._clock = timestamp_clock(device)
+        self._count = 2 * len(segments)
+        info = vk.VkQueryPoolCreateInfo(
+            queryType=vk.VK_QUERY_TYPE_TIMESTAMP, queryCount=self._count
+        )
+        with device.lock:
+            self._recorder = StepRecorder(device, [step for steps in segments for step in steps])
+            try:
+                self._queries = vk.vkCreateQueryPool(device.handle, info, None)
+                try:
+                    self.command_buffer = device.queue.record(
+                        lambda command_buffer: self._record(command_buffer, segments),
+                        reusable=True,
+                        host_reads=False,
+                    )
+                except BaseException:
+                    vk.vkDestroyQueryPool(device.handle, self._queries, None)
+                    raise
+            except BaseException:
+                self._recorder.destroy()
+                raise
+            self.uid = device.register(self)
+
+    def seconds(self) -> list[float]:
+        """Return each segment's time, once the submission is done."""
+        words = vk.ffi.new("uint64_t[]", self._count)
+        flags = vk.VK_QUERY_RESULT_64_BIT | vk.VK_QUERY_RESULT_WAIT_BIT
+        vk.vkGetQueryPoolResults(
+            self._device.handle,
+            self._queries,
+            0,
+            self._count,
+            _WORD * self._count,
+            words,
+            _WORD,
+            flags,
+        )
+        return [self._clock.seconds(words[i], words[i + 1]) for i in range(0, self._count, 2)]
+
+    def destroy(self) -> None:
+        """Free the recording now; the device must be done with it."""
+        self._device.queue.free(self.command_buffer)
+        vk.vkDestroyQueryPool(self._device.handle, self._queries, None)
+        self._recorder.destroy()
+        self._device.unregister(self.uid)
+
+    def _record(self, command_buffer: Any, segments: Sequence[Sequence[Step]]) -> None:
+        vk.vkCmdResetQueryPool(command_buffer, self._queries, 0, self._count)
+        # At the bottom of the pipe a timestamp is written when all before it has finished.
+        bottom = vk.VK_PIPELINE_STAGE_BOTTOM_OF_PIPE_BIT
+        for position, steps in enumerate(segments):
+            barrier(command_buffer)
+            vk.vkCmdWriteTimestamp(command_buffer, bottom, self._queries, 2 * position)
+            self._recorder.record(command_buffer, steps)
+            vk.vkCmdWriteTimestamp(command_buffer, bottom, self._queries, 2 * position + 1)

@@ -1,0 +1,61 @@
+"""The ceilings' kernels do the work whose rate is given."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+import pwconv
+from pwconv import shaders
+from pwconv.bench.fma import FmaKernel
+from pwconv.dispatch import Dispatch
+from pwconv.staging import download_chunks, upload_buffer
+from pwconv.vk import api as vk
+from pwconv.vk.commands import Recording
+from pwconv.vk.resources import DEVICE, Buffer
+
+
+def contents(device: pwconv.Device, buffer: Buffer) -> np.ndarray:
+    array = np.empty((1, 1, buffer.size // 4), np.float32)
+    queue = device._logical.queue
+
+    def submit(_: object, to: Buffer) -> int:
+        region = vk.VkBufferCopy(size=buffer.size)
+        return queue.run_once(
+            lambda cb: vk.vkCmdCopyBuffer(cb, buffer.handle, to.handle, 1, [region])
+        )
+
+    download_chunks(device._logical, array, submit)
+    return array[0, 0]
+
+
+def test_the_copy_copies(own_device, rng):
+    logical = own_device._logical
+    array = rng.standard_normal(4 * 4 * 1000, np.float32)
+    source, target = (Buffer(logical, array.nbytes, DEVICE) for _ in range(2))
+    upload_buffer(logical, array, source)
+    variant = shaders.variant("bench_copy", vectors="x4")
+    plan = own_device._dispatcher.plan(variant, (1000, 1, 1), {"invocations": 1000})
+    own_device._dispatcher.submit(Dispatch(plan, {"source": source, "target": target}))
+    np.testing.assert_array_equal(contents(own_device, target), array)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_multiply_adds_are_done(own_device, precision):
+    if precision == "fp16" and "shaderFloat16" not in own_device.info.features:
+        pytest.skip("no half arithmetic")
+    logical = own_device._logical
+    kernel = FmaKernel(own_device._dispatcher, precision, 300)
+    defines = shaders.variant("bench_fma", dtype=precision).defines
+    for iterations, expected in ((0, None), (3, defines["CHAINS"])):
+        step = kernel.step(iterations)
+        recording = Recording(logical, [step], host_reads=False)
+        logical.queue.submit(recording.command_buffer)
+        result = contents(own_device, step.resources[0]).reshape(300, 4)
+        if expected is None:  # the chains' beginnings, summed
+            chains = (np.arange(300)[:, None] + np.arange(defines["CHAINS"])) & 63
+            np.testing.assert_array_equal(result[:, 0], chains.sum(1) / 64)
+        else:  # each tends to 1
+            np.testing.assert_array_equal(result, expected)
+    assert kernel.flop(3) == 2 * 4 * defines["CHAINS"] * defines["STEPS"] * 3 * 300
+    kernel.close()

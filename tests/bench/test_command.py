@@ -1,0 +1,93 @@
+"""``pwconv bench`` as a user runs it, on the smallest of layers."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import pwconv
+from pwconv.bench import plot
+from pwconv.bench.report import from_document
+
+
+def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-W", "error", "-m", "pwconv", "bench", *arguments],
+        env={**os.environ, "COLUMNS": "160", "PWCONV_VALIDATE": "1"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+
+
+def test_a_tiny_run(device, tmp_path):
+    results, picture = tmp_path / "bench.json", tmp_path / "bench.png"
+    result = run(
+        *("--device", str(device.info.index)),
+        *("--shape", "16,8,8,8", "--shape", "5,7,3,9,2"),
+        *("--json", str(results), "--plot", str(picture), "--no-peers"),
+    )
+    assert result.returncode == 0, result.stdout + result.stderr
+    for expected in (str(device.info), "16→8@8", "5→7@3×9 ×2", "float16", "fp32 FMA", "roof"):
+        assert expected in result.stdout
+
+    document = json.loads(results.read_text(encoding="utf-8"))
+    report = from_document(document)
+    assert document["device"]["name"] == device.info.name
+    assert report.host.call.median > 0
+    for layer in report.layers:
+        assert [r.dtype for r in layer.runs] == ["float32", "float16"]
+        for each in layer.runs:
+            assert each.contender == "pwconv"
+            assert each.failure is None
+            assert 0 < each.sample.q1 <= each.sample.median <= each.sample.q3
+            assert each.clocks.before > 0
+            assert each.variant.startswith("conv2d_pw")
+            assert len(each.workgroup) == 3
+    assert all(ceiling.rate > 0 for ceiling in report.ceilings)
+    assert np.asarray(Image.open(picture)).std() > 10
+
+
+def test_a_choice_of_type_and_no_host(device, tmp_path):
+    results = tmp_path / "bench.json"
+    result = run(
+        *("-d", str(device.info.index), "-s", "4,4,2,2", "--dtype", "float16"),
+        *("--storage", "texture3d", "--no-host", "--no-peers", "--json", str(results)),
+    )
+    assert result.returncode == 0, result.stdout + result.stderr
+    document = json.loads(results.read_text(encoding="utf-8"))
+    assert document["host"] is None
+    assert [(r["dtype"], r["storage"]) for r in document["layers"][0]["runs"]] == [
+        ("float16", "texture3d")
+    ]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "problem", "code"),
+    [
+        (("--shape", "16,8,8"), "'16,8,8' has 3 numbers; a shape is K,N,H,W", 2),
+        (("--shape", "16,8,8,0"), "W is '0'; it must be a number from 1", 2),
+        (("--workload", "resnet"), "invalid choice: 'resnet'", 2),
+        (("--workload", "edgetam", "--shape", "1,1,1,1"), "not allowed with", 2),
+        (("--storage", "marble"), "--storage is 'marble'; layers on", 1),
+        (("--json", "/nowhere/at/all.json"), "cannot be written", 1),
+    ],
+)
+def test_errors(arguments, problem, code):
+    result = run(*arguments)
+    assert result.returncode == code
+    assert problem in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_without_matplotlib(monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    with pytest.raises(pwconv.PwconvError, match=r"pip install 'pwconv\[bench\]'"):
+        plot.require_matplotlib()

@@ -1,0 +1,131 @@
+"""The JSON's schema, and what is computed from a report."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+import pwconv
+from pwconv.bench import views
+from pwconv.bench.ceilings import Ceiling, Roofline, roofline
+from pwconv.bench.clocks import ClockCheck
+from pwconv.bench.report import (
+    SCHEMA,
+    HostCost,
+    LayerResult,
+    Report,
+    Run,
+    from_document,
+    require_writable,
+    to_document,
+    write_json,
+)
+from pwconv.bench.samples import Sample
+from pwconv.bench.workloads import Layer
+
+CHECK = ClockCheck(1e-4, 1.01e-4, 2)
+
+
+def sample(microseconds: float) -> Sample:
+    median = microseconds * 1e-6
+    return Sample(median, median * 0.9, median * 1.1, 50, 20)
+
+
+CEILINGS = [
+    Ceiling("copy", "byte/s", 1e12, ("float32", "float16"), sample(100), CHECK),
+    Ceiling("fp32 FMA", "flop/s", 10e12, ("float32", "float16"), sample(100), CHECK),
+    Ceiling("fp16 FMA", "flop/s", 20e12, ("float16",), sample(100), CHECK),
+]
+
+
+@pytest.fixture
+def report() -> Report:
+    layers = []
+    for layer in (Layer(64, 64, 64, 64), Layer(1024, 1024, 32, 32)):
+        runs = [
+            Run(
+                "pwconv",
+                "float32",
+                sample(40),
+                CHECK,
+                storage="texture3d",
+                variant="a_variant",
+                tile="m4n1k1",
+                workgroup=(8, 8, 1),
+                working_set=123456,
+            ),
+            Run("PyTorch conv2d", "float32", sample(20), CHECK),
+            Run("PyTorch matmul", "float32", sample(10), ClockCheck(1.0, 2.0, 4)),
+            Run("ncnn Vulkan", "float32", failure="it fell over"),
+        ]
+        layers.append(LayerResult(layer, {"float32": roofline(layer, "float32", CEILINGS)}, runs))
+    return Report(
+        date="2026-01-02T03:04:05+00:00",
+        method="a stopwatch",
+        workload="two",
+        device={"name": "d", "type": "discrete", "driver": "x 1", "api_version": "1.3.0"},
+        versions={"pwconv": "0", "numpy": "1", "python": "3"},
+        peers={"PyTorch": "2.0"},
+        notes=["careful"],
+        ceilings=CEILINGS,
+        layers=layers,
+        host=HostCost(sample(20), sample(3000), sample(2000), "a shape"),
+    )
+
+
+def test_round_trip(report, tmp_path):
+    path = tmp_path / "bench.json"
+    write_json(report, path)
+    document = json.loads(path.read_text(encoding="utf-8"))
+    assert document["schema"] == SCHEMA
+    assert from_document(document) == report
+
+
+def test_the_document_says_what_follows(report):
+    document = to_document(report)
+    run, _, unsettled, failed = document["layers"][0]["runs"]
+    assert run["share"] == pytest.approx(
+        document["layers"][0]["roofline"]["float32"]["seconds"] / 4e-5
+    )
+    assert run["clocks"]["settled"]
+    assert not unsettled["clocks"]["settled"]
+    assert failed["share"] is None
+    assert failed["failure"] == "it fell over"
+    assert document["layers"][0]["flop"] == report.layers[0].layer.flop
+
+
+def test_without_a_host(report):
+    report.host = None
+    assert from_document(to_document(report)) == report
+
+
+def test_another_schema():
+    with pytest.raises(pwconv.PwconvError, match="schema 99"):
+        from_document({"schema": 99})
+
+
+def test_roofline():
+    wide, deep = Layer(8, 8, 64, 64), Layer(1024, 1024, 32, 32)
+    assert roofline(wide, "float32", CEILINGS) == Roofline(wide.least_bytes(4) / 1e12, "memory")
+    assert roofline(deep, "float32", CEILINGS) == Roofline(deep.flop / 10e12, "arithmetic")
+    assert roofline(deep, "float16", CEILINGS) == Roofline(deep.flop / 20e12, "arithmetic")
+
+
+def test_views(report):
+    names = views.contenders(report, "float32")
+    assert names[0] == "pwconv texture3d"
+    assert views.contenders(report, "float16") == []
+    pytorch = ("PyTorch conv2d", "PyTorch matmul")
+    assert views.ratios(report, names[0], pytorch, "float32") == pytest.approx([4.0, 4.0])
+    assert views.ratios(report, names[0], ("ncnn Vulkan",), "float32") == []
+    assert views.geometric_mean([1.0, 4.0]) == pytest.approx(2.0)
+
+
+def test_a_file_that_cannot_be_written(report, tmp_path):
+    for path in (tmp_path, tmp_path / "nowhere" / "b.json"):
+        with pytest.raises(pwconv.PwconvError, match="cannot be written"):
+            require_writable(path)
+        with pytest.raises(pwconv.PwconvError, match="cannot be written"):
+            write_json(report, path)
+    require_writable(tmp_path / "b.json")

@@ -1,0 +1,36 @@
+"""GPU timestamps around segments of steps."""
+
+from __future__ import annotations
+
+import pytest
+
+import pwconv
+from pwconv.bench.fma import FmaKernel
+from pwconv.vk.timestamps import TimedRecording, TimestampClock, timestamp_clock
+
+
+def test_timestamps_wrap():
+    clock = TimestampClock(bits=36, period=2.0)
+    assert clock.seconds(100, 600) == pytest.approx(1000e-9)
+    assert clock.seconds(2**36 - 100, 400) == pytest.approx(1000e-9)
+    assert TimestampClock(bits=64, period=1.0).seconds(2**64 - 1, 1) == pytest.approx(2e-9)
+
+
+def test_more_work_takes_longer(own_device):
+    logical = own_device._logical
+    kernel = FmaKernel(own_device._dispatcher, "fp32", 4096)
+    step = kernel.step(200)
+    recording = TimedRecording(logical, [[step], [], [step] * 20, [step]])
+    for _ in range(2):  # a recording can be submitted again
+        logical.queue.wait(logical.queue.submit(recording.command_buffer))
+        one, nothing, twenty, _ = recording.seconds()
+        assert 0 <= nothing < one < twenty < 60
+    logical.queue.retire(recording.destroy)
+    kernel.close()
+
+
+def test_a_device_without_timestamps(own_device, monkeypatch):
+    assert timestamp_clock(own_device._logical).period > 0
+    monkeypatch.setitem(own_device.info.limits, "timestampPeriod", 0.0)
+    with pytest.raises(pwconv.UnsupportedError, match="has no timestamps"):
+        TimedRecording(own_device._logical, [])
