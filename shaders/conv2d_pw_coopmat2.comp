@@ -1,9 +1,13 @@
 #version 450
 // Pointwise convolution between fp16 buffers on VK_NV_cooperative_matrix2: Y = W·X by blocks of
-// BLOCK_N output channels × BLOCK_M positions, one a workgroup. The tensor layouts carry the edges:
-// what lies past K, N or M is read as zero and not written.
+// BLOCK_N output channels × BLOCK_M positions, one a workgroup.
 //
 //   weight_rows   [N][pitch_weight]     t_in   [batches·K][pitch_in]     t_out   [batches·N][pitch_out]
+//
+// A tensor layout that clamps reads zero past its edge, and takes twice the time of one that does not.
+// So the weight's rows and columns are padded with zeros to whole blocks; positions past M are read
+// from whatever follows, since they only reach outputs past M; and layouts clamp where they must: the
+// input past K, in the last step, and the output past M and N.
 
 #extension GL_EXT_shader_16bit_storage : require
 #extension GL_EXT_shader_explicit_arithmetic_types_float16 : require
@@ -12,6 +16,10 @@
 #extension GL_NV_cooperative_matrix2 : require
 
 layout(local_size_x = THREADS, local_size_y = 1, local_size_z = 1) in;
+
+// True where K is a multiple of BLOCK_K, and where M and N are of BLOCK_M and BLOCK_N.
+layout(constant_id = 4) const bool WHOLE_STEPS = false;
+layout(constant_id = 5) const bool WHOLE_BLOCKS = false;
 
 layout(push_constant) uniform PushConstants {
     uint origin_x, origin_y, origin_z;
@@ -43,9 +51,8 @@ float epilogue(const uint row, const uint column, const float accumulated, const
 #define SUMS coopmat<float, gl_ScopeWorkgroup, BLOCK_N, BLOCK_M, gl_MatrixUseAccumulator>
 #define HALVES coopmat<float16_t, gl_ScopeWorkgroup, BLOCK_N, BLOCK_M, gl_MatrixUseAccumulator>
 
-// One step of BLOCK_K along K. A layout that clamps reads zero past its edge, and takes twice the time
-// of one that leaves what is past it undefined: that one is for blocks with nothing past the edge.
-#define MULTIPLY_STEP(weight_layout, input_layout)                                                  \
+// One step of BLOCK_K along K.
+#define MULTIPLY_STEP(input_layout)                                                                 \
     {                                                                                               \
         coopmat<float16_t, gl_ScopeWorkgroup, BLOCK_N, BLOCK_K, gl_MatrixUseA> weight;              \
         coopmat<float16_t, gl_ScopeWorkgroup, BLOCK_K, BLOCK_M, gl_MatrixUseB> values;              \
@@ -72,27 +79,25 @@ void main() {
     const uint first_in = (block.z * pc.K * pitch_in) & ~7u;
     const uint first_out = (block.z * pc.N * pitch_out) & ~7u;
 
-    LAYOUT(weight_inside, gl_CooperativeMatrixClampModeUndefinedNV, pc.N, pc.K, pitch_weight)
-    LAYOUT(weight_edge, gl_CooperativeMatrixClampModeConstantNV, pc.N, pc.K, pitch_weight)
-    LAYOUT(input_inside, gl_CooperativeMatrixClampModeUndefinedNV, pc.K, pc.M, pitch_in)
-    LAYOUT(input_edge, gl_CooperativeMatrixClampModeConstantNV, pc.K, pc.M, pitch_in)
+    const uint columns_in = pitch_in + BLOCK_M;
+    LAYOUT(weight_layout, gl_CooperativeMatrixClampModeUndefinedNV, pc.N + BLOCK_N, pitch_weight,
+           pitch_weight)
+    LAYOUT(input_inside, gl_CooperativeMatrixClampModeUndefinedNV, pc.K, columns_in, pitch_in)
+    LAYOUT(input_edge, gl_CooperativeMatrixClampModeConstantNV, pc.K, columns_in, pitch_in)
     LAYOUT(output_inside, gl_CooperativeMatrixClampModeUndefinedNV, pc.N, pc.M, pitch_out)
     LAYOUT(output_edge, gl_CooperativeMatrixClampModeConstantNV, pc.N, pc.M, pitch_out)
 
-    const bool inside = m_first + BLOCK_M <= pc.M && n_first + BLOCK_N <= pc.N;
     SUMS sums = SUMS(0.0);
     uint k = 0u;
-    if (inside) {
-        for (; k + BLOCK_K <= pc.K; k += BLOCK_K) {
-            MULTIPLY_STEP(weight_inside, input_inside)
-        }
+    for (; k + BLOCK_K <= pc.K; k += BLOCK_K) {
+        MULTIPLY_STEP(input_inside)
     }
-    for (; k < pc.K; k += BLOCK_K) {
-        MULTIPLY_STEP(weight_edge, input_edge)
+    if (!WHOLE_STEPS && k < pc.K) {
+        MULTIPLY_STEP(input_edge)
     }
     coopMatPerElementNV(sums, sums, epilogue, n_first);
     const HALVES result = HALVES(sums);
-    if (inside) {
+    if (WHOLE_BLOCKS || (m_first + BLOCK_M <= pc.M && n_first + BLOCK_N <= pc.N)) {
         coopMatStoreTensorNV(result, t_out, first_out,
                              sliceTensorLayoutNV(output_inside, n_first, BLOCK_N, m_first, BLOCK_M));
     } else {

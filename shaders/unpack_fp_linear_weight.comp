@@ -1,6 +1,6 @@
 #version 450
-// A packed weight → rows of halves, [N][pitch]: what tensor layouts can address. One invocation a
-// 32-bit word: x → word of a row, y → output channel. Past K, up to the pitch, the rows are zero.
+// A packed weight → rows of halves, [rows][pitch]: what tensor layouts can address. Past N and K they
+// are zero. One invocation a 32-bit word: x → word of a row, y → output channel.
 
 #extension GL_EXT_samplerless_texture_functions : require
 
@@ -9,7 +9,7 @@ layout(local_size_x_id = 0, local_size_y_id = 1, local_size_z_id = 2) in;
 layout(push_constant) uniform PushConstants {
     uint origin_x, origin_y, origin_z;
     uint N, K, N4, K4;
-    uint pitch;
+    uint rows, pitch;
 } pc;
 
 #define FP_VEC4 vec4
@@ -23,12 +23,12 @@ layout(set = 0, binding = 0) restrict writeonly buffer Rows {
 };
 
 float load_weight(const uint n, const uint k) {
-    return k < pc.K ? load_packed(n / 4u * 4u + k % 4u, k / 4u)[n % 4u] : 0.0;
+    return n < pc.N && k < pc.K ? load_packed(n / 4u * 4u + k % 4u, k / 4u)[n % 4u] : 0.0;
 }
 
 void main() {
     const uvec3 index = invocation_index();
-    if (index.x * 2u >= pc.pitch || index.y >= pc.N) {
+    if (index.x * 2u >= pc.pitch || index.y >= pc.rows) {
         return;
     }
     weight_rows[(index.y * pc.pitch) / 2u + index.x] = half_bits(

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pwconv import layout
+from pwconv import layout, shaders
 
 
 @given(a=st.integers(0, 10**12), b=st.integers(1, 10**6))
@@ -43,10 +43,21 @@ def test_conv_output_size_counts_the_positions(size, stride, padding):
 
 
 @given(elements=st.integers(1, 10**6), itemsize=st.sampled_from([2, 4]))
-def test_row_pitch_is_the_least_whole_number_of_words(elements, itemsize):
+def test_row_pitch_is_the_least_whole_number_of_vectors(elements, itemsize):
     pitch = layout.row_pitch(elements, itemsize)
-    assert pitch * itemsize % 4 == 0
-    assert elements <= pitch < elements + 4 // itemsize
+    assert pitch * itemsize % 16 == 0
+    assert elements <= pitch < elements + 16 // itemsize
+
+
+@given(n=st.integers(1, 2000), k=st.integers(1, 2000))
+def test_weight_rows_are_whole_blocks_of_every_tile(n, k):
+    rows, columns = layout.weight_rows_extent(n, k)
+    assert n <= rows
+    assert k <= columns
+    for variant in shaders.variants("conv2d_pw_coopmat2"):
+        tile_n, tile_k = variant.defines["BLOCK_N"], variant.defines["BLOCK_K"]
+        assert layout.ceil_div(n, tile_n) * tile_n <= rows
+        assert layout.ceil_div(k, tile_k) * tile_k <= columns
 
 
 @given(

@@ -30,6 +30,11 @@ def packed_extent(batches: int, n: int, k: int) -> tuple[int, int]:
     return 4 * ceil_div(n, 4), batches * ceil_div(k, 4)
 
 
+def weight_rows_extent(n: int, k: int) -> tuple[int, int]:
+    """Return rows and columns of a weight [N, K] padded by the largest tile, 128 × 64."""
+    return n + 128, row_pitch(k + 64, 2)
+
+
 def conv_output_size(size: int, stride: int, padding: int) -> int:
     """Return the outputs of a pointwise convolution along one axis; below 1 there are none."""
     return (size + 2 * padding - 1) // stride + 1
@@ -48,6 +53,15 @@ def buffer_rows(shape: Shape4, itemsize: int) -> tuple[int, int]:
     """
     n, c, h, w = shape
     return n * c, row_pitch(h * w, itemsize)
+
+
+def buffer_bytes(shape: Shape4, itemsize: int) -> int:
+    """Return the bytes of a tensor stored as a buffer.
+
+    A tile may read past the end of a row; past the last there is room for the widest.
+    """
+    rows, pitch = buffer_rows(shape, itemsize)
+    return rows * pitch * itemsize + 1024
 
 
 @dataclass(frozen=True)
@@ -79,7 +93,7 @@ def staging_chunks(shape: tuple[int, int, int], itemsize: int, limit: int) -> It
     """Cut an array [outer, middle, inner] into boxes of at most ``limit`` bytes.
 
     Whole outer items go together where one fits; else rows, in multiples of four; else pieces of
-    four rows, in multiples of four elements. So no box splits a vec4 of either layout.
+    four rows, in multiples of a vector. So no box splits a vec4 of either layout.
 
     Parameters
     ----------
@@ -97,7 +111,8 @@ def staging_chunks(shape: tuple[int, int, int], itemsize: int, limit: int) -> It
     elif 4 * row <= limit:
         step = (1, limit // row // 4 * 4, inner)
     else:
-        step = (1, 4, limit // (4 * itemsize) // 4 * 4)
+        per_vector = 16 // itemsize
+        step = (1, 4, limit // (4 * itemsize) // per_vector * per_vector)
     for o in range(0, outer, step[0]):
         for m in range(0, middle, step[1]):
             for i in range(0, inner, step[2]):

@@ -93,7 +93,7 @@ class PointwiseConv2d:
         self.dtype: DType = self._weight.dtype
         self._accumulate = self._check_accumulate(accumulate)
         self._bias = self._upload_bias(bias)
-        self._plans: OrderedDict[tuple[str, Shape], Plan] = OrderedDict()
+        self._plans: OrderedDict[tuple[str, Shape], tuple[Plan, Shape]] = OrderedDict()
 
     @property
     def in_channels(self) -> int:
@@ -170,10 +170,10 @@ class PointwiseConv2d:
     def _plan(self, storage: str, x_shape: Shape, out_shape: Shape) -> Plan:
         dispatcher = self.device._dispatcher
         with self.device._logical.lock:
-            plan = self._plans.get((storage, x_shape))
-            if plan is not None:
+            known = self._plans.get((storage, x_shape))
+            if known is not None:
                 self._plans.move_to_end((storage, x_shape))
-                return plan
+                return known[0]
             problem = conv2d_pw.Problem(
                 storage,
                 shape4(x_shape, "x"),
@@ -184,7 +184,7 @@ class PointwiseConv2d:
             )
             variant = conv2d_pw.choose_variant(dispatcher, problem, self._weight.storage)
             plan = conv2d_pw.plan_conv2d_pw(dispatcher, variant, problem, self._activation)
-            self._plans[storage, x_shape] = plan
+            self._plans[storage, x_shape] = plan, out_shape
             if len(self._plans) > _PLANS_KEPT:
                 self._plans.popitem(last=False)
             return plan
@@ -250,6 +250,9 @@ class PointwiseConv2d:
     def _place(self, x: Any) -> tuple[Tensor, Shape]:
         """Return x on the device, stored so that it and its output fit, and the output's shape."""
         if isinstance(x, Tensor):
+            known = self._plans.get((x.storage, x.shape))
+            if known and x.device is self.device and x.dtype == self.dtype:
+                return x, known[1]
             resolve_device(self.device, x)
             if x.dtype != self.dtype:
                 raise TypeError(

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from pwconv.dtypes import FLOAT16, FLOAT32, Array, DType
 from pwconv.errors import UnsupportedError
-from pwconv.layout import Shape4, buffer_rows, texture3d_extent
+from pwconv.layout import Shape4, buffer_bytes, texture3d_extent
 from pwconv.vk.logical_device import LogicalDevice
 from pwconv.vk.resources import Buffer, Image, image_extent_limit
 
@@ -190,8 +190,7 @@ def acquire_resource(
         return None
     if storage == "texture3d":
         return device.resources.acquire_image(texture3d_extent(full_shape), VK_FORMATS[dtype])
-    rows, pitch = buffer_rows(full_shape, dtype.itemsize)
-    return device.resources.acquire_buffer(rows * pitch * dtype.itemsize)
+    return device.resources.acquire_buffer(buffer_bytes(full_shape, dtype.itemsize))
 
 
 # What "auto" tries, in order. Measured over the EdgeTAM layers: on an NVIDIA H100 buffers take 0.6
@@ -209,8 +208,7 @@ def _unmet(device: LogicalDevice, shape: Shape4, dtype: DType, storage: str) -> 
     """Return why a tensor cannot be stored so, and what to do, or None."""
     name, limits = device.info.name, device.info.limits
     if storage == "buffer":
-        rows, pitch = buffer_rows(shape, dtype.itemsize)
-        size, most = rows * pitch * dtype.itemsize, limits["maxStorageBufferRange"]
+        size, most = buffer_bytes(shape, dtype.itemsize), limits["maxStorageBufferRange"]
         if size <= most:
             return None
         return (

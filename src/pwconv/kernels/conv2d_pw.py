@@ -14,7 +14,14 @@ from pwconv.activation import Activation
 from pwconv.dispatch import Dispatcher, Plan
 from pwconv.dtypes import DType, axis_name
 from pwconv.errors import UnsupportedError
-from pwconv.layout import Shape4, ceil_div, conv_output_size, packed_extent, row_pitch
+from pwconv.layout import (
+    Shape4,
+    ceil_div,
+    conv_output_size,
+    packed_extent,
+    row_pitch,
+    weight_rows_extent,
+)
 
 
 @dataclass(frozen=True)
@@ -149,6 +156,7 @@ def plan_conv2d_pw(
     n, c_in, h_in, w_in = problem.x_shape
     _, c_out, _, w_out = problem.out_shape
     geometry, itemsize = problem.geometry, problem.dtype.itemsize
+    tile_m, tile_n = _tile_shape(variant)
     tiles = _tiles(variant, problem)
     grid = (tiles[0] * variant.workgroup[0], *tiles[1:]) if variant.workgroup else tiles
     return dispatcher.plan(
@@ -163,7 +171,7 @@ def plan_conv2d_pw(
             "K4": ceil_div(c_in, 4),
             "pitch_out": row_pitch(problem.positions, itemsize),
             "pitch_in": row_pitch(h_in * w_in, itemsize),
-            "pitch_weight": row_pitch(c_in, itemsize),
+            "pitch_weight": weight_rows_extent(c_out, c_in)[1],
             "W_out": w_out,
             "W_in": w_in,
             "H_in": h_in,
@@ -174,7 +182,12 @@ def plan_conv2d_pw(
             "activation_a": activation.a,
             "activation_b": activation.b,
         },
-        {"ACTIVATION": activation.number, "POINTWISE_GRID": geometry == Geometry()},
+        {
+            "ACTIVATION": activation.number,
+            "POINTWISE_GRID": geometry == Geometry(),
+            "WHOLE_STEPS": c_in % variant.defines.get("BLOCK_K", 1) == 0,
+            "WHOLE_BLOCKS": problem.positions % tile_m == 0 and c_out % tile_n == 0,
+        },
         shape=_preference(dispatcher, problem.storage).workgroup,
     )
 

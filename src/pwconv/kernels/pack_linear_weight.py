@@ -10,7 +10,7 @@ from pwconv import shaders
 from pwconv.dispatch import Dispatch, Dispatcher
 from pwconv.dtypes import Array, DType, as_dtype, as_float_array, axis_name
 from pwconv.errors import UnsupportedError
-from pwconv.layout import Chunk, ceil_div, packed_extent, row_pitch
+from pwconv.layout import Chunk, ceil_div, packed_extent, weight_rows_extent
 from pwconv.packed_weight import PackedWeight
 from pwconv.staging import download_chunks, upload_chunks
 from pwconv.tensor import VK_FORMATS
@@ -100,8 +100,8 @@ def unpack(
     def copy(command_buffer: object, chunk: Chunk, to: Buffer) -> None:
         rows, elements = chunk.outer, chunk.inner
         if isinstance(packed, Buffer):
-            size = _length(rows) * 4 * dtype.itemsize
-            region = vk.VkBufferCopy(srcOffset=rows.start * 4 * dtype.itemsize, size=size)
+            offset, size = (dtype.itemsize * x for x in (elements.start, _length(elements)))
+            region = vk.VkBufferCopy(srcOffset=offset, size=size)
             vk.vkCmdCopyBuffer(command_buffer, packed.handle, to.handle, 1, [region])
             return
         layers = vk.VkImageSubresourceLayers(aspectMask=vk.VK_IMAGE_ASPECT_COLOR_BIT, layerCount=1)
@@ -116,8 +116,8 @@ def unpack(
     def submit(chunk: Chunk, buffer: Buffer) -> int:
         return dispatcher.device.queue.run_once(lambda cb: copy(cb, chunk, buffer))
 
-    # A texture comes in rows of texels, a buffer in single vec4s.
-    rows = (height, 1, 4 * width) if isinstance(packed, Image) else (height * width, 1, 4)
+    # A texture comes in rows of texels, a buffer in one.
+    rows = (height, 1, 4 * width) if isinstance(packed, Image) else (1, 1, height * width * 4)
     array = np.empty(rows, dtype)
     download_chunks(dispatcher.device, array, submit)
     return array.reshape(batches, ceil_div(k, 4), ceil_div(n, 4), 4, 4)
@@ -126,15 +126,22 @@ def unpack(
 def unpack_rows(
     dispatcher: Dispatcher, packed: Image | Buffer, shape: tuple[int, int, int]
 ) -> Buffer:
-    """Return a packed float16 weight [1, N, K] as rows, [N, row_pitch(K)]."""
+    """Return a packed float16 weight [1, N, K] as rows, padded with zeros to whole blocks."""
     _, n, k = shape
-    pitch = row_pitch(k, 2)
-    rows = Buffer(dispatcher.device, n * pitch * 2, DEVICE)
+    rows_n, pitch = weight_rows_extent(n, k)
+    rows = Buffer(dispatcher.device, rows_n * pitch * 2, DEVICE)
     storage = "texture2d" if isinstance(packed, Image) else "buffer"
     plan = dispatcher.plan(
         shaders.variant("unpack_fp_linear_weight", weight=storage),
-        (pitch // 2, n, 1),
-        {"N": n, "K": k, "N4": ceil_div(n, 4), "K4": ceil_div(k, 4), "pitch": pitch},
+        (pitch // 2, rows_n, 1),
+        {
+            "rows": rows_n,
+            "N": n,
+            "K": k,
+            "N4": ceil_div(n, 4),
+            "K4": ceil_div(k, 4),
+            "pitch": pitch,
+        },
     )
     dispatcher.submit(Dispatch(plan, {"weight_rows": rows, "packed_weight": packed}))
     return rows

@@ -79,6 +79,8 @@ class PhysicalDevice:
         )
         version = properties.apiVersion
         self.api_version = version
+        # Asked once: a layer looks at it in every call.
+        self.image_extent_limits: dict[tuple[int, int], tuple[int, int, int] | None] = {}
         available = _features(handle, version, extensions)
         if layer_version is not None:
             available = features.known_to_layer(available, layer_version)

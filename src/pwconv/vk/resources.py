@@ -38,6 +38,15 @@ def image_extent_limit(
     physical: PhysicalDevice, image_format: int, dimensions: int
 ) -> tuple[int, int, int] | None:
     """Return the largest extent of an :class:`Image`, or None where the device has none such."""
+    key = (image_format, dimensions)
+    if key not in physical.image_extent_limits:
+        physical.image_extent_limits[key] = _ask_extent_limit(physical, image_format, dimensions)
+    return physical.image_extent_limits[key]
+
+
+def _ask_extent_limit(
+    physical: PhysicalDevice, image_format: int, dimensions: int
+) -> tuple[int, int, int] | None:
     image_type = vk.VK_IMAGE_TYPE_3D if dimensions == 3 else vk.VK_IMAGE_TYPE_2D
     try:
         limits = vk.vkGetPhysicalDeviceImageFormatProperties(
