@@ -36,11 +36,13 @@ def test_three_tiles_for_each_precision():
             assert len(tiles) >= 3
 
 
-def test_only_half_arithmetic_needs_a_feature():
+def test_only_half_arithmetic_and_tensor_cores_need_features():
     for variant in shaders._manifest().values():
-        half = variant.axes.get("dtype") == "fp16acc16" or variant.name == "bench_fma_fp16"
-        expected = ("shaderFloat16",) if half else ()
-        assert variant.features == expected
+        if variant.family == "conv2d_pw_coopmat2":
+            assert "cooperativeMatrix" in variant.features
+        else:
+            half = variant.axes.get("dtype") == "fp16acc16" or "FMA_FP16" in variant.defines
+            assert variant.features == (("shaderFloat16",) if half else ())
 
 
 def test_what_a_device_lacks_is_named():
