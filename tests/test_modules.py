@@ -24,12 +24,13 @@ def test_arrays_give_arrays_and_tensors_give_tensors(device, rng):
     np.testing.assert_array_equal(from_array, from_tensor.numpy())
 
 
-def test_an_array_into_a_tensor(device, rng):
+@pytest.mark.parametrize("storage", ["texture3d", "buffer"])
+def test_an_array_into_a_tensor(device, rng, storage):
     x, weight, _ = random_problem(rng, 8, 12, (5, 6), "float32")
     layer = pwconv.PointwiseConv2d(weight, device=device)
-    out = texels.poisoned(device, (12, 5, 6), "float32")
+    out = texels.poisoned(device, (12, 5, 6), "float32", storage)
     assert layer(x, out=out) is out
-    np.testing.assert_array_equal(out.numpy(), layer(x))
+    np.testing.assert_array_equal(out.numpy(), layer(device.tensor(x, storage=storage)).numpy())
 
 
 def test_a_four_dimensional_weight(device, rng):

@@ -137,10 +137,10 @@ class PointwiseConv2d:
         TypeError, ValueError
             x or ``out`` has another type, shape or device than the layer takes or gives.
         UnsupportedError
-            The input or output is past the device's largest 3D image.
+            The input or output is past the device's limits.
         OutOfMemoryError, ClosedError, DeviceLostError
         """
-        tensor, out_shape = self._place(x)
+        tensor, out_shape = self._place(x, out)
         result = self._check_out(out, out_shape, tensor)
         if 0 not in out_shape:
             self._submit(tensor, result)
@@ -247,7 +247,7 @@ class PointwiseConv2d:
         upload_buffer(logical, values, buffer)
         return buffer
 
-    def _place(self, x: Any) -> tuple[Tensor, Shape]:
+    def _place(self, x: Any, out: Any) -> tuple[Tensor, Shape]:
         """Return x on the device, stored so that it and its output fit, and the output's shape."""
         if isinstance(x, Tensor):
             known = self._plans.get((x.storage, x.shape))
@@ -276,15 +276,17 @@ class PointwiseConv2d:
             self.device._logical,
             {"x": x.shape, "the output": out_shape},
             self.dtype,
-            self._storages(x),
+            self._storages(x, out),
         )
         if not isinstance(x, Tensor):
             return self.device.tensor(x, self.dtype, storage), out_shape
         return x if x.storage == storage else self.device._as_buffer(x), out_shape
 
-    def _storages(self, x: Any) -> tuple[str, ...]:
+    def _storages(self, x: Any, out: Any) -> tuple[str, ...]:
         """Return the storages to try for x and its output, best first."""
         if not isinstance(x, Tensor):
+            if isinstance(out, Tensor) and self.storage == "auto":
+                return (out.storage,)
             return storage_order(self.device._logical, self.storage)
         # A texture whose output is past a texture's limit becomes a buffer.
         may_change = self.storage == "auto" and x.storage == "texture3d"

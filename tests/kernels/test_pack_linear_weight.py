@@ -8,8 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import pwconv
-from pwconv import reference, staging
+from pwconv import layout, reference, staging
 from pwconv.dispatch import Dispatcher
+from pwconv.vk import api as vk
+from pwconv.vk.resources import DOWNLOAD, Buffer
 
 STORAGES = ("auto", "texture2d", "buffer")
 
@@ -124,6 +126,28 @@ def test_the_buffer_stands_in_where_the_texture_would_be_too_large(device, rng, 
 def test_wrong_arguments(device, weight, settings, error, message):
     with pytest.raises(error, match=message):
         pwconv.pack_linear_weight(weight, **settings, device=device)
+
+
+@pytest.mark.parametrize("storage", ["texture2d", "buffer"])
+@pytest.mark.parametrize(("n", "k"), [(5, 3), (48, 96), (97, 49), (1, 1)])
+def test_rows_are_the_weight_padded_with_zeros(device, rng, storage, n, k):
+    weight = rng.standard_normal((n, k)).astype(np.float16)
+    packed = pwconv.pack_linear_weight(weight, storage=storage, device=device)
+    rows = packed.rows()
+    assert packed.rows() is rows
+    logical = device._logical
+    target = Buffer(logical, rows.size, DOWNLOAD)
+    region = vk.VkBufferCopy(size=rows.size)
+    logical.queue.wait(
+        logical.queue.run_once(
+            lambda cb: vk.vkCmdCopyBuffer(cb, rows.handle, target.handle, 1, [region])
+        )
+    )
+    actual = np.frombuffer(bytes(target.mapped[: rows.size]), np.float16)
+    logical.queue.retire(target.destroy)
+    expected = np.zeros(layout.weight_rows_extent(n, k), np.float16)
+    expected[:n, :k] = weight
+    np.testing.assert_array_equal(actual.reshape(expected.shape), expected)
 
 
 def test_a_packed_weight_describes_itself(device):
