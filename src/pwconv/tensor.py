@@ -194,7 +194,7 @@ def acquire_resource(
 
 
 # What "auto" tries, in order. Measured over the EdgeTAM layers: on an NVIDIA H100 buffers take 0.6
-# of the time of textures, on lavapipe textures half of that of buffers. The rest is not measured.
+# of the time of textures, on lavapipe textures 0.4 of that of buffers. The rest is not measured.
 _AUTO = {"discrete": ("buffer", "texture3d")}
 _AUTO_ELSEWHERE = ("texture3d", "buffer")
 
