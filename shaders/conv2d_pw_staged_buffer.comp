@@ -13,7 +13,7 @@ layout(constant_id = 4) const bool POINTWISE_GRID = true;
 
 layout(push_constant) uniform PushConstants {
     uint origin_x, origin_y, origin_z;
-    uint batches, M, N, K, N4, K4;
+    uint M, N, K, N4, K4;
     uint pitch_out, pitch_in;
     uint W_out;
     int W_in, H_in;

@@ -43,7 +43,7 @@ def test_the_copy_copies(own_device, rng):
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
 def test_multiply_adds_are_done(own_device, precision):
     if precision == "fp16" and "shaderFloat16" not in own_device.info.features:
-        pytest.skip("no half arithmetic")
+        pytest.skip(f"{own_device.info.name} lacks the feature shaderFloat16")
     logical = own_device._logical
     kernel = FmaKernel(own_device._dispatcher, precision, 300)
     defines = shaders.variant("bench_fma", dtype=precision).defines
