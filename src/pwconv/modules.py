@@ -14,7 +14,7 @@ from pwconv.activation import parse_activation
 from pwconv.device import Device, resolve_device
 from pwconv.dispatch import Dispatch, Plan
 from pwconv.dtypes import FLOAT16, FLOAT32, DType, as_dtype, as_float_array
-from pwconv.kernels import conv2d_pw, pack_linear_weight
+from pwconv.kernels import conv2d_pw, conv2d_pw_choice, pack_linear_weight
 from pwconv.packed_weight import PackedWeight
 from pwconv.staging import upload_buffer
 from pwconv.tensor import Shape, Tensor, check_storage, choose_storage, shape4, storage_order
@@ -182,8 +182,10 @@ class PointwiseConv2d:
                 self._accumulate,
                 self._geometry,
             )
-            variant = conv2d_pw.choose_variant(dispatcher, problem, self._weight.storage)
-            plan = conv2d_pw.plan_conv2d_pw(dispatcher, variant, problem, self._activation)
+            choice = conv2d_pw_choice.choose(dispatcher, problem, self._weight.storage)
+            plan = conv2d_pw.plan_conv2d_pw(
+                dispatcher, choice.variant, problem, self._activation, choice.workgroup
+            )
             self._plans[storage, x_shape] = plan, out_shape
             if len(self._plans) > _PLANS_KEPT:
                 self._plans.popitem(last=False)
@@ -207,7 +209,7 @@ class PointwiseConv2d:
                 f"weight has shape {array.shape}; it must be [C_out, C_in] or [C_out, C_in, 1, 1], "
                 "with no axis of length 0"
             )
-        storage = conv2d_pw.preferred_weight_storage(
+        storage = conv2d_pw_choice.preferred_weight_storage(
             self.device._dispatcher,
             storage_order(self.device._logical, self.storage)[0],
             array.dtype if dtype is None else as_dtype(dtype),
@@ -228,7 +230,7 @@ class PointwiseConv2d:
         one = (1, 1, 1, 1)
         storage = storage_order(self.device._logical, self.storage)[0]
         problem = conv2d_pw.Problem(storage, one, one, self.dtype, wanted, self._geometry)
-        conv2d_pw.choose_variant(self.device._dispatcher, problem, self._weight.storage)
+        conv2d_pw_choice.candidates(self.device._dispatcher, problem, self._weight.storage)
         return wanted
 
     def _upload_bias(self, bias: Any) -> Buffer:

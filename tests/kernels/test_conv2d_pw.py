@@ -11,7 +11,7 @@ import pwconv
 from accuracy import check_layer, random_problem
 from pwconv import shaders
 from pwconv.dispatch import Dispatcher
-from pwconv.kernels import conv2d_pw
+from pwconv.kernels import conv2d_pw, conv2d_pw_choice
 
 DTYPES = ("float32", "float16")
 ACTIVATIONS = (
@@ -46,20 +46,22 @@ EDGETAM = (
 )
 TILES = tuple(
     (storage, variant.axes["tile"])
-    for storage, family in conv2d_pw._FAMILIES.items()
+    for storage, family in conv2d_pw_choice._FAMILIES.items()
     for variant in shaders.variants(family, dtype="fp32", weight="buffer")
 )
 
 
 @pytest.fixture
 def force(monkeypatch: pytest.MonkeyPatch):
-    """Make the dispatcher take one tile."""
+    """Make layers take the variants of one family and tile."""
 
-    def force(storage: str, tile: str) -> None:
-        preference = conv2d_pw._Preference((tile,), 0)
-        monkeypatch.setattr(conv2d_pw, "_choose_coopmat2", lambda *_: None)
-        monkeypatch.setattr(conv2d_pw, "_PREFERENCES", {})
-        monkeypatch.setattr(conv2d_pw, "_PREFERENCES_ELSEWHERE", {storage: preference})
+    def force(family: str, tile: str) -> None:
+        def choose(dispatcher, problem, weight_storage):
+            able = conv2d_pw_choice.candidates(dispatcher, problem, weight_storage).values()
+            (variant,) = (v for v in able if v.family == family and v.axes["tile"] == tile)
+            return conv2d_pw_choice.Choice(variant, (8, 8, 1), "the test asks for it")
+
+        monkeypatch.setattr(conv2d_pw_choice, "choose", choose)
 
     return force
 
@@ -100,7 +102,7 @@ def test_activations(device, rng, activation, dtype):
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize(("storage", "tile"), TILES)
 def test_every_tile_and_weight_storage(device, rng, force, storage, tile, dtype, weight_storage):
-    force(storage, tile)
+    force(conv2d_pw_choice._FAMILIES[storage], tile)
     settings = {"storage": storage, "device": device}
     for c_in, c_out, size in ((13, 27, (5, 7)), (4, 4, (8, 8)), (1, 1, (1, 1)), (9, 37, (3, 11))):
         x, weight, bias = random_problem(rng, c_in, c_out, size, dtype, batch=2)
@@ -112,11 +114,11 @@ def test_every_tile_and_weight_storage(device, rng, force, storage, tile, dtype,
 
 
 @pytest.mark.parametrize("variant", shaders.variants("conv2d_pw_coopmat2"), ids=lambda v: v.name)
-def test_every_tile_of_the_tensor_cores(device, rng, monkeypatch, variant):
+def test_every_tile_of_the_tensor_cores(device, rng, force, variant):
     lack = variant.unmet(device.info.limits, device.info.features)
     if lack:
         pytest.skip(f"{device.info.name} lacks {lack}")
-    monkeypatch.setattr(conv2d_pw, "_choose_coopmat2", lambda *_: variant)
+    force(variant.family, variant.axes["tile"])
     for c_in, c_out, size in (
         (13, 27, (5, 7)),
         (48, 96, (16, 16)),
@@ -134,7 +136,7 @@ def test_every_tile_of_the_tensor_cores(device, rng, monkeypatch, variant):
 @pytest.mark.parametrize("weight_storage", ["texture2d", "buffer"])
 @pytest.mark.parametrize(("storage", "tile"), TILES)
 def test_half_accumulation(device, rng, force, storage, tile, weight_storage):
-    force(storage, tile)
+    force(conv2d_pw_choice._FAMILIES[storage], tile)
     settings = {"accumulate": "float16", "storage": storage, "device": device}
     x, weight, bias = random_problem(rng, 37, 23, (5, 7), "float16", batch=2)
     packed = pwconv.pack_linear_weight(weight, storage=weight_storage, device=device)
@@ -252,9 +254,9 @@ def test_the_tile_follows_shape_and_device(device):
     def tile(shape: tuple[int, int, int, int]) -> str:
         geometry = conv2d_pw.Geometry()
         problem = conv2d_pw.Problem("texture3d", shape, shape, float32, float32, geometry)
-        return conv2d_pw.choose_variant(dispatcher, problem, "texture2d").axes["tile"]
+        return conv2d_pw_choice.choose(dispatcher, problem, "texture2d").variant.axes["tile"]
 
-    ranked = conv2d_pw._preference(dispatcher, "texture3d").tiles
+    ranked = conv2d_pw_choice._preference(dispatcher, "texture3d").tiles
     assert tile((1, 256, 256, 256)) == ranked[0]
     assert tile((1, 1, 1, 1)) == ranked[-1]
     assert tile((1, 4, 256, 256)) != ranked[0]  # one n4: half of a tile of two would be waste

@@ -1,0 +1,179 @@
+"""Which variant computes a pointwise convolution, and why."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from pwconv import shaders
+from pwconv.dispatch import Dispatcher, Size3
+from pwconv.dtypes import DType, axis_name
+from pwconv.errors import UnsupportedError
+from pwconv.kernels.conv2d_pw import Geometry, Problem, block_shape, blocks
+from pwconv.layout import ceil_div, packed_extent
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A variant for a problem.
+
+    Attributes
+    ----------
+    variant : Variant
+    workgroup : tuple of int
+        Preferred shape, where the variant leaves it open.
+    reason : str
+        Why this one, in a clause.
+    """
+
+    variant: shaders.Variant
+    workgroup: Size3
+    reason: str
+
+
+@dataclass(frozen=True)
+class _Preference:
+    """What suits a type of device, for one storage of activations.
+
+    Attributes
+    ----------
+    tiles : tuple of str
+        Best first; the last fits every shape.
+    enough : int
+        Tiles that the output must be cut into, or else the device stands partly idle and a smaller
+        tile is better.
+    workgroup : tuple of int
+        Preferred shape, where the kernel leaves it open.
+    weight_storage : str
+        Of a weight that the layer packs itself.
+    """
+
+    tiles: tuple[str, ...]
+    enough: int
+    workgroup: tuple[int, int, int] = (8, 8, 1)
+    weight_storage: str = "auto"
+
+
+_FAMILIES = {"texture3d": "conv2d_pw_tiled", "buffer": "conv2d_pw_staged_buffer"}
+_COOPMAT2 = "conv2d_pw_coopmat2"
+
+# Measured over the twelve EdgeTAM shapes: "discrete" on an NVIDIA H100, where a weight in a buffer
+# takes 0.6 of the time of one in a texture, and "cpu" on lavapipe. The rest is not measured.
+_PREFERENCES = {
+    ("texture3d", "discrete"): _Preference(("m2n2k2", "m1n1k1"), 32768, (32, 8, 1), "buffer"),
+    ("texture3d", "cpu"): _Preference(("m8n2k1", "m4n1k1", "m1n1k1"), 64),
+}
+_PREFERENCES_ELSEWHERE = {
+    "texture3d": _Preference(("m4n2k1", "m4n1k1", "m1n1k1"), 4096),
+    "buffer": _Preference(
+        ("128x64x8", "64x64x8", "128x48x8", "128x32x16", "32x64x16", "32x32x32"),
+        256,
+        weight_storage="buffer",
+    ),
+}
+
+# A tile that computes this much more than another, past the output channels there are, is no rival.
+_WASTE_ALLOWED = 1.2
+
+
+def preferred_weight_storage(
+    dispatcher: Dispatcher, storage: str, dtype: DType, n: int, k: int
+) -> str:
+    """Return how a layer should pack a weight [N, K] on this device."""
+    wanted = _preference(dispatcher, storage).weight_storage
+    width, height = packed_extent(1, n, k)
+    fits = width * height * 4 * dtype.itemsize <= dispatcher.limits["maxStorageBufferRange"]
+    return wanted if fits else "auto"
+
+
+def candidates(
+    dispatcher: Dispatcher, problem: Problem, weight_storage: str
+) -> dict[str, shaders.Variant]:
+    """Return every variant, by name, that the device can run on the problem.
+
+    Raises
+    ------
+    UnsupportedError
+        There is none, for lack of a feature.
+    """
+    half_sums = problem.accumulate.itemsize == 2
+    precision = axis_name(problem.dtype) + ("acc16" if half_sums else "")
+    family = _FAMILIES[problem.storage]
+    considered = shaders.variants(family, dtype=precision, weight=weight_storage)
+    if _suits_matrices(problem):
+        considered += shaders.variants(_COOPMAT2, dtype=precision)
+    lacks = {v.name: v.unmet(dispatcher.limits, dispatcher.features) for v in considered}
+    able = {v.name: v for v in considered if not lacks[v.name]}
+    if not able:
+        raise UnsupportedError(
+            f"accumulate = '{problem.accumulate}' needs {lacks[considered[0].name]}, which "
+            f"{dispatcher.device.info.name} does not have; use accumulate='float32'"
+        )
+    return able
+
+
+def choose(dispatcher: Dispatcher, problem: Problem, weight_storage: str) -> Choice:
+    """Return what should be fastest: tensor cores, or else the best-fitting tile.
+
+    Raises
+    ------
+    UnsupportedError
+        The device can run no variant, for lack of a feature.
+    """
+    able = candidates(dispatcher, problem, weight_storage)
+    preference = _preference(dispatcher, problem.storage)
+    matrices = {v.axes["tile"]: v for v in able.values() if v.family == _COOPMAT2}
+    if matrices:
+        variant, reason = _choose_matrices(matrices, problem)
+        return Choice(variant, preference.workgroup, reason)
+    by_tile = {v.axes["tile"]: v for v in able.values()}
+    ranked = [by_tile[tile] for tile in preference.tiles if tile in by_tile]
+    enough = [v for v in ranked if math.prod(blocks(v, problem)) >= preference.enough]
+    least = min((_waste(v, problem) for v in enough), default=0.0)
+    for variant in enough:
+        if _waste(variant, problem) <= least * _WASTE_ALLOWED:
+            count = math.prod(blocks(variant, problem))
+            reason = (
+                f"the first of {', '.join(preference.tiles)} that cuts the output into "
+                f"{preference.enough} or more ({count}) and wastes little on N"
+            )
+            return Choice(variant, preference.workgroup, reason)
+    reason = f"no tile cuts the output into {preference.enough} or more: the smallest"
+    return Choice(ranked[-1], preference.workgroup, reason)
+
+
+def _suits_matrices(problem: Problem) -> bool:
+    """Return whether cooperative matrices compute it: float16 rows, as they lie in buffers."""
+    return (
+        problem.storage == "buffer"
+        and problem.dtype.itemsize == 2
+        and problem.accumulate.itemsize == 4
+        and problem.geometry == Geometry()
+    )
+
+
+def _choose_matrices(
+    able: dict[str, shaders.Variant], problem: Problem
+) -> tuple[shaders.Variant, str]:
+    """Return the variant for tensor cores, as measured on an NVIDIA H100, and why."""
+    n, k = problem.out_shape[1], problem.x_shape[1]
+    if n <= 32:
+        return able["m128n32k64"], "tensor cores; N is at most 32"
+    if n * k * problem.positions >= 2**32:
+        return able["m128n96k48"], "tensor cores; a large problem"
+    if k >= 256:
+        return able["m64n64k64"], "tensor cores; K is at least 256"
+    if n % 96 == 0 and k % 48 == 0:
+        return able["m64n96k48"], "tensor cores; its blocks divide N and K"
+    return able["m64n64k32"], "tensor cores"
+
+
+def _preference(dispatcher: Dispatcher, storage: str) -> _Preference:
+    elsewhere = _PREFERENCES_ELSEWHERE[storage]
+    return _PREFERENCES.get((storage, dispatcher.device.info.type), elsewhere)
+
+
+def _waste(variant: shaders.Variant, problem: Problem) -> float:
+    """Return the output channels computed for each that there is."""
+    tile_n = block_shape(variant)[1]
+    return ceil_div(problem.out_shape[1], tile_n) * tile_n / problem.out_shape[1]
