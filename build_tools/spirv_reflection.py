@@ -18,6 +18,7 @@ _HEADER_WORDS = 5
 
 _OP_NAME, _OP_MEMBER_NAME = 5, 6
 _OP_TYPE_BOOL, _OP_TYPE_INT, _OP_TYPE_FLOAT = 20, 21, 22
+_OP_TYPE_VECTOR, _OP_TYPE_ARRAY, _OP_CONSTANT = 23, 28, 43
 _OP_TYPE_IMAGE, _OP_TYPE_STRUCT, _OP_TYPE_POINTER = 25, 30, 32
 _OP_SPEC_TRUE, _OP_SPEC_FALSE, _OP_SPEC_CONSTANT = 48, 49, 50
 _OP_EXECUTION_MODE, _OP_SPEC_COMPOSITE, _OP_EXECUTION_MODE_ID = 16, 51, 331
@@ -25,7 +26,7 @@ _OP_VARIABLE, _OP_DECORATE, _OP_MEMBER_DECORATE = 59, 71, 72
 
 _SPEC_ID, _BUILT_IN, _BINDING, _DESCRIPTOR_SET, _OFFSET = 1, 11, 33, 34, 35
 _WORKGROUP_SIZE, _LOCAL_SIZE, _LOCAL_SIZE_ID = 25, 17, 38
-_UNIFORM_CONSTANT, _PUSH_CONSTANT, _STORAGE_BUFFER = 0, 9, 12
+_UNIFORM_CONSTANT, _WORKGROUP, _PUSH_CONSTANT, _STORAGE_BUFFER = 0, 4, 9, 12
 _SAMPLED, _STORAGE = 1, 2
 
 
@@ -42,6 +43,8 @@ class Reflection:
     push_constants: list[dict[str, Any]]
     workgroup: list[int] | None
     """The workgroup size, where it is fixed and not left to specialization constants."""
+    shared_memory: int
+    """Bytes of it that a workgroup takes."""
 
 
 def reflect(code: bytes) -> Reflection:
@@ -58,6 +61,7 @@ def reflect(code: bytes) -> Reflection:
         module.specialization_constants(),
         module.push_constants(),
         module.workgroup,
+        module.shared_memory(),
     )
 
 
@@ -68,6 +72,7 @@ class _Module:
         self.decorations: dict[tuple[int, int], int] = {}
         self.offsets: dict[tuple[int, int], int] = {}
         self.types: dict[int, tuple[int, tuple[int, ...]]] = {}
+        self.constants: dict[int, int] = {}
         self.spec_constants: list[tuple[int, int, int]] = []
         self.variables: list[tuple[int, int, int]] = []
         self.workgroup: list[int] | None = None
@@ -85,6 +90,8 @@ class _Module:
             self.offsets[words[0], words[1]] = words[3]
         elif _OP_TYPE_BOOL <= opcode <= _OP_TYPE_POINTER:
             self.types[words[0]] = (opcode, words[1:])
+        elif opcode == _OP_CONSTANT:
+            self.constants[words[1]] = words[2]
         elif opcode in (_OP_SPEC_TRUE, _OP_SPEC_FALSE):
             self.spec_constants.append((words[1], words[0], opcode == _OP_SPEC_TRUE))
         elif opcode == _OP_SPEC_CONSTANT:
@@ -152,6 +159,26 @@ class _Module:
                     for index, member in enumerate(self.types[block][1])
                 ]
         return []
+
+    def shared_memory(self) -> int:
+        return sum(
+            self._size(self._pointee(pointer))
+            for _, pointer, storage_class in self.variables
+            if storage_class == _WORKGROUP
+        )
+
+    def _size(self, type_id: int) -> int:
+        opcode, operands = self.types[type_id]
+        if opcode in (_OP_TYPE_INT, _OP_TYPE_FLOAT):
+            return operands[0] // 8
+        if opcode == _OP_TYPE_VECTOR:
+            return operands[1] * self._size(operands[0])
+        if opcode == _OP_TYPE_ARRAY and operands[1] in self.constants:
+            return self.constants[operands[1]] * self._size(operands[0])
+        raise ReflectionError(
+            f"{self._name(type_id)}: shared memory holds arrays, of constant length, of numbers and "
+            "vectors"
+        )
 
     def _name(self, identifier: int) -> str:
         return self.names.get(identifier, "")

@@ -10,6 +10,8 @@
 
 // True where stride is 1 and padding 0: outputs and inputs then share their positions.
 layout(constant_id = 4) const bool POINTWISE_GRID = true;
+// True where K is a multiple of BLOCK_K.
+layout(constant_id = 5) const bool WHOLE_STEPS = false;
 
 layout(push_constant) uniform PushConstants {
     uint origin_x, origin_y, origin_z;
@@ -33,17 +35,6 @@ layout(set = 0, binding = 1) restrict readonly buffer Input {
 #include "packed_weight.glslh"
 #include "staged_block.glslh"
 
-#define BLOCK_M4 (BLOCK_M / 4)
-#define FETCHES ((BLOCK_K4 * BLOCK_M4 + THREADS - 1) / THREADS)
-
-// Four vec4s along m, one an input channel, are transposed into four along k.
-FP_VEC4 fetched_input[FETCHES][4];
-uint block_m_first;
-
-void begin_input(const uint m_first) {
-    block_m_first = m_first;
-}
-
 float load_position(const uint row, const ivec2 position) {
     if (any(lessThan(position, ivec2(0))) ||
         any(greaterThanEqual(position, ivec2(pc.W_in, pc.H_in)))) {
@@ -53,11 +44,26 @@ float load_position(const uint row, const ivec2 position) {
     return unpack_vec4(t_in[at / 4u])[at % 4u];
 }
 
-vec4 load_positions(const uint row, const uint m) {
-    if (POINTWISE_GRID) {
-        // Past the end of the row, inside its padding or the next: such outputs are not stored.
-        return unpack_vec4(t_in[(row * pc.pitch_in + min(m, pc.pitch_in - 4u)) / 4u]);
+// Element i of a stage of the input is (k, m4): where it comes from, in vec4s where POINTWISE_GRID.
+uint input_at[INPUT_LOADS];
+uint input_m[INPUT_LOADS];
+
+void begin_input(const uint m_first, const uint b) {
+    [[unroll]] for (uint load = 0; load < INPUT_LOADS; ++load) {
+        const uint i = load * THREADS + gl_LocalInvocationID.x;
+        const uint row = b * pc.K + i / BLOCK_M4;
+        const uint m = m_first + 4u * (i % BLOCK_M4);
+        if (POINTWISE_GRID) {
+            // Past the end of the row there is padding, or the next row: such outputs are not stored.
+            input_at[load] = (row * pc.pitch_in + min(m, pc.pitch_in - 4u)) / 4u;
+        } else {
+            input_at[load] = row;
+            input_m[load] = m;
+        }
     }
+}
+
+vec4 gather_positions(const uint row, const uint m) {
     vec4 values;
     [[unroll]] for (uint j = 0; j < 4; ++j) {
         const uint at = min(m + j, pc.M - 1u);
@@ -68,29 +74,28 @@ vec4 load_positions(const uint row, const uint m) {
     return values;
 }
 
-void fetch_input(const uint k4_first, const uint b) {
-    [[unroll]] for (uint load = 0; load < FETCHES; ++load) {
-        const uint i = load * THREADS + gl_LocalInvocationID.x;
-        const uint m = block_m_first + 4u * (i % BLOCK_M4);
-        const uint k = 4u * (k4_first + i / BLOCK_M4);
-        [[unroll]] for (uint dk = 0; dk < 4; ++dk) {
-            const bool within = k + dk < pc.K;
-            const vec4 values = load_positions(b * pc.K + (within ? k + dk : 0u), m);
-            fetched_input[load][dk] = FP_VEC4(within ? values : vec4(0.0));
-        }
+FP_VEC4 fetch_input(const uint load, const uint k4_first) {
+    const uint i = load * THREADS + gl_LocalInvocationID.x;
+    const bool within = WHOLE_STEPS || 4u * k4_first + i / BLOCK_M4 < pc.K;
+    const uint at = within ? input_at[load] : 0u;
+    vec4 values;
+    if (POINTWISE_GRID) {
+        values = unpack_vec4(t_in[at]);
+        input_at[load] += BLOCK_K4 * pc.pitch_in;
+    } else {
+        values = gather_positions(at, input_m[load]);
+        input_at[load] += BLOCK_K;
     }
+    return FP_VEC4(within ? values : vec4(0.0));
 }
 
-// Position 4·q + j of the block is staged in slot j·BLOCK_M/4 + q: invocations whose positions follow
-// each other by four then read neighbouring vec4s, and each stores four positions at once.
-void stage_input(const uint stage) {
-    [[unroll]] for (uint load = 0; load < FETCHES; ++load) {
-        const uint i = load * THREADS + gl_LocalInvocationID.x;
-        if (FETCHES * THREADS == BLOCK_K4 * BLOCK_M4 || i < BLOCK_K4 * BLOCK_M4) {
+// Rows 4·q + j of the tile are positions 4·(thread_m + q·THREADS_M) + j of the block: a vec4 each.
+void load_input_tile(out FPInputTile tile, const uint at, const uint k4, const uint thread_m) {
+    [[unroll]] for (uint dk = 0; dk < 4; ++dk) {
+        [[unroll]] for (uint q = 0; q < TILE_M / 4; ++q) {
+            const FP_VEC4 values = staged[at + (4 * k4 + dk) * BLOCK_M4 + thread_m + q * THREADS_M];
             [[unroll]] for (uint j = 0; j < 4; ++j) {
-                staged_input[stage][i / BLOCK_M4][j * BLOCK_M4 + i % BLOCK_M4] =
-                    FP_VEC4(fetched_input[load][0][j], fetched_input[load][1][j],
-                            fetched_input[load][2][j], fetched_input[load][3][j]);
+                tile.data[4 * q + j][0][dk] = values[j];
             }
         }
     }
@@ -104,8 +109,7 @@ void store_block(const FPOutTile out_tile, const uint m_first, const uint thread
             const uint m = m_first + 4u * (thread_m + q * THREADS_M);
             vec4 columns[4];
             [[unroll]] for (uint j = 0; j < 4; ++j) {
-                columns[j] =
-                    activated(vec4(out_tile.data[q + j * (TILE_M / 4)][n4]), min(at_n4, pc.N4 - 1u));
+                columns[j] = activated(vec4(out_tile.data[4 * q + j][n4]) + tile_bias[n4]);
             }
             [[unroll]] for (uint lane = 0; lane < 4; ++lane) {
                 const uint n = 4u * at_n4 + lane;

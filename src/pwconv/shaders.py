@@ -35,6 +35,8 @@ class Variant:
         Name and descriptor type, in binding order.
     workgroup : tuple of int or None
         The workgroup size, where the shader has it fixed.
+    shared_memory : int
+        Bytes of it that a workgroup takes.
     """
 
     name: str
@@ -45,6 +47,7 @@ class Variant:
     limits: Mapping[str, int]
     bindings: tuple[tuple[str, str], ...]
     workgroup: tuple[int, int, int] | None
+    shared_memory: int
     _file: str
     _sha256: str
     _constant_ids: Mapping[str, int]
@@ -77,7 +80,11 @@ class Variant:
         for feature in self.features:
             if feature not in features:
                 return f"the feature {feature}"
-        needs = {**self.limits, "maxPushConstantsSize": self.push_constant_size}
+        needs = {
+            **self.limits,
+            "maxPushConstantsSize": self.push_constant_size,
+            "maxComputeSharedMemorySize": self.shared_memory,
+        }
         if self.workgroup:
             needs["maxComputeWorkGroupInvocations"] = math.prod(self.workgroup)
         for limit, least in needs.items():
@@ -127,6 +134,7 @@ def _variant(name: str, entry: Mapping[str, Any]) -> Variant:
         limits=entry["limits"],
         bindings=tuple((b["name"], b["type"]) for b in entry["bindings"]),
         workgroup=tuple(entry["workgroup"]) if entry["workgroup"] else None,
+        shared_memory=entry["shared_memory"],
         _file=entry["file"],
         _sha256=entry["sha256"],
         _constant_ids={c["name"]: c["id"] for c in entry["specialization_constants"]},

@@ -11,6 +11,7 @@ import pwconv
 from accuracy import check_layer, random_problem
 from pwconv import shaders
 from pwconv.dispatch import Dispatcher
+from pwconv.dtypes import axis_name
 from pwconv.kernels import conv2d_pw, conv2d_pw_choice
 
 DTYPES = ("float32", "float16")
@@ -45,17 +46,34 @@ EDGETAM = (
     (256, 64, 128),
 )
 TILES = tuple(
-    (storage, variant.axes["tile"])
-    for storage, family in conv2d_pw_choice._FAMILIES.items()
+    (storage, family, variant.axes["tile"])
+    for storage, families in conv2d_pw_choice._FAMILIES.items()
+    for family in families
     for variant in shaders.variants(family, dtype="fp32", weight="buffer")
 )
 
 
-@pytest.fixture
-def force(monkeypatch: pytest.MonkeyPatch):
-    """Make layers take the variants of one family and tile."""
+# Smaller than any tile, ragged in every direction, and whole steps of K, blocks of M and of N.
+TILE_SHAPES = (
+    (1, 1, (1, 1)),
+    (4, 4, (8, 8)),
+    (13, 27, (5, 7)),
+    (9, 37, (3, 11)),
+    (130, 200, (9, 31)),
+    (96, 96, (16, 16)),
+)
 
-    def force(family: str, tile: str) -> None:
+
+@pytest.fixture
+def force(device: pwconv.Device, monkeypatch: pytest.MonkeyPatch):
+    """Make layers take the variants of one family and tile, where the device can run them."""
+
+    def force(family: str, tile: str, **axes: str) -> None:
+        for variant in shaders.variants(family, tile=tile, **axes):
+            lack = variant.unmet(device.info.limits, device.info.features)
+            if lack:
+                pytest.skip(f"{device.info.name} lacks {lack}")
+
         def choose(dispatcher, problem, weight_storage):
             able = conv2d_pw_choice.candidates(dispatcher, problem, weight_storage).values()
             (variant,) = (v for v in able if v.family == family and v.axes["tile"] == tile)
@@ -100,11 +118,13 @@ def test_activations(device, rng, activation, dtype):
 
 @pytest.mark.parametrize("weight_storage", ["texture2d", "buffer"])
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize(("storage", "tile"), TILES)
-def test_every_tile_and_weight_storage(device, rng, force, storage, tile, dtype, weight_storage):
-    force(conv2d_pw_choice._FAMILIES[storage], tile)
+@pytest.mark.parametrize(("storage", "family", "tile"), TILES)
+def test_every_tile_and_weight_storage(
+    device, rng, force, storage, family, tile, dtype, weight_storage
+):
+    force(family, tile, dtype=axis_name(np.dtype(dtype)))
     settings = {"storage": storage, "device": device}
-    for c_in, c_out, size in ((13, 27, (5, 7)), (4, 4, (8, 8)), (1, 1, (1, 1)), (9, 37, (3, 11))):
+    for c_in, c_out, size in TILE_SHAPES:
         x, weight, bias = random_problem(rng, c_in, c_out, size, dtype, batch=2)
         packed = pwconv.pack_linear_weight(weight, storage=weight_storage, device=device)
         layer = pwconv.PointwiseConv2d(packed, bias, activation="silu", **settings)
@@ -115,18 +135,10 @@ def test_every_tile_and_weight_storage(device, rng, force, storage, tile, dtype,
 
 @pytest.mark.parametrize("variant", shaders.variants("conv2d_pw_coopmat2"), ids=lambda v: v.name)
 def test_every_tile_of_the_tensor_cores(device, rng, force, variant):
-    lack = variant.unmet(device.info.limits, device.info.features)
-    if lack:
-        pytest.skip(f"{device.info.name} lacks {lack}")
     force(variant.family, variant.axes["tile"])
-    for c_in, c_out, size in (
-        (13, 27, (5, 7)),
-        (48, 96, (16, 16)),
-        (130, 200, (9, 31)),
-        (1, 1, (1, 1)),
-    ):
+    for c_in, c_out, size in TILE_SHAPES:
         x, weight, bias = random_problem(rng, c_in, c_out, size, "float16", batch=2)
-        for activation in (None, "gelu"):
+        for activation in ACTIVATIONS:
             layer = pwconv.PointwiseConv2d(
                 weight, bias, activation=activation, storage="buffer", device=device
             )
@@ -134,9 +146,8 @@ def test_every_tile_of_the_tensor_cores(device, rng, force, variant):
 
 
 @pytest.mark.parametrize("weight_storage", ["texture2d", "buffer"])
-@pytest.mark.parametrize(("storage", "tile"), TILES)
-def test_half_accumulation(device, rng, force, storage, tile, weight_storage):
-    force(conv2d_pw_choice._FAMILIES[storage], tile)
+@pytest.mark.parametrize(("storage", "family", "tile"), TILES)
+def test_half_accumulation(device, rng, force, storage, family, tile, weight_storage):
     settings = {"accumulate": "float16", "storage": storage, "device": device}
     x, weight, bias = random_problem(rng, 37, 23, (5, 7), "float16", batch=2)
     packed = pwconv.pack_linear_weight(weight, storage=weight_storage, device=device)
@@ -144,6 +155,7 @@ def test_half_accumulation(device, rng, force, storage, tile, weight_storage):
         with pytest.raises(pwconv.UnsupportedError, match="shaderFloat16"):
             pwconv.PointwiseConv2d(packed, bias, **settings)
         return
+    force(family, tile, dtype="fp16acc16")
     layer = pwconv.PointwiseConv2d(packed, bias, **settings)
     check_layer(layer, x, weight, bias, accumulate="float16")
 
@@ -256,7 +268,7 @@ def test_the_tile_follows_shape_and_device(device):
         problem = conv2d_pw.Problem("texture3d", shape, shape, float32, float32, geometry)
         return conv2d_pw_choice.choose(dispatcher, problem, "texture2d").variant.axes["tile"]
 
-    ranked = conv2d_pw_choice._preference(dispatcher, "texture3d").tiles
-    assert tile((1, 256, 256, 256)) == ranked[0]
+    ranked = [name for name, _ in conv2d_pw_choice._preference(dispatcher, "texture3d").tiles]
+    assert tile((1, 192, 256, 256)) == ranked[0]
     assert tile((1, 1, 1, 1)) == ranked[-1]
-    assert tile((1, 4, 256, 256)) != ranked[0]  # one n4: half of a tile of two would be waste
+    assert tile((1, 4, 256, 256)) != ranked[0]  # one n4: most of the first tile would be waste

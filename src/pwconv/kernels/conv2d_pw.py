@@ -1,7 +1,8 @@
 """Pointwise convolution over a variant, chosen by conv2d_pw_choice.py.
 
-On textures conv2d_pw_tiled.comp; on buffers conv2d_pw_staged_buffer.comp or, for float16 where the
-device has what it needs, conv2d_pw_coopmat2.comp.
+On textures conv2d_pw_staged_texture3d.comp or conv2d_pw_tiled.comp; on buffers
+conv2d_pw_staged_buffer.comp or, for float16 where the device has what it needs,
+conv2d_pw_coopmat2.comp.
 """
 
 from __future__ import annotations

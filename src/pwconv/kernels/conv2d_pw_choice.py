@@ -37,43 +37,70 @@ class _Preference:
 
     Attributes
     ----------
-    tiles : tuple of str
-        Best first; the last fits every shape.
-    enough : int
-        Tiles that the output must be cut into, or else the device stands partly idle and a smaller
-        tile is better.
+    tiles : tuple of (str, int)
+        Best first; the last fits every shape. The number is of blocks: with fewer of them the
+        device stands partly idle, and a tile that comes later is better.
     workgroup : tuple of int
         Preferred shape, where the kernel leaves it open.
     weight_storage : str
         Of a weight that the layer packs itself.
     """
 
-    tiles: tuple[str, ...]
-    enough: int
-    workgroup: tuple[int, int, int] = (8, 8, 1)
+    tiles: tuple[tuple[str, int], ...]
+    workgroup: Size3 = (8, 8, 1)
     weight_storage: str = "auto"
 
 
-_FAMILIES = {"texture3d": "conv2d_pw_tiled", "buffer": "conv2d_pw_staged_buffer"}
+_FAMILIES = {
+    "texture3d": ("conv2d_pw_staged_texture3d", "conv2d_pw_tiled"),
+    "buffer": ("conv2d_pw_staged_buffer",),
+}
 _COOPMAT2 = "conv2d_pw_coopmat2"
 
 # Measured over the twelve EdgeTAM shapes: "discrete" on an NVIDIA H100, where a weight in a buffer
-# takes 0.6 of the time of one in a texture, and "cpu" on lavapipe. The rest is not measured.
+# takes 0.6 of the time of one in a texture, and "cpu" on lavapipe, where a workgroup's barriers cost
+# more than they save. The rest is not measured: `pwconv tune` is for it.
 _PREFERENCES = {
-    ("texture3d", "discrete"): _Preference(("m2n2k2", "m1n1k1"), 32768, (32, 8, 1), "buffer"),
-    ("texture3d", "cpu"): _Preference(("m8n2k1", "m4n1k1", "m1n1k1"), 64),
+    ("texture3d", "discrete"): _Preference(
+        (
+            ("128x48x8", 512),
+            ("64x64x16", 256),
+            ("128x48x16s2", 256),
+            ("64x32x16s2", 512),
+            ("64x96x32s4", 128),
+            ("32x48x32s4", 192),
+            ("32x32x32s4", 64),
+            ("m2n2k2", 4096),
+            ("m1n1k1", 0),
+        ),
+        (32, 8, 1),
+        "buffer",
+    ),
+    ("texture3d", "cpu"): _Preference(
+        (("m16n3k1", 64), ("m8n2k1", 64), ("m4n1k1", 64), ("m1n1k1", 0)), weight_storage="buffer"
+    ),
 }
 _PREFERENCES_ELSEWHERE = {
-    "texture3d": _Preference(("m4n2k1", "m4n1k1", "m1n1k1"), 4096),
+    "texture3d": _Preference((("m4n2k1", 4096), ("m4n1k1", 4096), ("m1n1k1", 0))),
     "buffer": _Preference(
-        ("128x64x8", "64x64x8", "128x48x8", "128x32x16", "32x64x16", "32x32x32"),
-        256,
+        (
+            ("128x48x8", 512),
+            ("128x64x16", 512),
+            ("256x32x8", 256),
+            ("128x48x16s2", 256),
+            ("64x64x16", 256),
+            ("64x96x32s4", 128),
+            ("64x32x16s2", 256),
+            ("64x64x16s2", 128),
+            ("32x48x32s4", 192),
+            ("32x32x32s4", 0),
+        ),
         weight_storage="buffer",
     ),
 }
 
 # A tile that computes this much more than another, past the output channels there are, is no rival.
-_WASTE_ALLOWED = 1.2
+_WASTE_ALLOWED = 1.1
 
 
 def preferred_weight_storage(
@@ -98,15 +125,18 @@ def candidates(
     """
     half_sums = problem.accumulate.itemsize == 2
     precision = axis_name(problem.dtype) + ("acc16" if half_sums else "")
-    family = _FAMILIES[problem.storage]
-    considered = shaders.variants(family, dtype=precision, weight=weight_storage)
+    considered = [
+        variant
+        for family in _FAMILIES[problem.storage]
+        for variant in shaders.variants(family, dtype=precision, weight=weight_storage)
+    ]
     if _suits_matrices(problem):
         considered += shaders.variants(_COOPMAT2, dtype=precision)
     lacks = {v.name: v.unmet(dispatcher.limits, dispatcher.features) for v in considered}
     able = {v.name: v for v in considered if not lacks[v.name]}
     if not able:
         raise UnsupportedError(
-            f"accumulate = '{problem.accumulate}' needs {lacks[considered[0].name]}, which "
+            f"accumulate = '{problem.accumulate}' needs {lacks[considered[-1].name]}, which "
             f"{dispatcher.device.info.name} does not have; use accumulate='float32'"
         )
     return able
@@ -127,19 +157,19 @@ def choose(dispatcher: Dispatcher, problem: Problem, weight_storage: str) -> Cho
         variant, reason = _choose_matrices(matrices, problem)
         return Choice(variant, preference.workgroup, reason)
     by_tile = {v.axes["tile"]: v for v in able.values()}
-    ranked = [by_tile[tile] for tile in preference.tiles if tile in by_tile]
-    enough = [v for v in ranked if math.prod(blocks(v, problem)) >= preference.enough]
-    least = min((_waste(v, problem) for v in enough), default=0.0)
-    for variant in enough:
-        if _waste(variant, problem) <= least * _WASTE_ALLOWED:
+    known = [(by_tile[tile], least) for tile, least in preference.tiles if tile in by_tile]
+    filling = [v for v, least in known if math.prod(blocks(v, problem)) >= least]
+    least_waste = min((_waste(v, problem) for v in filling), default=0.0)
+    for variant in filling:
+        if _waste(variant, problem) <= least_waste * _WASTE_ALLOWED:
             count = math.prod(blocks(variant, problem))
             reason = (
-                f"the first of {', '.join(preference.tiles)} that cuts the output into "
-                f"{preference.enough} or more ({count}) and wastes little on N"
+                f"the first of {', '.join(v.axes['tile'] for v, _ in known)} that fills the device "
+                f"(blocks: {count}) and wastes little on N"
             )
             return Choice(variant, preference.workgroup, reason)
-    reason = f"no tile cuts the output into {preference.enough} or more: the smallest"
-    return Choice(ranked[-1], preference.workgroup, reason)
+    reason = "no tile cuts the output into blocks enough to fill the device: the smallest"
+    return Choice(known[-1][0], preference.workgroup, reason)
 
 
 def _suits_matrices(problem: Problem) -> bool:

@@ -1,0 +1,83 @@
+#version 450
+// Pointwise convolution on channels-packed 3D textures, each texel fetched once a workgroup.
+// conv2d_pw_tiled.comp has the formula; staged_matmul.glslh the tiling.
+
+#extension GL_EXT_samplerless_texture_functions : require
+
+#include "fp_tiles.glslh"
+#include "texel.glslh"
+
+// True where stride is 1 and padding 0: outputs and inputs then share their coordinates.
+layout(constant_id = 4) const bool POINTWISE_GRID = true;
+// True where K is a multiple of BLOCK_K.
+layout(constant_id = 5) const bool WHOLE_STEPS = false;
+
+layout(push_constant) uniform PushConstants {
+    uint origin_x, origin_y, origin_z;
+    uint M, N, N4, K4;
+    uint W_out;
+    int W_in, H_in;
+    int stride_w, stride_h, pad_w, pad_h;
+    float activation_a, activation_b;
+} pc;
+
+layout(set = 0, binding = 0, TEXEL_FORMAT) uniform restrict writeonly TEXEL_IMAGE3D t_out;
+layout(set = 0, binding = 1) uniform texture3D t_in;
+
+#include "epilogue.glslh"
+#include "packed_weight.glslh"
+#include "staged_block.glslh"
+
+// Element i of a stage of the input is (k4, m): its texel.
+ivec3 input_at[INPUT_LOADS];
+bool input_inside[INPUT_LOADS];
+
+void begin_input(const uint m_first, const uint b) {
+    [[unroll]] for (uint load = 0; load < INPUT_LOADS; ++load) {
+        const uint i = load * THREADS + gl_LocalInvocationID.x;
+        // Positions past M repeat the last one; their outputs are not stored.
+        const uint m = min(m_first + i % BLOCK_M, pc.M - 1u);
+        ivec2 position = ivec2(m % pc.W_out, m / pc.W_out);
+        input_inside[load] = true;
+        if (!POINTWISE_GRID) {
+            const ivec2 outside = position * ivec2(pc.stride_w, pc.stride_h) -
+                                  ivec2(pc.pad_w, pc.pad_h);
+            position = clamp(outside, ivec2(0), ivec2(pc.W_in, pc.H_in) - 1);
+            input_inside[load] = position == outside;
+        }
+        input_at[load] = ivec3(position, b * pc.K4 + i / BLOCK_M);
+    }
+}
+
+FP_VEC4 fetch_input(const uint load, const uint k4_first) {
+    const uint i = load * THREADS + gl_LocalInvocationID.x;
+    const bool within = WHOLE_STEPS || k4_first + i / BLOCK_M < pc.K4;
+    const ivec3 at = input_at[load];
+    input_at[load].z += BLOCK_K4;
+    const vec4 texel = texelFetch(t_in, ivec3(at.xy, within ? at.z : 0), 0);
+    return FP_VEC4(within && input_inside[load] ? texel : vec4(0.0));
+}
+
+// Row r of the tile is position thread_m + r·THREADS_M of the block: neighbours' texels are neighbours.
+void load_input_tile(out FPInputTile tile, const uint at, const uint k4, const uint thread_m) {
+    [[unroll]] for (uint r = 0; r < TILE_M; ++r) {
+        tile.data[r][0] = staged[at + k4 * BLOCK_M + thread_m + r * THREADS_M];
+    }
+}
+
+void store_block(const FPOutTile out_tile, const uint m_first, const uint thread_m,
+                 const uint n4_first, const uint b) {
+    [[unroll]] for (uint r = 0; r < TILE_M; ++r) {
+        const uint m = m_first + thread_m + r * THREADS_M;
+        const ivec2 position = ivec2(m % pc.W_out, m / pc.W_out);
+        [[unroll]] for (uint n4 = 0; n4 < TILE_N4; ++n4) {
+            const uint at_n4 = n4_first + n4 * THREADS_N;
+            if (m < pc.M && at_n4 < pc.N4) {
+                imageStore(t_out, ivec3(position, b * pc.N4 + at_n4),
+                           epilogue(vec4(out_tile.data[r][n4]) + tile_bias[n4], at_n4));
+            }
+        }
+    }
+}
+
+#include "staged_matmul.glslh"
