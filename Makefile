@@ -29,8 +29,9 @@ test: $(VENV)/installed-test
 test-drivers: $(VENV)/installed-test
 	$(BIN)/python tests/drivers/run.py $(DRIVERS) --pytest $(PYTEST)
 
-coverage: UNDER := -m coverage run
-coverage: test
+coverage: $(VENV)/installed-test
+	@$(BIN)/coverage erase
+	@$(MAKE) --no-print-directory test UNDER='-m coverage run'
 	@$(BIN)/coverage combine --quiet
 	$(BIN)/coverage report
 

@@ -10,6 +10,7 @@ from xml.etree import ElementTree
 
 from rich import box
 from rich.table import Table
+from rich.text import Text
 
 
 @dataclass(frozen=True)
@@ -85,8 +86,7 @@ def table(outcomes: Iterable[Outcome]) -> Table:
             numbers = [minutes, *map(str, counts)]
         if outcome.broken:
             reasons.insert(0, f"broken off: {outcome.broken}")
-        style = "" if outcome.ok else "red"
-        if outcome.not_run:
-            style = "yellow"
-        shown.add_row(outcome.driver, outcome.version, *numbers, "\n".join(reasons), style=style)
+        style = "yellow" if outcome.not_run else "" if outcome.ok else "red"
+        why = Text("\n".join(reasons))  # a str would be searched for markup
+        shown.add_row(outcome.driver, outcome.version, *numbers, why, style=style)
     return shown

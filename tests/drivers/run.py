@@ -93,7 +93,7 @@ def set_up(name: str) -> str:
 
 def run_suite(name: str, pytest_arguments: Sequence[str]) -> Outcome:
     """Run pytest on a driver, with each line of its output under the driver's name."""
-    python = FOLDER / name / "python"
+    python = str(FOLDER / name / "python")
     report = FOLDER / name / "report.xml"
     report.unlink(missing_ok=True)
     asked = subprocess.run([python, "-c", VERSION], capture_output=True, text=True, check=False)
