@@ -78,7 +78,7 @@ install_pwconv() {
     # Only wheels: for a Python too new for one of them, pip then says which, and builds nothing.
     pip=$(echo "$root"/usr/share/python-wheels/pip-*.whl)/pip
     "$folder/venv/bin/python" "$pip" install --quiet \
-        --disable-pip-version-check --only-binary=:all: pip --editable "$tree[test]" ||
+        --disable-pip-version-check --only-binary=:all: pip --editable "${tree}[test]" ||
         fail "pip could not install pwconv and its tests on Debian $suite's Python"
     touch "$folder/venv/installed"
 }
