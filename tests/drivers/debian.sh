@@ -23,14 +23,15 @@ fail() {
     exit 1
 }
 
-command -v apt-get >/dev/null || fail "apt-get is needed to unpack Debian's packages"
+keyring=/usr/share/keyrings/debian-archive-keyring.gpg
+command -v apt-get >/dev/null || fail "apt-get is needed to fetch Debian's packages"
+[ -e "$keyring" ] || fail "the package debian-archive-keyring is needed to check Debian's packages"
 
 unpack() {
-    rm -rf "$folder/root" "$folder/venv" "$folder/new"
+    rm -rf "$folder/apt" "$folder/new" "$folder/venv"
     mkdir -p "$folder/apt/lists/partial" "$folder/apt/archives/partial" "$folder/new"
     : >"$folder/apt/status" # as if nothing were installed: every dependency is fetched
     arch=$(dpkg --print-architecture)
-    keyring=/usr/share/keyrings/debian-archive-keyring.gpg
     echo "deb [arch=$arch signed-by=$keyring] http://deb.debian.org/debian $suite main" \
         >"$folder/apt/sources.list"
     cat >"$APT_CONFIG" <<END
