@@ -1,17 +1,22 @@
-# make demo    a photograph through a Vulkan device
-# make test    the test suite, on every Vulkan device found
-# make lint    ruff, and mypy in strict mode
-# make shaders compile what changed in shaders/
+# make demo          a photograph through a Vulkan device
+# make test          the test suite, on every Vulkan device found
+# make test-drivers  the test suite on each of DRIVERS, software drivers that it fetches
+# make coverage      make test, and which lines and branches of src/ it does not reach
+# make lint          ruff, and mypy in strict mode
+# make shaders       compile what changed in shaders/
 #
 # Each makes the virtual environment and installs pwconv into it first, and a Vulkan driver where the
-# machine has none. PYTHON=python3.12 make … chooses another interpreter.
+# machine has none. PYTHON=python3.12 make … chooses another interpreter, PYTEST='-k linear' make …
+# gives pytest arguments.
 
 PYTHON ?= python3
+PYTEST ?=
+DRIVERS ?= lavapipe-bookworm lavapipe-sid swiftshader
 VENV := .venv
 BIN := $(VENV)/bin
 SHADERS := $(wildcard shaders/* shaders/include/* build_tools/*.py)
 
-.PHONY: demo test lint shaders clean
+.PHONY: demo test test-drivers coverage lint shaders clean
 
 demo: $(VENV)/installed-demo
 	@build_tools/ensure_vulkan.sh $(BIN)/python
@@ -19,7 +24,16 @@ demo: $(VENV)/installed-demo
 
 test: $(VENV)/installed-test
 	@build_tools/ensure_vulkan.sh $(BIN)/python --validation
-	$(BIN)/python -m pytest
+	$(BIN)/python $(UNDER) -m pytest $(PYTEST)
+
+test-drivers: $(VENV)/installed-test
+	$(BIN)/python tests/drivers/run.py $(DRIVERS) --pytest $(PYTEST)
+
+coverage: $(VENV)/installed-test
+	@$(BIN)/coverage erase
+	@$(MAKE) --no-print-directory test UNDER='-m coverage run'
+	@$(BIN)/coverage combine --quiet
+	$(BIN)/coverage report
 
 lint: $(VENV)/installed-lint
 	$(BIN)/ruff check .
@@ -30,7 +44,7 @@ shaders: $(VENV)/installed-test
 	$(BIN)/python build_tools/compile_shaders.py
 
 clean:
-	rm -rf $(VENV) src/pwconv/spirv
+	rm -rf $(VENV) .drivers src/pwconv/spirv
 
 # An editable install compiles the shaders too; it is repeated when one of them has changed.
 $(VENV)/installed-%: pyproject.toml $(SHADERS) | $(VENV)/bin/python
