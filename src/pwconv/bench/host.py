@@ -8,11 +8,11 @@ from collections.abc import Callable
 import numpy as np
 
 from pwconv.bench.report import HostCost
-from pwconv.bench.samples import Sample, summarize
 from pwconv.bench.workloads import Layer
 from pwconv.device import Device
 from pwconv.dtypes import Array
 from pwconv.modules import PointwiseConv2d
+from pwconv.timing.samples import Sample, summarize
 from pwconv.vk.resources import DOWNLOAD, UPLOAD, Buffer
 
 # Fewer calls than the queue takes before the host must wait.

@@ -29,10 +29,10 @@ from pathlib import Path
 from typing import Any
 
 from pwconv.bench.ceilings import Ceiling, Roofline
-from pwconv.bench.clocks import ClockCheck
-from pwconv.bench.samples import Sample
 from pwconv.bench.workloads import Layer
 from pwconv.errors import PwconvError
+from pwconv.timing.clocks import ClockCheck
+from pwconv.timing.samples import Sample
 
 SCHEMA = 1
 

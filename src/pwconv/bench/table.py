@@ -10,8 +10,8 @@ from rich.console import Console
 from rich.table import Table
 
 from pwconv.bench.report import LayerResult, Report, Run
-from pwconv.bench.samples import Sample
 from pwconv.bench.views import OURS, contenders, dtypes, find_run, geometric_mean, ratios
+from pwconv.timing.samples import Sample
 
 _ITEMSIZES = {"float32": 4, "float16": 2}
 # Peers that compute the same in several ways are met at their best, TF32 apart: it is not float32.
