@@ -5,16 +5,15 @@ from __future__ import annotations
 import os
 import threading
 import weakref
-from importlib import metadata
 from types import TracebackType
 from typing import Any
 
 import numpy as np
-from platformdirs import user_cache_path
 
 from pwconv.dispatch import Dispatcher
 from pwconv.dtypes import Array, as_dtype, as_float_array
 from pwconv.errors import NoDeviceError
+from pwconv.files import cache_folder
 from pwconv.kernels import pack_linear_weight, transfer
 from pwconv.packed_weight import PackedWeight
 from pwconv.tensor import (
@@ -26,6 +25,7 @@ from pwconv.tensor import (
     shape4,
     storage_order,
 )
+from pwconv.tuning.tuner import Tuner, tuning_mode
 from pwconv.vk import api as vk
 from pwconv.vk.instance import resident_instance
 from pwconv.vk.logical_device import LogicalDevice
@@ -67,6 +67,8 @@ class Device:
         No loader, no driver, or none or several devices that match.
     UnsupportedError
         Vulkan older than 1.1, no compute queue, or validation without its layer.
+    PwconvError
+        ``$PWCONV_TUNE`` has a value that it cannot have.
     """
 
     def __init__(self, device: int | str | None = None, *, validate: bool | None = None) -> None:
@@ -74,11 +76,15 @@ class Device:
             device = os.environ.get("PWCONV_DEVICE") or None
         if validate is None:
             validate = _validate_by_default()
+        mode = tuning_mode()
         index = _choose(device, devices())
-        self._logical = LogicalDevice(index, validate=validate, cache_folder=_cache_folder())
+        self._logical = LogicalDevice(
+            index, validate=validate, cache_folder=cache_folder("pipelines")
+        )
         self._dispatcher = Dispatcher(self._logical)
         # Runs at garbage collection or interpreter exit; tensors hold the device, so they go first.
         self._finalizer = weakref.finalize(self, self._logical.close)
+        self._tuner = Tuner(self._dispatcher, mode)
 
     @property
     def info(self) -> DeviceInfo:
@@ -270,7 +276,3 @@ def _validate_by_default() -> bool:
     if value not in ("", "0", "1"):
         raise ValueError(f"PWCONV_VALIDATE is {value!r}; it must be 0 or 1")
     return value == "1"
-
-
-def _cache_folder() -> Any:
-    return user_cache_path("pwconv", appauthor=False) / metadata.version("pwconv") / "pipelines"

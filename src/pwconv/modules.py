@@ -12,12 +12,23 @@ import numpy as np
 
 from pwconv.activation import parse_activation
 from pwconv.device import Device, resolve_device
-from pwconv.dispatch import Dispatch, Plan
+from pwconv.dispatch import Dispatch, Plan, Resource
 from pwconv.dtypes import FLOAT16, FLOAT32, DType, as_dtype, as_float_array
+from pwconv.errors import UnsupportedError
+from pwconv.explanation import Explanation
 from pwconv.kernels import conv2d_pw, conv2d_pw_choice, pack_linear_weight
 from pwconv.packed_weight import PackedWeight
 from pwconv.staging import upload_buffer
-from pwconv.tensor import Shape, Tensor, check_storage, choose_storage, shape4, storage_order
+from pwconv.tensor import (
+    Shape,
+    Tensor,
+    as_shape,
+    check_storage,
+    choose_storage,
+    shape4,
+    storage_order,
+)
+from pwconv.tuning.race import Task
 from pwconv.vk.resources import DEVICE, Buffer
 
 _PLANS_KEPT = 32
@@ -93,7 +104,7 @@ class PointwiseConv2d:
         self.dtype: DType = self._weight.dtype
         self._accumulate = self._check_accumulate(accumulate)
         self._bias = self._upload_bias(bias)
-        self._plans: OrderedDict[tuple[str, Shape], tuple[Plan, Shape]] = OrderedDict()
+        self._plans: OrderedDict[tuple[str, Shape], tuple[Plan, Shape, str]] = OrderedDict()
 
     @property
     def in_channels(self) -> int:
@@ -148,6 +159,54 @@ class PointwiseConv2d:
             return result
         return result.numpy()
 
+    def explain(self, shape: Any, storage: str = "auto") -> Explanation:
+        """Tell what a call runs at a shape, and why; nothing is computed.
+
+        What is told is what the call then takes. With ``PWCONV_TUNE=on-demand`` a new shape is
+        measured here as it would be there.
+
+        Parameters
+        ----------
+        shape : tuple of int
+            Of x: [N, C_in, H, W] or [C_in, H, W].
+        storage : "auto", "texture3d" or "buffer"
+            Of x, where it is a tensor; "auto" where it is an array.
+
+        Returns
+        -------
+        Explanation
+
+        Raises
+        ------
+        TypeError, ValueError
+            A shape or storage that the layer does not take, or a batch of 0, which runs nothing.
+        UnsupportedError
+            The input or output is past the device's limits.
+        OutOfMemoryError, ClosedError
+        """
+        x_shape = as_shape(shape)
+        check_storage(storage)
+        if storage != "auto":
+            self._check_tensor_storage(storage)
+        out_shape = self._output_shape(x_shape)
+        if 0 in out_shape:
+            raise ValueError(f"shape is {x_shape}: a batch of 0 runs nothing")
+        chosen, why = self._explain_storage(storage, {"x": x_shape, "the output": out_shape})
+        plan, _, reason = self._plan(chosen, x_shape, out_shape)
+        return Explanation(
+            x_shape=x_shape,
+            out_shape=out_shape,
+            dtype=self.dtype.name,
+            storage=chosen,
+            storage_reason=why,
+            variant=plan.variant.name,
+            tile=plan.variant.axes["tile"],
+            workgroup=plan.workgroup,
+            workgroup_counts=tuple(groups for _, groups in plan.parts),
+            weight_storage=self._weight.storage,
+            reason=reason,
+        )
+
     def __repr__(self) -> str:
         return (
             f"pwconv.PointwiseConv2d({self.in_channels}, {self.out_channels}, "
@@ -159,37 +218,61 @@ class PointwiseConv2d:
         self.device._dispatcher.submit(self._dispatch(x, out))
 
     def _dispatch(self, x: Tensor, out: Tensor) -> Dispatch:
-        plan = self._plan(x.storage, x.shape, out.shape)
-        resources = {"t_in": x.resource, "t_out": out.resource, "bias": self._bias}
+        plan, _, _ = self._plan(x.storage, x.shape, out.shape)
+        return self._bind(plan, x.resource, out.resource)
+
+    def _bind(self, plan: Plan, x: Resource, out: Resource) -> Dispatch:
+        resources = {"t_in": x, "t_out": out, "bias": self._bias}
         if "weight_rows" in plan.binding_names:
             resources["weight_rows"] = self._weight.rows()
         else:
             resources["packed_weight"] = self._weight.resource
         return Dispatch(plan, resources)
 
-    def _plan(self, storage: str, x_shape: Shape, out_shape: Shape) -> Plan:
+    def _plan(self, storage: str, x_shape: Shape, out_shape: Shape) -> tuple[Plan, Shape, str]:
+        """Return the plan for a shape, the output's shape, and why the plan's variant."""
         dispatcher = self.device._dispatcher
         with self.device._logical.lock:
             known = self._plans.get((storage, x_shape))
             if known is not None:
                 self._plans.move_to_end((storage, x_shape))
-                return known[0]
-            problem = conv2d_pw.Problem(
-                storage,
-                shape4(x_shape, "x"),
-                shape4(out_shape, "output"),
-                self.dtype,
-                self._accumulate,
-                self._geometry,
-            )
-            choice = conv2d_pw_choice.choose(dispatcher, problem, self._weight.storage)
+                return known
+            task = self._task(storage, x_shape, out_shape)
+            choice = self.device._tuner.choose(task)
             plan = conv2d_pw.plan_conv2d_pw(
-                dispatcher, choice.variant, problem, self._activation, choice.workgroup
+                dispatcher, choice.variant, task.problem, self._activation, choice.workgroup
             )
-            self._plans[storage, x_shape] = plan, out_shape
+            new = self._plans[storage, x_shape] = plan, out_shape, choice.reason
             if len(self._plans) > _PLANS_KEPT:
                 self._plans.popitem(last=False)
-            return plan
+            return new
+
+    def _task(self, storage: str, x_shape: Shape, out_shape: Shape) -> Task:
+        problem = conv2d_pw.Problem(
+            storage,
+            shape4(x_shape, "x"),
+            shape4(out_shape, "output"),
+            self.dtype,
+            self._accumulate,
+            self._geometry,
+        )
+        return Task(problem, self._weight.storage, self._activation, self._bind)
+
+    def _explain_storage(self, storage: str, shapes: dict[str, Shape]) -> tuple[str, str]:
+        """Return the storage that a call takes, and why."""
+        device = self.device._logical
+        order = self._storages_from(storage)
+        chosen = choose_storage(device, shapes, self.dtype, order)
+        if chosen != order[0]:
+            try:
+                choose_storage(device, shapes, self.dtype, order[:1])
+            except UnsupportedError as error:
+                return chosen, f"{order[0]} does not take it: {error}"
+        if storage != "auto":
+            return chosen, "as x is"
+        if self.storage != "auto":
+            return chosen, "as the layer was made"
+        return chosen, f"what suits a device of type {device.info.type}"
 
     def _pack(self, weight: Any, dtype: Any) -> PackedWeight:
         if isinstance(weight, PackedWeight):
@@ -261,11 +344,7 @@ class PointwiseConv2d:
                     f"x is a tensor of {x.dtype} and the layer computes in {self.dtype}: make one "
                     f"with device.tensor(…, dtype='{self.dtype}')"
                 )
-            if self.storage not in ("auto", x.storage):
-                raise ValueError(
-                    f"x is stored as {x.storage} and the layer works on {self.storage}: make one "
-                    f"with device.tensor(…, storage='{self.storage}')"
-                )
+            self._check_tensor_storage(x.storage)
         else:
             x = as_float_array(x, "x")
             if x.dtype.newbyteorder("=") != self.dtype and not self._converts:
@@ -286,13 +365,26 @@ class PointwiseConv2d:
 
     def _storages(self, x: Any, out: Any) -> tuple[str, ...]:
         """Return the storages to try for x and its output, best first."""
-        if not isinstance(x, Tensor):
-            if isinstance(out, Tensor) and self.storage == "auto":
-                return (out.storage,)
+        if isinstance(x, Tensor):
+            return self._storages_from(x.storage)
+        if isinstance(out, Tensor) and self.storage == "auto":
+            return (out.storage,)
+        return self._storages_from("auto")
+
+    def _storages_from(self, storage: str) -> tuple[str, ...]:
+        """Return the storages to try for a tensor stored so, or for an array, which is "auto"."""
+        if storage == "auto":
             return storage_order(self.device._logical, self.storage)
         # A texture whose output is past a texture's limit becomes a buffer.
-        may_change = self.storage == "auto" and x.storage == "texture3d"
-        return ("texture3d", "buffer") if may_change else (x.storage,)
+        may_change = self.storage == "auto" and storage == "texture3d"
+        return ("texture3d", "buffer") if may_change else (storage,)
+
+    def _check_tensor_storage(self, storage: str) -> None:
+        if self.storage not in ("auto", storage):
+            raise ValueError(
+                f"x is stored as {storage} and the layer works on {self.storage}: make one "
+                f"with device.tensor(…, storage='{self.storage}')"
+            )
 
     def _check_channels(self, shape: Shape) -> None:
         if shape4(shape, "x")[1] != self.in_channels:
