@@ -121,7 +121,7 @@ class Store:
         OSError
             The file cannot be written.
         """
-        self.require_writable()
+        make_folder(self.file.parent)
         with locked_folder(self.file.parent):
             merged = self.read()
             for key, verdict in verdicts.items():
@@ -133,16 +133,6 @@ class Store:
             document = {**self._header, "verdicts": entries}
             replace_file(self.file, json.dumps(document).encode())
         return merged
-
-    def require_writable(self) -> None:
-        """Make the folder.
-
-        Raises
-        ------
-        OSError
-            It cannot be made.
-        """
-        make_folder(self.file.parent)
 
 
 class _UnusableError(ValueError):
