@@ -51,8 +51,8 @@ _LEAST_SECONDS = 1e-7
 _SHORT_SECONDS, _LONG_SECONDS = 100e-6, 50e-3
 _HEAT_REPETITIONS = 8  # a short dispatch is timed with a microsecond or two of its surroundings
 _RACE_ROUNDS = (3, 9)
-# Of nine rounds, quartiles lie apart by chance about once in a hundred times; of 31 never.
-_DUEL_ROUNDS = (9, 31)
+# Of equals, the quartiles of 15 rounds lie apart by chance once in some 300 duels, of 31 never.
+_DUEL_ROUNDS = (15, 31)
 _ROUNDS_SECONDS = 0.5
 # Drivers take a submission that runs for seconds for one that hangs.
 _SUBMISSION_SECONDS = 0.5

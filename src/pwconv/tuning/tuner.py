@@ -128,7 +128,7 @@ class Tuner:
             return dataclasses.replace(default, reason=reason)
         able = conv2d_pw_choice.candidates(self._dispatcher, task.problem, task.weight_storage)
         if verdict.variant not in able:
-            _log.info("%s is no variant that this device runs", verdict.variant)
+            _log.info("%r is no variant that this device runs", verdict.variant)
             return None
         reason = (
             f"tuned on this device: {verdict.seconds * 1e6:.1f} µs, against "
