@@ -97,6 +97,39 @@ def test_a_fence_someone_waits_for_is_not_reused(own_device, monkeypatch):
     assert fence in queue._fences
 
 
+def test_a_full_queue_goes_on_while_another_thread_waits(own_device, monkeypatch):
+    """The oldest submission is done, and whoever waited for it has not yet said so."""
+    queue = own_device._logical.queue
+    serial = queue.run_once(nothing)
+    started, resume = threading.Event(), threading.Event()
+    real = vk.vkWaitForFences
+
+    def wait(*arguments: object) -> object:
+        if threading.current_thread() is waiter:
+            started.set()
+            assert resume.wait(60)
+        return real(*arguments)
+
+    def fill() -> None:
+        for _ in range(150):
+            queue.run_once(nothing)
+
+    monkeypatch.setattr(vk, "vkWaitForFences", wait)
+    waiter = threading.Thread(target=queue.wait, args=(serial,))
+    filler = threading.Thread(target=fill)
+    waiter.start()
+    assert started.wait(10)
+    filler.start()
+    filler.join(10)
+    stuck = filler.is_alive()
+    resume.set()
+    filler.join()
+    waiter.join()
+    assert not stuck
+    queue.wait()
+    assert not queue._waited_for
+
+
 def test_a_failed_submission_can_be_repeated(own_device, monkeypatch):
     layer = pwconv.PointwiseConv2d(np.eye(3, dtype=np.float32), device=own_device)
     x = np.arange(12, dtype=np.float32).reshape(3, 2, 2)

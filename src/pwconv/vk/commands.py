@@ -37,7 +37,7 @@ class Step:
     parts: tuple[tuple[bytes, tuple[int, int, int]], ...]
 
 
-@dataclass
+@dataclass(eq=False)
 class _Submission:
     serial: int
     fence: Any
@@ -64,6 +64,8 @@ class Queue:
         self._command_pool = vk.vkCreateCommandPool(device.handle, info, None)
         self.last = 0
         self._in_flight: deque[_Submission] = deque()
+        # Done, but a thread has yet to return from waiting for its fence.
+        self._waited_for: list[_Submission] = []
         self._fences: list[Any] = []
         self._uninitialized: list[Any] = []
         # Filled by finalizers, at any moment and in any thread; emptied under the lock.
@@ -143,9 +145,11 @@ class Queue:
         """Return the serial up to which everything is done."""
         with self._device.lock:
             while self._in_flight and self._signaled(self._in_flight[0].fence):
-                if self._in_flight[0].waiters:
-                    return self._in_flight[0].serial
-                self._recycle(self._in_flight.popleft().fence)
+                submission = self._in_flight.popleft()
+                if submission.waiters:
+                    self._waited_for.append(submission)
+                else:
+                    self._recycle(submission.fence)
             return self._in_flight[0].serial - 1 if self._in_flight else self.last
 
     def wait(self, serial: int | None = None) -> None:
@@ -163,6 +167,9 @@ class Queue:
         finally:
             with self._device.lock:
                 submission.waiters -= 1
+                if not submission.waiters and submission in self._waited_for:
+                    self._waited_for.remove(submission)
+                    self._recycle(submission.fence)
         self.collect()
 
     # -- freeing ----------------------------------------------------------------------------------
@@ -203,8 +210,10 @@ class Queue:
 
     def close(self) -> None:
         """Destroy the queue's own objects; :meth:`drain` comes first."""
-        for fence in [*self._fences, *(submission.fence for submission in self._in_flight)]:
+        unfinished = [*self._in_flight, *self._waited_for]
+        for fence in [*self._fences, *(submission.fence for submission in unfinished)]:
             vk.vkDestroyFence(self._device.handle, fence, None)
+        self._waited_for.clear()
         vk.vkDestroyCommandPool(self._device.handle, self._command_pool, None)
 
     # -- inside -----------------------------------------------------------------------------------
