@@ -106,7 +106,8 @@ def _tuning(device: pwconv.DeviceInfo) -> str:
     if not store.file.exists():
         return f"{start} does not exist ({mode}); 'pwconv tune' makes it"
     used = "not used" if tuning_mode() == "off" else "used"
-    return f"{start}, {len(verdicts)} verdicts, {used} ({mode})"
+    count = f"{len(verdicts)} {'verdict' if len(verdicts) == 1 else 'verdicts'}"
+    return f"{start}, {count}, {used} ({mode})"
 
 
 def _demo(options: argparse.Namespace) -> bool:

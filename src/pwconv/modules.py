@@ -76,6 +76,10 @@ class PointwiseConv2d:
     Notes
     -----
     float16 layers compute the epilogue in float32 and round once, to nearest even.
+
+    Which compiled variant computes a shape is what ``pwconv tune`` found on this device, where it
+    did, or else what a rule says; ``$PWCONV_TUNE`` may be "off", "cached" (the default) or
+    "on-demand", which measures a new shape at its first call. :meth:`explain` tells.
     """
 
     def __init__(
