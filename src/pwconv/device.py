@@ -13,11 +13,12 @@ import numpy as np
 from platformdirs import user_cache_path
 
 from pwconv.dispatch import Dispatcher
-from pwconv.dtypes import Array, as_dtype, as_float_array
+from pwconv.dtypes import Array, DType, as_dtype, as_float_array
 from pwconv.errors import NoDeviceError
 from pwconv.kernels import pack_linear_weight, transfer
 from pwconv.packed_weight import PackedWeight
 from pwconv.tensor import (
+    Shape,
     Tensor,
     acquire_resource,
     as_shape,
@@ -118,11 +119,10 @@ class Device:
         storage = choose_storage(
             self._logical, {"array": shape}, target, storage_order(self._logical, storage)
         )
-        resource = acquire_resource(self._logical, shape, target, storage, "array")
-        tensor = Tensor(self, shape, target, storage, resource)
-        if resource is not None:
-            full_shape = shape4(shape, "array")
-            transfer.upload(self._dispatcher, source.reshape(full_shape), resource, target)
+        tensor = self._empty(shape, target, storage)
+        full_shape = shape4(shape, "array")
+        if full_shape[0]:
+            transfer.upload(self._dispatcher, source.reshape(full_shape), tensor.resource, target)
         return tensor
 
     def empty(self, shape: Any, dtype: Any, storage: str = "auto") -> Tensor:
@@ -146,8 +146,7 @@ class Device:
         storage = choose_storage(
             self._logical, {"shape": shape}, dtype, storage_order(self._logical, storage)
         )
-        resource = acquire_resource(self._logical, shape, dtype, storage, "shape")
-        return Tensor(self, shape, dtype, storage, resource)
+        return self._empty(shape, dtype, storage)
 
     def synchronize(self) -> None:
         """Wait until everything submitted is done.
@@ -181,6 +180,11 @@ class Device:
 
     def __repr__(self) -> str:
         return f"<pwconv.Device {self.info}{' (closed)' if self.closed else ''}>"
+
+    def _empty(self, shape: Shape, dtype: DType, storage: str) -> Tensor:
+        """Return a tensor that is known to fit its storage, its contents undefined."""
+        resource = acquire_resource(self._logical, shape, dtype, storage, "shape")
+        return Tensor(self, shape, dtype, storage, resource)
 
     def _as_buffer(self, tensor: Tensor) -> Tensor:
         """Return a copy of a tensor that is a texture3d."""

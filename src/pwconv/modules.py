@@ -13,8 +13,8 @@ import numpy as np
 from pwconv.activation import parse_activation
 from pwconv.device import Device, resolve_device
 from pwconv.dispatch import Dispatch, Plan
-from pwconv.dtypes import FLOAT16, FLOAT32, DType, as_dtype, as_float_array
-from pwconv.kernels import conv2d_pw, conv2d_pw_choice, pack_linear_weight
+from pwconv.dtypes import FLOAT16, FLOAT32, Array, DType, as_dtype, as_float_array
+from pwconv.kernels import conv2d_pw, conv2d_pw_choice, pack_linear_weight, transfer
 from pwconv.packed_weight import PackedWeight
 from pwconv.staging import upload_buffer
 from pwconv.tensor import Shape, Tensor, check_storage, choose_storage, shape4, storage_order
@@ -140,13 +140,13 @@ class PointwiseConv2d:
             The input or output is past the device's limits.
         OutOfMemoryError, ClosedError, DeviceLostError
         """
+        if not isinstance(x, Tensor) and out is None:
+            return self._from_array(self._check_array(x))
         tensor, out_shape = self._place(x, out)
         result = self._check_out(out, out_shape, tensor)
         if 0 not in out_shape:
             self._submit(tensor, result)
-        if isinstance(x, Tensor) or out is not None:
-            return result
-        return result.numpy()
+        return result
 
     def __repr__(self) -> str:
         return (
@@ -154,6 +154,22 @@ class PointwiseConv2d:
             f"stride={self.stride}, padding={self.padding}, activation={self.activation!r}, "
             f"dtype={self.dtype})"
         )
+
+    def _from_array(self, array: Array) -> Array:
+        out_shape, storage = self._choose_storage(array, None)
+        x = self.device._empty(array.shape, self.dtype, storage)
+        y = self.device._empty(out_shape, self.dtype, storage)
+        if 0 in out_shape:
+            return np.empty(out_shape, self.dtype)
+        return transfer.pass_through(
+            self.device._dispatcher,
+            array.reshape(shape4(array.shape, "x")),
+            x.resource,
+            self._dispatch(x, y),
+            y.resource,
+            shape4(out_shape, "output"),
+            self.dtype,
+        ).reshape(out_shape)
 
     def _submit(self, x: Tensor, out: Tensor) -> None:
         self.device._dispatcher.submit(self._dispatch(x, out))
@@ -267,22 +283,27 @@ class PointwiseConv2d:
                     f"with device.tensor(…, storage='{self.storage}')"
                 )
         else:
-            x = as_float_array(x, "x")
-            if x.dtype.newbyteorder("=") != self.dtype and not self._converts:
-                raise TypeError(
-                    f"x has dtype {x.dtype} and the layer computes in {self.dtype}: cast x, or "
-                    f"make the layer with dtype='{self.dtype}' to have inputs converted"
-                )
-        out_shape = self._output_shape(x.shape)
-        storage = choose_storage(
-            self.device._logical,
-            {"x": x.shape, "the output": out_shape},
-            self.dtype,
-            self._storages(x, out),
-        )
+            x = self._check_array(x)
+        out_shape, storage = self._choose_storage(x, out)
         if not isinstance(x, Tensor):
             return self.device.tensor(x, self.dtype, storage), out_shape
         return x if x.storage == storage else self.device._as_buffer(x), out_shape
+
+    def _check_array(self, x: Any) -> Array:
+        array = as_float_array(x, "x")
+        if array.dtype.newbyteorder("=") != self.dtype and not self._converts:
+            raise TypeError(
+                f"x has dtype {array.dtype} and the layer computes in {self.dtype}: cast x, or "
+                f"make the layer with dtype='{self.dtype}' to have inputs converted"
+            )
+        return array
+
+    def _choose_storage(self, x: Array | Tensor, out: Any) -> tuple[Shape, str]:
+        """Return the output's shape, and how to store x so that both fit."""
+        out_shape = self._output_shape(x.shape)
+        shapes = {"x": x.shape, "the output": out_shape}
+        storages = self._storages(x, out)
+        return out_shape, choose_storage(self.device._logical, shapes, self.dtype, storages)
 
     def _storages(self, x: Any, out: Any) -> tuple[str, ...]:
         """Return the storages to try for x and its output, best first."""
@@ -310,7 +331,7 @@ class PointwiseConv2d:
 
     def _check_out(self, out: Tensor | None, shape: Shape, x: Tensor) -> Tensor:
         if out is None:
-            return self.device.empty(shape, self.dtype, x.storage)
+            return self.device._empty(shape, self.dtype, x.storage)
         if not isinstance(out, Tensor):
             raise TypeError(f"out is a {type(out).__name__}; it must be a pwconv.Tensor")
         resolve_device(self.device, out)
