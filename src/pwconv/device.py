@@ -155,9 +155,9 @@ class Device:
         ------
         ClosedError, DeviceLostError, ValidationError
         """
-        self._logical.require_open()
-        self._logical.queue.wait()
-        self._logical.check()
+        with self._logical.in_use():
+            self._logical.queue.wait()
+            self._logical.check()
 
     def close(self) -> None:
         """Wait for the device and free everything on it. Tensors and layers on it become unusable.

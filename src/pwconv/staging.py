@@ -57,7 +57,7 @@ def upload_chunks(
     """
     dtype = array.dtype.newbyteorder("=")
     for chunk in _chunks(device, array):
-        with _staged(device, chunk, dtype, upload=True) as staged:
+        with device.in_use(), _staged(device, chunk, dtype, upload=True) as staged:
             staged.fill(array)
             staged.serial = submit(chunk, staged.buffer)
 
@@ -95,18 +95,19 @@ def download_chunks(
         asked.popleft()
         device.staging.release(staged.buffer, staged.serial, upload=False)
 
-    try:
-        for chunk in _chunks(device, array):
-            buffer = device.staging.acquire(_bytes(chunk, array.dtype), upload=False)
-            asked.append(_Staged(chunk, buffer, array.dtype))
-            asked[-1].serial = submit(chunk, buffer)
-            if len(asked) == _ASKED_AHEAD:
+    with device.in_use():
+        try:
+            for chunk in _chunks(device, array):
+                buffer = device.staging.acquire(_bytes(chunk, array.dtype), upload=False)
+                asked.append(_Staged(chunk, buffer, array.dtype))
+                asked[-1].serial = submit(chunk, buffer)
+                if len(asked) == _ASKED_AHEAD:
+                    take_first()
+            while asked:
                 take_first()
-        while asked:
-            take_first()
-    finally:
-        for staged in asked:
-            device.staging.release(staged.buffer, staged.serial, upload=False)
+        finally:
+            for staged in asked:
+                device.staging.release(staged.buffer, staged.serial, upload=False)
 
 
 def is_one_chunk(device: LogicalDevice, array: Array) -> bool:
@@ -128,6 +129,7 @@ def exchange(
     dtype = array.dtype.newbyteorder("=")
     (sent,), (received,) = _chunks(device, array), _chunks(device, result)
     with (
+        device.in_use(),
         _staged(device, sent, dtype, upload=True) as source,
         _staged(device, received, result.dtype, upload=False) as target,
     ):

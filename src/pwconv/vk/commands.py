@@ -100,11 +100,12 @@ class Queue:
         """
         with self._device.lock:
             newest = self._fences[-1].serial if self._fences else self._done
-            fenced = awaited or self.last + 1 - newest >= _FENCE_EVERY
-            if fenced:
+            due = self.last + 1 - newest >= _FENCE_EVERY
+            fenced = awaited or due or bool(self._retired)
+            if fenced or self._garbage:
                 self.collect()
-                if self.last - self._done >= _MAX_IN_FLIGHT:
-                    self.wait(self.last + 1 - _MAX_IN_FLIGHT)
+            if self.last - self._done >= _MAX_IN_FLIGHT:
+                self.wait(self.last + 1 - _MAX_IN_FLIGHT)
             if self._uninitialized:
                 self._command_buffers[0] = self._record_layouts()
                 self._command_buffers[1] = command_buffer
