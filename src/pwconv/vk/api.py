@@ -24,8 +24,8 @@ def api_version(major: int, minor: int, patch: int = 0) -> int:
 
 API_1_1, API_1_2, API_1_3 = (api_version(1, minor) for minor in (1, 2, 3))
 
-# Called several times in each call of a layer: the package's wrappers, which convert and check every
-# argument, take ten times as long as these functions. They take lists and ffi.NULL, never None.
+# What a call of a layer calls. The package's wrappers convert every argument, and take ten times as
+# long as these functions do; called directly, they take lists, structures and ffi.NULL, never None.
 _DIRECT = {"vkQueueSubmit", "vkGetFenceStatus", "vkResetFences", "vkWaitForFences"}
 
 INSTALL_HINT = (
