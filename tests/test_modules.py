@@ -158,6 +158,22 @@ def test_arrays_pass_through_in_one_submission(device, rng, storage):
     assert queue.last == before + 1
 
 
+@pytest.mark.parametrize("limit", [64, 8 << 20])
+def test_arrays_in_any_strides_and_byte_order(device, rng, monkeypatch, limit):
+    monkeypatch.setattr(staging, "_CHUNK_BYTES", limit)
+    x, weight, _ = random_problem(rng, 6, 5, (4, 7), "float32")
+    layer = pwconv.PointwiseConv2d(weight, device=device)
+    for array in (
+        x[..., ::-1],
+        x.astype(x.dtype.newbyteorder(">")),
+        np.asfortranarray(x),
+        x[:, ::2],
+    ):
+        array.flags.writeable = False
+        plain = np.ascontiguousarray(array, np.float32)
+        np.testing.assert_array_equal(layer(array), layer(device.tensor(plain)).numpy())
+
+
 @pytest.mark.parametrize("limit", [64, 300, 1000])
 @pytest.mark.parametrize("dtype", ["float32", "float16"])
 @pytest.mark.parametrize("storage", ["texture3d", "buffer"])

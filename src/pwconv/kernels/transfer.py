@@ -56,8 +56,9 @@ def pass_through(
     """
     device = dispatcher.device
     result = np.empty(shape, dtype)
-    if not (is_one_chunk(device, _rows(array)) and is_one_chunk(device, _rows(result))):
-        upload(dispatcher, array, x, dtype)
+    rows = _rows(array)
+    if not (is_one_chunk(device, rows) and is_one_chunk(device, _rows(result))):
+        upload(dispatcher, rows.reshape(array.shape), x, dtype)
         dispatcher.submit(dispatch)
         return download(dispatcher, y, shape, dtype)
 
@@ -69,7 +70,7 @@ def pass_through(
             awaited=True,
         )
 
-    exchange(device, _rows(array), _rows(result), submit)
+    exchange(device, rows, _rows(result), submit)
     return result
 
 
@@ -89,7 +90,7 @@ def texture3d_to_buffer(
 
 
 def _rows(array: Array) -> Array:
-    """Return an array [N, C, H, W] as [N, C, H·W]."""
+    """Return an array [N, C, H, W] as [N, C, H·W], a copy where its strides need one."""
     n, c, h, w = array.shape
     return array.reshape(n, c, h * w)
 
