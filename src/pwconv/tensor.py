@@ -59,8 +59,12 @@ class Tensor:
 
     # A tensor a call: weakref.finalize, which also runs at exit, takes four times as long.
     def __del__(self) -> None:
-        if self._resource is not None:
-            self.device._logical.resources.release(self._resource)
+        resource = getattr(self, "_resource", None)
+        if resource is not None:
+            self.device._logical.resources.release(resource)
+
+    def __reduce__(self) -> str:
+        raise TypeError("a tensor cannot be copied or pickled; copy or pickle tensor.numpy()")
 
     @property
     def nbytes(self) -> int:
