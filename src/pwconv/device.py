@@ -11,12 +11,13 @@ from typing import Any
 import numpy as np
 
 from pwconv.dispatch import Dispatcher
-from pwconv.dtypes import Array, as_dtype, as_float_array
+from pwconv.dtypes import Array, DType, as_dtype, as_float_array
 from pwconv.errors import NoDeviceError
 from pwconv.files import cache_folder
 from pwconv.kernels import pack_linear_weight, transfer
 from pwconv.packed_weight import PackedWeight
 from pwconv.tensor import (
+    Shape,
     Tensor,
     acquire_resource,
     as_shape,
@@ -124,11 +125,10 @@ class Device:
         storage = choose_storage(
             self._logical, {"array": shape}, target, storage_order(self._logical, storage)
         )
-        resource = acquire_resource(self._logical, shape, target, storage, "array")
-        tensor = Tensor(self, shape, target, storage, resource)
-        if resource is not None:
-            full_shape = shape4(shape, "array")
-            transfer.upload(self._dispatcher, source.reshape(full_shape), resource, target)
+        tensor = self._empty(shape, target, storage)
+        full_shape = shape4(shape, "array")
+        if full_shape[0]:
+            transfer.upload(self._dispatcher, source.reshape(full_shape), tensor.resource, target)
         return tensor
 
     def empty(self, shape: Any, dtype: Any, storage: str = "auto") -> Tensor:
@@ -152,8 +152,7 @@ class Device:
         storage = choose_storage(
             self._logical, {"shape": shape}, dtype, storage_order(self._logical, storage)
         )
-        resource = acquire_resource(self._logical, shape, dtype, storage, "shape")
-        return Tensor(self, shape, dtype, storage, resource)
+        return self._empty(shape, dtype, storage)
 
     def synchronize(self) -> None:
         """Wait until everything submitted is done.
@@ -162,9 +161,9 @@ class Device:
         ------
         ClosedError, DeviceLostError, ValidationError
         """
-        self._logical.require_open()
-        self._logical.queue.wait()
-        self._logical.check()
+        with self._logical.in_use():
+            self._logical.queue.wait()
+            self._logical.check()
 
     def close(self) -> None:
         """Wait for the device and free everything on it. Tensors and layers on it become unusable.
@@ -187,6 +186,11 @@ class Device:
 
     def __repr__(self) -> str:
         return f"<pwconv.Device {self.info}{' (closed)' if self.closed else ''}>"
+
+    def _empty(self, shape: Shape, dtype: DType, storage: str) -> Tensor:
+        """Return a tensor that is known to fit its storage, its contents undefined."""
+        resource = acquire_resource(self._logical, shape, dtype, storage, "shape")
+        return Tensor(self, shape, dtype, storage, resource)
 
     def _as_buffer(self, tensor: Tensor) -> Tensor:
         """Return a copy of a tensor that is a texture3d."""

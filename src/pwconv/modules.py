@@ -13,10 +13,10 @@ import numpy as np
 from pwconv.activation import parse_activation
 from pwconv.device import Device, resolve_device
 from pwconv.dispatch import Dispatch, Plan, Resource
-from pwconv.dtypes import FLOAT16, FLOAT32, DType, as_dtype, as_float_array
+from pwconv.dtypes import FLOAT16, FLOAT32, Array, DType, as_dtype, as_float_array
 from pwconv.errors import UnsupportedError
 from pwconv.explanation import Explanation
-from pwconv.kernels import conv2d_pw, conv2d_pw_choice, pack_linear_weight
+from pwconv.kernels import conv2d_pw, conv2d_pw_choice, pack_linear_weight, transfer
 from pwconv.packed_weight import PackedWeight
 from pwconv.staging import upload_buffer
 from pwconv.tensor import (
@@ -155,13 +155,13 @@ class PointwiseConv2d:
             The input or output is past the device's limits.
         OutOfMemoryError, ClosedError, DeviceLostError
         """
+        if not isinstance(x, Tensor) and out is None:
+            return self._from_array(self._check_array(x))
         tensor, out_shape = self._place(x, out)
         result = self._check_out(out, out_shape, tensor)
         if 0 not in out_shape:
             self._submit(tensor, result)
-        if isinstance(x, Tensor) or out is not None:
-            return result
-        return result.numpy()
+        return result
 
     def explain(self, shape: Any, storage: str = "auto") -> Explanation:
         """Tell what a call runs at a shape, and why; nothing is computed.
@@ -192,17 +192,16 @@ class PointwiseConv2d:
         check_storage(storage)
         if storage != "auto":
             self._check_tensor_storage(storage)
-        out_shape = self._output_shape(x_shape)
+        out_shape, chosen = self._choose_storage(x_shape, self._storages_from(storage))
         if 0 in out_shape:
             raise ValueError(f"shape is {x_shape}: a batch of 0 runs nothing")
-        chosen, why = self._explain_storage(storage, {"x": x_shape, "the output": out_shape})
         plan, _, reason = self._plan(chosen, x_shape, out_shape)
         return Explanation(
             x_shape=x_shape,
             out_shape=out_shape,
             dtype=self.dtype.name,
             storage=chosen,
-            storage_reason=why,
+            storage_reason=self._explain_storage(storage, x_shape, chosen),
             variant=plan.variant.name,
             tile=plan.variant.axes["tile"],
             workgroup=plan.workgroup,
@@ -217,6 +216,22 @@ class PointwiseConv2d:
             f"stride={self.stride}, padding={self.padding}, activation={self.activation!r}, "
             f"dtype={self.dtype})"
         )
+
+    def _from_array(self, array: Array) -> Array:
+        out_shape, storage = self._choose_storage(array.shape, self._storages_from("auto"))
+        x = self.device._empty(array.shape, self.dtype, storage)
+        y = self.device._empty(out_shape, self.dtype, storage)
+        if 0 in out_shape:
+            return np.empty(out_shape, self.dtype)
+        return transfer.pass_through(
+            self.device._dispatcher,
+            array.reshape(shape4(array.shape, "x")),
+            x.resource,
+            self._dispatch(x, y),
+            y.resource,
+            shape4(out_shape, "output"),
+            self.dtype,
+        ).reshape(out_shape)
 
     def _submit(self, x: Tensor, out: Tensor) -> None:
         self.device._dispatcher.submit(self._dispatch(x, out))
@@ -235,7 +250,6 @@ class PointwiseConv2d:
 
     def _plan(self, storage: str, x_shape: Shape, out_shape: Shape) -> tuple[Plan, Shape, str]:
         """Return the plan for a shape, the output's shape, and why the plan's variant."""
-        dispatcher = self.device._dispatcher
         with self.device._logical.lock:
             known = self._plans.get((storage, x_shape))
             if known is not None:
@@ -244,7 +258,11 @@ class PointwiseConv2d:
             task = self._task(storage, x_shape, out_shape)
             choice = self.device._tuner.choose(task)
             plan = conv2d_pw.plan_conv2d_pw(
-                dispatcher, choice.variant, task.problem, self._activation, choice.workgroup
+                self.device._dispatcher,
+                choice.variant,
+                task.problem,
+                self._activation,
+                choice.workgroup,
             )
             new = self._plans[storage, x_shape] = plan, out_shape, choice.reason
             if len(self._plans) > _PLANS_KEPT:
@@ -262,21 +280,19 @@ class PointwiseConv2d:
         )
         return Task(problem, self._weight.storage, self._activation, self._bind)
 
-    def _explain_storage(self, storage: str, shapes: dict[str, Shape]) -> tuple[str, str]:
-        """Return the storage that a call takes, and why."""
-        device = self.device._logical
-        order = self._storages_from(storage)
-        chosen = choose_storage(device, shapes, self.dtype, order)
-        if chosen != order[0]:
+    def _explain_storage(self, storage: str, x_shape: Shape, chosen: str) -> str:
+        """Return why a call takes the storage that it takes."""
+        best = self._storages_from(storage)[0]
+        if chosen != best:
             try:
-                choose_storage(device, shapes, self.dtype, order[:1])
+                self._choose_storage(x_shape, (best,))
             except UnsupportedError as error:
-                return chosen, f"{order[0]} does not take it: {error}"
+                return f"{best} does not take it: {error}"
         if storage != "auto":
-            return chosen, "as x is"
+            return "as x is"
         if self.storage != "auto":
-            return chosen, "as the layer was made"
-        return chosen, f"what suits a device of type {device.info.type}"
+            return "as the layer was made"
+        return f"what suits a device of type {self.device.info.type}"
 
     def _pack(self, weight: Any, dtype: Any) -> PackedWeight:
         if isinstance(weight, PackedWeight):
@@ -350,22 +366,26 @@ class PointwiseConv2d:
                 )
             self._check_tensor_storage(x.storage)
         else:
-            x = as_float_array(x, "x")
-            if x.dtype.newbyteorder("=") != self.dtype and not self._converts:
-                raise TypeError(
-                    f"x has dtype {x.dtype} and the layer computes in {self.dtype}: cast x, or "
-                    f"make the layer with dtype='{self.dtype}' to have inputs converted"
-                )
-        out_shape = self._output_shape(x.shape)
-        storage = choose_storage(
-            self.device._logical,
-            {"x": x.shape, "the output": out_shape},
-            self.dtype,
-            self._storages(x, out),
-        )
+            x = self._check_array(x)
+        out_shape, storage = self._choose_storage(x.shape, self._storages(x, out))
         if not isinstance(x, Tensor):
             return self.device.tensor(x, self.dtype, storage), out_shape
         return x if x.storage == storage else self.device._as_buffer(x), out_shape
+
+    def _check_array(self, x: Any) -> Array:
+        array = as_float_array(x, "x")
+        if array.dtype.newbyteorder("=") != self.dtype and not self._converts:
+            raise TypeError(
+                f"x has dtype {array.dtype} and the layer computes in {self.dtype}: cast x, or "
+                f"make the layer with dtype='{self.dtype}' to have inputs converted"
+            )
+        return array
+
+    def _choose_storage(self, x_shape: Shape, storages: tuple[str, ...]) -> tuple[Shape, str]:
+        """Return the output's shape, and the first storage that x and the output fit."""
+        out_shape = self._output_shape(x_shape)
+        shapes = {"x": x_shape, "the output": out_shape}
+        return out_shape, choose_storage(self.device._logical, shapes, self.dtype, storages)
 
     def _storages(self, x: Any, out: Any) -> tuple[str, ...]:
         """Return the storages to try for x and its output, best first."""
@@ -406,7 +426,7 @@ class PointwiseConv2d:
 
     def _check_out(self, out: Tensor | None, shape: Shape, x: Tensor) -> Tensor:
         if out is None:
-            return self.device.empty(shape, self.dtype, x.storage)
+            return self.device._empty(shape, self.dtype, x.storage)
         if not isinstance(out, Tensor):
             raise TypeError(f"out is a {type(out).__name__}; it must be a pwconv.Tensor")
         resolve_device(self.device, out)

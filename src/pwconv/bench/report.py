@@ -77,7 +77,7 @@ class HostCost:
     numpy_to_numpy : Sample
         A call from an array to an array.
     staging_copy : Sample
-        Plain copies of the same bytes into and out of mapped memory.
+        Plain copies of the same bytes into and out of mapped memory, in turns with the calls.
     shape : str
         Of the last two.
     """

@@ -23,7 +23,6 @@ from pwconv.bench.workloads import Layer
 from pwconv.device import Device
 from pwconv.errors import OutOfMemoryError, PwconvError, UnsupportedError
 from pwconv.kernels.conv2d_pw_choice import Choice
-from pwconv.tensor import choose_storage
 from pwconv.tuning.race import LEAST_GAIN, Outcome
 from pwconv.tuning.tuner import tuning_mode
 
@@ -92,11 +91,7 @@ def _run(options: argparse.Namespace) -> bool:
 def _tune(device: Device, layer: Layer, dtype: str, storage: str) -> Outcome:
     module = make_layer(device, layer, dtype, storage)
     x_shape = (layer.batch, layer.k, layer.h, layer.w)
-    out_shape = (layer.batch, layer.n, layer.h, layer.w)
-    shapes = {"x": x_shape, "the output": out_shape}
-    choose_storage(
-        device._logical, shapes, module.dtype, (storage,)
-    )  # raises where it is too large
+    out_shape, _ = module._choose_storage(x_shape, (storage,))  # raises where it is too large
     return device._tuner.tune(module._task(storage, x_shape, out_shape))
 
 
