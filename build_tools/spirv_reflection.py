@@ -176,7 +176,7 @@ class _Module:
         if opcode == _OP_TYPE_ARRAY and operands[1] in self.constants:
             return self.constants[operands[1]] * self._size(operands[0])
         raise ReflectionError(
-            f"{self._name(type_id)}: shared memory holds arrays, of constant length, of numbers and "
+            f"{self._name(type_id)}: shared memory holds arrays of constant length, of numbers or "
             "vectors"
         )
 

@@ -9,9 +9,10 @@ import pytest
 
 PACKAGE = Path(__file__).parents[1] / "src" / "pwconv"
 
-# Longest prefix first. Of vk/, kernels/ and bench/, each is one floor.
+# Longest prefix first. Each folder is one floor.
 FLOORS = {
     "pwconv.errors": 0,
+    "pwconv.files": 0,
     "pwconv.reference": 0,
     "pwconv.vk": 1,
     "pwconv.layout": 1,
@@ -22,17 +23,20 @@ FLOORS = {
     "pwconv.staging": 2,
     "pwconv.tensor": 2,
     "pwconv.packed_weight": 2,
+    "pwconv.explanation": 3,
     "pwconv.kernels": 3,
-    "pwconv.device": 4,
-    "pwconv.modules": 5,
-    "pwconv.functional": 6,
-    "pwconv.demo": 6,
-    "pwconv.bench": 6,
-    "pwconv.cli": 8,
-    "pwconv.__main__": 9,
-    "pwconv": 7,
+    "pwconv.timing": 3,
+    "pwconv.tuning": 4,
+    "pwconv.device": 5,
+    "pwconv.modules": 6,
+    "pwconv.functional": 7,
+    "pwconv.demo": 7,
+    "pwconv.bench": 7,
+    "pwconv.cli": 9,
+    "pwconv.__main__": 10,
+    "pwconv": 8,
 }
-OPEN_FOLDERS = ("pwconv.vk", "pwconv.kernels", "pwconv.bench")
+OPEN_FOLDERS = ("pwconv.vk", "pwconv.kernels", "pwconv.timing", "pwconv.tuning", "pwconv.bench")
 
 
 def module_name(path: Path) -> str:

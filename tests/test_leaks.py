@@ -69,7 +69,7 @@ def test_500_calls_of_mixed_sizes(device, objects, rng):
             own.synchronize()
             own._logical.queue.collect()
 
-        calls(100)
+        calls(500)  # until every input has met every staging buffer
         before = (+objects, memory.reserved, memory.block_count)
         calls(500)
         assert (+objects, memory.reserved, memory.block_count) == before

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import random
 import threading
+import time
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -11,7 +13,9 @@ import pytest
 import pwconv
 import texels
 from accuracy import assert_within, check_layer, random_problem
-from pwconv import reference
+from pwconv import reference, staging
+from pwconv.vk import api as vk
+from pwconv.vk import pools
 
 
 def test_arrays_give_arrays_and_tensors_give_tensors(device, rng):
@@ -87,6 +91,116 @@ def test_threads_share_a_device_and_a_layer(device, rng):
     for thread in threads:
         thread.join()
     assert not failures
+
+
+def test_threads_share_tensors_and_a_layer(device, rng):
+    """Every call overwrites its own thread's output, with and without ``out``."""
+    x, weight, bias = random_problem(rng, 16, 24, (4, 9), "float32")
+    layer = pwconv.PointwiseConv2d(weight, bias, device=device)
+    tensor = device.tensor(x)
+    expected = layer(tensor).numpy()
+    failures: list[BaseException] = []
+
+    def work() -> None:
+        try:
+            out = texels.poisoned(device, expected.shape, "float32", tensor.storage)
+            for _ in range(100):
+                layer(tensor)
+                layer(tensor, out=out)
+            for result in (out.numpy(), layer(tensor).numpy(), layer(x)):
+                np.testing.assert_array_equal(result, expected)
+        except BaseException as error:
+            failures.append(error)
+
+    threads = [threading.Thread(target=work) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not failures
+
+
+@pytest.mark.parametrize("storage", ["texture3d", "buffer"])
+def test_tensors_that_are_gone_leave_nothing_behind(own_device, rng, monkeypatch, storage):
+    """Their images and buffers come back with other shapes and types, or are destroyed."""
+    weights = rng.standard_normal((8, 8)).astype(np.float32)
+    layers = {
+        dtype: pwconv.PointwiseConv2d(weights, dtype=dtype, storage=storage, device=own_device)
+        for dtype in ("float32", "float16")
+    }
+    # Of float32 and float16, (8, 4, 6) and (8, 4, 12) take buffers of one size.
+    cases = [((8, 4, 6), "float32"), ((8, 4, 12), "float16"), ((8, 6, 4), "float32")]
+    for kept in (256 << 20, 0):
+        monkeypatch.setattr(pools, "_KEPT_BYTES", kept)
+        for shape, dtype in cases * 4:
+            array = rng.standard_normal(shape).astype(dtype)
+            x = own_device.tensor(array, storage=storage)
+            out = own_device.empty(shape, dtype, storage)
+            for _ in range(3):
+                texels.fill(out, float("nan"))
+                layers[dtype](x, out=out)
+            typed = weights.astype(dtype)
+            assert_within(
+                out.numpy(),
+                reference.conv2d_pw(array, typed),
+                reference.conv2d_pw_bound(array, typed, dtype=dtype),
+            )
+
+
+@pytest.mark.parametrize("storage", ["texture3d", "buffer"])
+def test_arrays_pass_through_in_one_submission(device, rng, storage):
+    x, weight, bias = random_problem(rng, 7, 10, (5, 6), "float32", batch=2)
+    layer = pwconv.PointwiseConv2d(weight, bias, storage=storage, device=device)
+    layer(x)
+    queue = device._logical.queue
+    before = queue.last
+    layer(x)
+    assert queue.last == before + 1
+
+
+@pytest.mark.parametrize("limit", [64, 8 << 20])
+def test_arrays_in_any_strides_and_byte_order(device, rng, monkeypatch, limit):
+    monkeypatch.setattr(staging, "_CHUNK_BYTES", limit)
+    x, weight, _ = random_problem(rng, 6, 5, (4, 7), "float32")
+    layer = pwconv.PointwiseConv2d(weight, device=device)
+    for array in (
+        x[..., ::-1],
+        x.astype(x.dtype.newbyteorder(">")),
+        np.asfortranarray(x),
+        x[:, ::2],
+    ):
+        array.flags.writeable = False
+        plain = np.ascontiguousarray(array, np.float32)
+        np.testing.assert_array_equal(layer(array), layer(device.tensor(plain)).numpy())
+
+
+@pytest.mark.parametrize("limit", [64, 300, 1000])
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+@pytest.mark.parametrize("storage", ["texture3d", "buffer"])
+def test_arrays_of_many_chunks_give_the_same(device, rng, monkeypatch, limit, dtype, storage):
+    x, weight, bias = random_problem(rng, 7, 10, (5, 6), dtype, batch=2)
+    layer = pwconv.PointwiseConv2d(weight, bias, storage=storage, device=device)
+    whole = check_layer(layer, x, weight, bias)
+    np.testing.assert_array_equal(layer(x), whole)
+    monkeypatch.setattr(staging, "_CHUNK_BYTES", limit)
+    before = device._logical.queue.last
+    np.testing.assert_array_equal(layer(x), whole)
+    assert device._logical.queue.last > before + 2
+
+
+def test_an_interrupted_call_leaves_a_usable_layer(own_device, rng, monkeypatch):
+    x, weight, _ = random_problem(rng, 7, 10, (5, 6), "float32")
+    layer = pwconv.PointwiseConv2d(weight, device=own_device)
+    expected = layer(x)
+    with monkeypatch.context() as patch:
+
+        def interrupt(*_: object) -> None:
+            raise KeyboardInterrupt
+
+        patch.setattr(vk, "vkWaitForFences", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            layer(x)
+    np.testing.assert_array_equal(layer(x), expected)
 
 
 def test_explicit_dtype_converts_arrays(device, rng):
@@ -224,3 +338,38 @@ def test_a_layer_of_a_closed_device(own_device):
     for call in (lambda: layer(x), lambda: layer(np.ones((3, 4, 4), np.float32))):
         with pytest.raises(pwconv.ClosedError, match="was closed"):
             call()
+
+
+def test_closing_a_device_that_threads_are_calling(own_device, rng):
+    """Each call ends as ever, or with ClosedError."""
+    weight = rng.standard_normal((5, 3)).astype(np.float32)
+    layer = pwconv.PointwiseConv2d(weight, device=own_device)
+    array = rng.standard_normal((3, 64, 64)).astype(np.float32)
+    expected = layer(array)
+    x, out = own_device.tensor(array), own_device.empty((5, 64, 64), "float32")
+    calls = (
+        lambda: layer(x, out=out),
+        lambda: layer(x).numpy(),
+        lambda: np.testing.assert_array_equal(layer(array), expected),
+        own_device.synchronize,
+    )
+    started = threading.Barrier(len(calls) + 1)
+    ends: list[BaseException] = []
+
+    def work(call: Callable[[], object]) -> None:
+        started.wait()
+        try:
+            while True:
+                call()
+        except BaseException as error:
+            ends.append(error)
+
+    threads = [threading.Thread(target=work, args=(call,)) for call in calls]
+    for thread in threads:
+        thread.start()
+    started.wait()
+    time.sleep(0.1)
+    own_device.close()
+    for thread in threads:
+        thread.join(30)
+    assert [type(end) for end in ends] == [pwconv.ClosedError] * len(calls)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
+
 import numpy as np
 import pytest
 
@@ -26,6 +29,14 @@ def test_asarray(device, rng):
     assert np.asarray(tensor, dtype=np.float64).dtype == np.float64
     with pytest.raises(ValueError, match="without a copy"):
         np.array(tensor, copy=False)
+
+
+def test_copies(device):
+    """Two tensors of one image would both give it back."""
+    tensor = device.empty((3, 4, 5), "float32")
+    for duplicate in (copy.copy, copy.deepcopy, pickle.dumps):
+        with pytest.raises(TypeError, match=r"copy or pickle tensor\.numpy\(\)"):
+            duplicate(tensor)
 
 
 def test_an_empty_batch_needs_no_image(device):

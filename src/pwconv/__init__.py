@@ -11,6 +11,7 @@ from pwconv.errors import (
     UnsupportedError,
     ValidationError,
 )
+from pwconv.explanation import Explanation
 from pwconv.functional import conv2d_pw, pack_linear_weight
 from pwconv.modules import PointwiseConv2d
 from pwconv.packed_weight import PackedWeight
@@ -22,6 +23,7 @@ __all__ = [
     "Device",
     "DeviceInfo",
     "DeviceLostError",
+    "Explanation",
     "NoDeviceError",
     "OutOfMemoryError",
     "PackedWeight",

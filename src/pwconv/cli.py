@@ -14,6 +14,9 @@ from rich.table import Table
 import pwconv
 from pwconv import demo as demonstration
 from pwconv.bench import command as bench
+from pwconv.bench import tune
+from pwconv.tuning.store import Store
+from pwconv.tuning.tuner import tuning_mode
 
 _SHOWN_LIMITS = (
     "maxImageDimension2D",
@@ -67,6 +70,7 @@ def _parser() -> argparse.ArgumentParser:
     demo.set_defaults(run=_demo)
 
     bench.add_parser(commands)
+    tune.add_parser(commands)
     return parser
 
 
@@ -84,8 +88,26 @@ def _info(_: argparse.Namespace) -> bool:
     table = Table("", *(f"{device.index}" for device in found))
     for name, value in rows.items():
         table.add_row(name, *(value(device) for device in found))
-    Console().print(table)
+    console = Console()
+    console.print(table)
+    for device in found:
+        console.print(_tuning(device), highlight=False, markup=False, soft_wrap=True)
     return True
+
+
+def _tuning(device: pwconv.DeviceInfo) -> str:
+    """Return what is known of the fastest variants on a device, and whether it is used."""
+    mode = f"PWCONV_TUNE={tuning_mode()}"
+    store = Store(device)
+    verdicts, problem = store.examine()
+    start = f"tuning {device.index}: {store.file}"
+    if problem:
+        return f"{start} is ignored: {problem} ({mode})"
+    if not store.file.exists():
+        return f"{start} does not exist ({mode}); 'pwconv tune' makes it"
+    used = "not used" if tuning_mode() == "off" else "used"
+    count = f"{len(verdicts)} {'verdict' if len(verdicts) == 1 else 'verdicts'}"
+    return f"{start}, {count}, {used} ({mode})"
 
 
 def _demo(options: argparse.Namespace) -> bool:

@@ -5,19 +5,19 @@ from __future__ import annotations
 import os
 import threading
 import weakref
-from importlib import metadata
 from types import TracebackType
 from typing import Any
 
 import numpy as np
-from platformdirs import user_cache_path
 
 from pwconv.dispatch import Dispatcher
-from pwconv.dtypes import Array, as_dtype, as_float_array
+from pwconv.dtypes import Array, DType, as_dtype, as_float_array
 from pwconv.errors import NoDeviceError
+from pwconv.files import cache_folder
 from pwconv.kernels import pack_linear_weight, transfer
 from pwconv.packed_weight import PackedWeight
 from pwconv.tensor import (
+    Shape,
     Tensor,
     acquire_resource,
     as_shape,
@@ -26,6 +26,7 @@ from pwconv.tensor import (
     shape4,
     storage_order,
 )
+from pwconv.tuning.tuner import Tuner, tuning_mode
 from pwconv.vk import api as vk
 from pwconv.vk.instance import resident_instance
 from pwconv.vk.logical_device import LogicalDevice
@@ -67,6 +68,8 @@ class Device:
         No loader, no driver, or none or several devices that match.
     UnsupportedError
         Vulkan older than 1.1, no compute queue, or validation without its layer.
+    PwconvError
+        ``$PWCONV_TUNE`` has a value that it cannot have.
     """
 
     def __init__(self, device: int | str | None = None, *, validate: bool | None = None) -> None:
@@ -74,11 +77,15 @@ class Device:
             device = os.environ.get("PWCONV_DEVICE") or None
         if validate is None:
             validate = _validate_by_default()
+        mode = tuning_mode()
         index = _choose(device, devices())
-        self._logical = LogicalDevice(index, validate=validate, cache_folder=_cache_folder())
+        self._logical = LogicalDevice(
+            index, validate=validate, cache_folder=cache_folder("pipelines")
+        )
         self._dispatcher = Dispatcher(self._logical)
         # Runs at garbage collection or interpreter exit; tensors hold the device, so they go first.
         self._finalizer = weakref.finalize(self, self._logical.close)
+        self._tuner = Tuner(self._dispatcher, mode)
 
     @property
     def info(self) -> DeviceInfo:
@@ -118,11 +125,10 @@ class Device:
         storage = choose_storage(
             self._logical, {"array": shape}, target, storage_order(self._logical, storage)
         )
-        resource = acquire_resource(self._logical, shape, target, storage, "array")
-        tensor = Tensor(self, shape, target, storage, resource)
-        if resource is not None:
-            full_shape = shape4(shape, "array")
-            transfer.upload(self._dispatcher, source.reshape(full_shape), resource, target)
+        tensor = self._empty(shape, target, storage)
+        full_shape = shape4(shape, "array")
+        if full_shape[0]:
+            transfer.upload(self._dispatcher, source.reshape(full_shape), tensor.resource, target)
         return tensor
 
     def empty(self, shape: Any, dtype: Any, storage: str = "auto") -> Tensor:
@@ -146,8 +152,7 @@ class Device:
         storage = choose_storage(
             self._logical, {"shape": shape}, dtype, storage_order(self._logical, storage)
         )
-        resource = acquire_resource(self._logical, shape, dtype, storage, "shape")
-        return Tensor(self, shape, dtype, storage, resource)
+        return self._empty(shape, dtype, storage)
 
     def synchronize(self) -> None:
         """Wait until everything submitted is done.
@@ -156,9 +161,9 @@ class Device:
         ------
         ClosedError, DeviceLostError, ValidationError
         """
-        self._logical.require_open()
-        self._logical.queue.wait()
-        self._logical.check()
+        with self._logical.in_use():
+            self._logical.queue.wait()
+            self._logical.check()
 
     def close(self) -> None:
         """Wait for the device and free everything on it. Tensors and layers on it become unusable.
@@ -181,6 +186,11 @@ class Device:
 
     def __repr__(self) -> str:
         return f"<pwconv.Device {self.info}{' (closed)' if self.closed else ''}>"
+
+    def _empty(self, shape: Shape, dtype: DType, storage: str) -> Tensor:
+        """Return a tensor that is known to fit its storage, its contents undefined."""
+        resource = acquire_resource(self._logical, shape, dtype, storage, "shape")
+        return Tensor(self, shape, dtype, storage, resource)
 
     def _as_buffer(self, tensor: Tensor) -> Tensor:
         """Return a copy of a tensor that is a texture3d."""
@@ -270,7 +280,3 @@ def _validate_by_default() -> bool:
     if value not in ("", "0", "1"):
         raise ValueError(f"PWCONV_VALIDATE is {value!r}; it must be 0 or 1")
     return value == "1"
-
-
-def _cache_folder() -> Any:
-    return user_cache_path("pwconv", appauthor=False) / metadata.version("pwconv") / "pipelines"

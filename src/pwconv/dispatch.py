@@ -151,30 +151,26 @@ class Dispatcher:
                 self._plans.move_to_end(key)
             return plan
 
-    def submit(self, *dispatches: Dispatch, host_reads: bool = False) -> int:
+    def submit(self, *dispatches: Dispatch, awaited: bool = False) -> int:
         """Submit dispatches, each after the one before; return the submission's serial.
 
         Parameters
         ----------
         dispatches : Dispatch
-        host_reads : bool
-            Whether the host will read what they write.
+        awaited : bool
+            Whether the host will wait for them, and may then read what they wrote.
         """
-        steps = [
-            (d.plan, tuple(d.resources[name] for name in d.plan.binding_names)) for d in dispatches
-        ]
-        key = (
-            host_reads,
-            *((plan, *(resource.uid for resource in resources)) for plan, resources in steps),
-        )
+        made_of: list[object] = [awaited]
+        for dispatch in dispatches:
+            made_of.append(dispatch.plan)
+            made_of += [dispatch.resources[name].uid for name in dispatch.plan.binding_names]
+        key = tuple(made_of)
         with self.device.lock:
             self.device.require_open()
             recording = self._recordings.get(key)
             if recording is None:
                 recording = Recording(
-                    self.device,
-                    [Step(plan.pipeline, resources, plan.parts) for plan, resources in steps],
-                    host_reads=host_reads,
+                    self.device, [dispatch.step for dispatch in dispatches], host_reads=awaited
                 )
                 self._recordings[key] = recording
                 if len(self._recordings) > _RECORDINGS_KEPT:
@@ -182,7 +178,7 @@ class Dispatcher:
                     self.device.queue.retire(oldest.destroy)
             else:
                 self._recordings.move_to_end(key)
-            return self.device.queue.submit(recording.command_buffer)
+            return self.device.queue.submit(recording.command_buffer, awaited=awaited)
 
     def _make_plan(
         self,

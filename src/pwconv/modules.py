@@ -12,12 +12,23 @@ import numpy as np
 
 from pwconv.activation import parse_activation
 from pwconv.device import Device, resolve_device
-from pwconv.dispatch import Dispatch, Plan
-from pwconv.dtypes import FLOAT16, FLOAT32, DType, as_dtype, as_float_array
-from pwconv.kernels import conv2d_pw, conv2d_pw_choice, pack_linear_weight
+from pwconv.dispatch import Dispatch, Plan, Resource
+from pwconv.dtypes import FLOAT16, FLOAT32, Array, DType, as_dtype, as_float_array
+from pwconv.errors import UnsupportedError
+from pwconv.explanation import Explanation
+from pwconv.kernels import conv2d_pw, conv2d_pw_choice, pack_linear_weight, transfer
 from pwconv.packed_weight import PackedWeight
 from pwconv.staging import upload_buffer
-from pwconv.tensor import Shape, Tensor, check_storage, choose_storage, shape4, storage_order
+from pwconv.tensor import (
+    Shape,
+    Tensor,
+    as_shape,
+    check_storage,
+    choose_storage,
+    shape4,
+    storage_order,
+)
+from pwconv.tuning.race import Task
 from pwconv.vk.resources import DEVICE, Buffer
 
 _PLANS_KEPT = 32
@@ -65,6 +76,10 @@ class PointwiseConv2d:
     Notes
     -----
     float16 layers compute the epilogue in float32 and round once, to nearest even.
+
+    Which compiled variant computes a shape is what ``pwconv tune`` found on this device, where it
+    did, or else what a rule says; ``$PWCONV_TUNE`` may be "off", "cached" (the default) or
+    "on-demand", which measures a new shape at its first call. :meth:`explain` tells.
     """
 
     def __init__(
@@ -93,7 +108,7 @@ class PointwiseConv2d:
         self.dtype: DType = self._weight.dtype
         self._accumulate = self._check_accumulate(accumulate)
         self._bias = self._upload_bias(bias)
-        self._plans: OrderedDict[tuple[str, Shape], tuple[Plan, Shape]] = OrderedDict()
+        self._plans: OrderedDict[tuple[str, Shape], tuple[Plan, Shape, str]] = OrderedDict()
 
     @property
     def in_channels(self) -> int:
@@ -140,13 +155,60 @@ class PointwiseConv2d:
             The input or output is past the device's limits.
         OutOfMemoryError, ClosedError, DeviceLostError
         """
+        if not isinstance(x, Tensor) and out is None:
+            return self._from_array(self._check_array(x))
         tensor, out_shape = self._place(x, out)
         result = self._check_out(out, out_shape, tensor)
         if 0 not in out_shape:
             self._submit(tensor, result)
-        if isinstance(x, Tensor) or out is not None:
-            return result
-        return result.numpy()
+        return result
+
+    def explain(self, shape: Any, storage: str = "auto") -> Explanation:
+        """Tell what a call runs at a shape, and why; nothing is computed.
+
+        What is told is what the call then takes. With ``PWCONV_TUNE=on-demand`` a new shape is
+        measured here as it would be there.
+
+        Parameters
+        ----------
+        shape : tuple of int
+            Of x: [N, C_in, H, W] or [C_in, H, W].
+        storage : "auto", "texture3d" or "buffer"
+            Of x, where it is a tensor; "auto" where it is an array.
+
+        Returns
+        -------
+        Explanation
+
+        Raises
+        ------
+        TypeError, ValueError
+            A shape or storage that the layer does not take, or a batch of 0, which runs nothing.
+        UnsupportedError
+            The input or output is past the device's limits.
+        OutOfMemoryError, ClosedError
+        """
+        x_shape = as_shape(shape)
+        check_storage(storage)
+        if storage != "auto":
+            self._check_tensor_storage(storage)
+        out_shape, chosen = self._choose_storage(x_shape, self._storages_from(storage))
+        if 0 in out_shape:
+            raise ValueError(f"shape is {x_shape}: a batch of 0 runs nothing")
+        plan, _, reason = self._plan(chosen, x_shape, out_shape)
+        return Explanation(
+            x_shape=x_shape,
+            out_shape=out_shape,
+            dtype=self.dtype.name,
+            storage=chosen,
+            storage_reason=self._explain_storage(storage, x_shape, chosen),
+            variant=plan.variant.name,
+            tile=plan.variant.axes["tile"],
+            workgroup=plan.workgroup,
+            workgroup_counts=tuple(groups for _, groups in plan.parts),
+            weight_storage=self._weight.storage,
+            reason=reason,
+        )
 
     def __repr__(self) -> str:
         return (
@@ -155,41 +217,82 @@ class PointwiseConv2d:
             f"dtype={self.dtype})"
         )
 
+    def _from_array(self, array: Array) -> Array:
+        out_shape, storage = self._choose_storage(array.shape, self._storages_from("auto"))
+        x = self.device._empty(array.shape, self.dtype, storage)
+        y = self.device._empty(out_shape, self.dtype, storage)
+        if 0 in out_shape:
+            return np.empty(out_shape, self.dtype)
+        return transfer.pass_through(
+            self.device._dispatcher,
+            array.reshape(shape4(array.shape, "x")),
+            x.resource,
+            self._dispatch(x, y),
+            y.resource,
+            shape4(out_shape, "output"),
+            self.dtype,
+        ).reshape(out_shape)
+
     def _submit(self, x: Tensor, out: Tensor) -> None:
         self.device._dispatcher.submit(self._dispatch(x, out))
 
     def _dispatch(self, x: Tensor, out: Tensor) -> Dispatch:
-        plan = self._plan(x.storage, x.shape, out.shape)
-        resources = {"t_in": x.resource, "t_out": out.resource, "bias": self._bias}
+        plan, _, _ = self._plan(x.storage, x.shape, out.shape)
+        return self._bind(plan, x.resource, out.resource)
+
+    def _bind(self, plan: Plan, x: Resource, out: Resource) -> Dispatch:
+        resources = {"t_in": x, "t_out": out, "bias": self._bias}
         if "weight_rows" in plan.binding_names:
             resources["weight_rows"] = self._weight.rows()
         else:
             resources["packed_weight"] = self._weight.resource
         return Dispatch(plan, resources)
 
-    def _plan(self, storage: str, x_shape: Shape, out_shape: Shape) -> Plan:
-        dispatcher = self.device._dispatcher
+    def _plan(self, storage: str, x_shape: Shape, out_shape: Shape) -> tuple[Plan, Shape, str]:
+        """Return the plan for a shape, the output's shape, and why the plan's variant."""
         with self.device._logical.lock:
             known = self._plans.get((storage, x_shape))
             if known is not None:
                 self._plans.move_to_end((storage, x_shape))
-                return known[0]
-            problem = conv2d_pw.Problem(
-                storage,
-                shape4(x_shape, "x"),
-                shape4(out_shape, "output"),
-                self.dtype,
-                self._accumulate,
-                self._geometry,
-            )
-            choice = conv2d_pw_choice.choose(dispatcher, problem, self._weight.storage)
+                return known
+            task = self._task(storage, x_shape, out_shape)
+            choice = self.device._tuner.choose(task)
             plan = conv2d_pw.plan_conv2d_pw(
-                dispatcher, choice.variant, problem, self._activation, choice.workgroup
+                self.device._dispatcher,
+                choice.variant,
+                task.problem,
+                self._activation,
+                choice.workgroup,
             )
-            self._plans[storage, x_shape] = plan, out_shape
+            new = self._plans[storage, x_shape] = plan, out_shape, choice.reason
             if len(self._plans) > _PLANS_KEPT:
                 self._plans.popitem(last=False)
-            return plan
+            return new
+
+    def _task(self, storage: str, x_shape: Shape, out_shape: Shape) -> Task:
+        problem = conv2d_pw.Problem(
+            storage,
+            shape4(x_shape, "x"),
+            shape4(out_shape, "output"),
+            self.dtype,
+            self._accumulate,
+            self._geometry,
+        )
+        return Task(problem, self._weight.storage, self._activation, self._bind)
+
+    def _explain_storage(self, storage: str, x_shape: Shape, chosen: str) -> str:
+        """Return why a call takes the storage that it takes."""
+        best = self._storages_from(storage)[0]
+        if chosen != best:
+            try:
+                self._choose_storage(x_shape, (best,))
+            except UnsupportedError as error:
+                return f"{best} does not take it: {error}"
+        if storage != "auto":
+            return "as x is"
+        if self.storage != "auto":
+            return "as the layer was made"
+        return f"what suits a device of type {self.device.info.type}"
 
     def _pack(self, weight: Any, dtype: Any) -> PackedWeight:
         if isinstance(weight, PackedWeight):
@@ -261,38 +364,51 @@ class PointwiseConv2d:
                     f"x is a tensor of {x.dtype} and the layer computes in {self.dtype}: make one "
                     f"with device.tensor(…, dtype='{self.dtype}')"
                 )
-            if self.storage not in ("auto", x.storage):
-                raise ValueError(
-                    f"x is stored as {x.storage} and the layer works on {self.storage}: make one "
-                    f"with device.tensor(…, storage='{self.storage}')"
-                )
+            self._check_tensor_storage(x.storage)
         else:
-            x = as_float_array(x, "x")
-            if x.dtype.newbyteorder("=") != self.dtype and not self._converts:
-                raise TypeError(
-                    f"x has dtype {x.dtype} and the layer computes in {self.dtype}: cast x, or "
-                    f"make the layer with dtype='{self.dtype}' to have inputs converted"
-                )
-        out_shape = self._output_shape(x.shape)
-        storage = choose_storage(
-            self.device._logical,
-            {"x": x.shape, "the output": out_shape},
-            self.dtype,
-            self._storages(x, out),
-        )
+            x = self._check_array(x)
+        out_shape, storage = self._choose_storage(x.shape, self._storages(x, out))
         if not isinstance(x, Tensor):
             return self.device.tensor(x, self.dtype, storage), out_shape
         return x if x.storage == storage else self.device._as_buffer(x), out_shape
 
+    def _check_array(self, x: Any) -> Array:
+        array = as_float_array(x, "x")
+        if array.dtype.newbyteorder("=") != self.dtype and not self._converts:
+            raise TypeError(
+                f"x has dtype {array.dtype} and the layer computes in {self.dtype}: cast x, or "
+                f"make the layer with dtype='{self.dtype}' to have inputs converted"
+            )
+        return array
+
+    def _choose_storage(self, x_shape: Shape, storages: tuple[str, ...]) -> tuple[Shape, str]:
+        """Return the output's shape, and the first storage that x and the output fit."""
+        out_shape = self._output_shape(x_shape)
+        shapes = {"x": x_shape, "the output": out_shape}
+        return out_shape, choose_storage(self.device._logical, shapes, self.dtype, storages)
+
     def _storages(self, x: Any, out: Any) -> tuple[str, ...]:
         """Return the storages to try for x and its output, best first."""
-        if not isinstance(x, Tensor):
-            if isinstance(out, Tensor) and self.storage == "auto":
-                return (out.storage,)
+        if isinstance(x, Tensor):
+            return self._storages_from(x.storage)
+        if isinstance(out, Tensor) and self.storage == "auto":
+            return (out.storage,)
+        return self._storages_from("auto")
+
+    def _storages_from(self, storage: str) -> tuple[str, ...]:
+        """Return the storages to try for a tensor stored so, or for an array, which is "auto"."""
+        if storage == "auto":
             return storage_order(self.device._logical, self.storage)
         # A texture whose output is past a texture's limit becomes a buffer.
-        may_change = self.storage == "auto" and x.storage == "texture3d"
-        return ("texture3d", "buffer") if may_change else (x.storage,)
+        may_change = self.storage == "auto" and storage == "texture3d"
+        return ("texture3d", "buffer") if may_change else (storage,)
+
+    def _check_tensor_storage(self, storage: str) -> None:
+        if self.storage not in ("auto", storage):
+            raise ValueError(
+                f"x is stored as {storage} and the layer works on {self.storage}: make one "
+                f"with device.tensor(…, storage='{self.storage}')"
+            )
 
     def _check_channels(self, shape: Shape) -> None:
         if shape4(shape, "x")[1] != self.in_channels:
@@ -310,7 +426,7 @@ class PointwiseConv2d:
 
     def _check_out(self, out: Tensor | None, shape: Shape, x: Tensor) -> Tensor:
         if out is None:
-            return self.device.empty(shape, self.dtype, x.storage)
+            return self.device._empty(shape, self.dtype, x.storage)
         if not isinstance(out, Tensor):
             raise TypeError(f"out is a {type(out).__name__}; it must be a pwconv.Tensor")
         resolve_device(self.device, out)

@@ -110,13 +110,23 @@ def variant(family: str, **axes: str) -> Variant:
 
 
 @functools.cache
-def _manifest() -> dict[str, Variant]:
+def digest() -> str:
+    """Return what tells these shaders from those of any other build: a digest of the manifest."""
+    return hashlib.sha256(_manifest_bytes()).hexdigest()
+
+
+def _manifest_bytes() -> bytes:
     try:
-        document = json.loads((_FOLDER / "manifest.json").read_text(encoding="utf-8"))
+        return (_FOLDER / "manifest.json").read_bytes()
     except FileNotFoundError:
         raise PwconvError(
             f"{_FOLDER} has no compiled shaders: install pwconv with pip, which compiles them"
         ) from None
+
+
+@functools.cache
+def _manifest() -> dict[str, Variant]:
+    document = json.loads(_manifest_bytes())
     _require_current(document["sources"])
     return {name: _variant(name, entry) for name, entry in document["variants"].items()}
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -12,7 +15,36 @@ from pwconv.vk import api as vk
 from pwconv.vk.logical_device import LogicalDevice
 from pwconv.vk.resources import Buffer
 
-_CHUNK_BYTES = 64 << 20
+# The host copies one chunk while the device copies another: the smaller they are, the sooner both
+# are at work, and the more submissions it takes.
+_CHUNK_BYTES = 8 << 20
+
+# Chunks that the device has been asked for when the host takes the first of them.
+_ASKED_AHEAD = 2
+
+
+@dataclass
+class _Staged:
+    """A chunk in a staging buffer, and the submission that uses it, once there is one."""
+
+    chunk: Chunk
+    buffer: Buffer
+    dtype: DType
+    serial: int | None = None
+
+    def rows(self) -> Array:
+        """Return the chunk's elements in the buffer, without the padding."""
+        assert self.buffer.mapped is not None
+        contents = np.frombuffer(self.buffer.mapped[: _bytes(self.chunk, self.dtype)], self.dtype)
+        return contents.reshape(self.chunk.padded_shape)[..., : self.chunk.shape[2]]
+
+    def fill(self, array: Array) -> None:
+        """Copy the chunk from the array that it is of."""
+        self.rows()[...] = array[self.chunk.outer, self.chunk.middle, self.chunk.inner]
+
+    def empty(self, array: Array) -> None:
+        """Copy the chunk into the array that it is of."""
+        array[self.chunk.outer, self.chunk.middle, self.chunk.inner] = self.rows()
 
 
 def upload_chunks(
@@ -24,23 +56,21 @@ def upload_chunks(
     submission's serial. Returns when the last chunk is submitted, not done: the array is free.
     """
     dtype = array.dtype.newbyteorder("=")
-    for chunk in _chunks(device, array.shape, dtype):
-        buffer = device.staging.acquire(_bytes(chunk, dtype), upload=True)
-        serial = None
-        try:
-            rows = _rows(buffer, chunk, dtype)
-            rows[..., : chunk.shape[2]] = array[chunk.outer, chunk.middle, chunk.inner]
-            serial = submit(chunk, buffer)
-        finally:
-            device.staging.release(buffer, serial, upload=True)
+    for chunk in _chunks(device, array):
+        with device.in_use(), _staged(device, chunk, dtype, upload=True) as staged:
+            staged.fill(array)
+            staged.serial = submit(chunk, staged.buffer)
 
 
 def upload_buffer(device: LogicalDevice, array: Array, target: Buffer) -> None:
-    """Copy a contiguous array, small enough for one chunk, into a buffer."""
+    """Copy a contiguous array into a buffer."""
 
-    def submit(_: Chunk, buffer: Buffer) -> int:
+    def submit(chunk: Chunk, buffer: Buffer) -> int:
         def record(command_buffer: object) -> None:
-            region = vk.VkBufferCopy(size=array.nbytes)
+            region = vk.VkBufferCopy(
+                dstOffset=chunk.inner.start * array.itemsize,
+                size=chunk.shape[2] * array.itemsize,
+            )
             vk.vkCmdCopyBuffer(command_buffer, buffer.handle, target.handle, 1, [region])
 
         return device.queue.run_once(record)
@@ -56,30 +86,79 @@ def download_chunks(
     ``submit(chunk, buffer)`` has a chunk written to the buffer, rows padded, and returns the
     submission's serial.
     """
-    for chunk in _chunks(device, array.shape, array.dtype):
-        buffer = device.staging.acquire(_bytes(chunk, array.dtype), upload=False)
-        serial = None
+    asked: deque[_Staged] = deque()
+
+    def take_first() -> None:
+        staged = asked[0]
+        device.queue.wait(staged.serial)
+        staged.empty(array)
+        asked.popleft()
+        device.staging.release(staged.buffer, staged.serial, upload=False)
+
+    with device.in_use():
         try:
-            serial = submit(chunk, buffer)
-            device.queue.wait(serial)
-            rows = _rows(buffer, chunk, array.dtype)
-            array[chunk.outer, chunk.middle, chunk.inner] = rows[..., : chunk.shape[2]]
+            for chunk in _chunks(device, array):
+                buffer = device.staging.acquire(_bytes(chunk, array.dtype), upload=False)
+                asked.append(_Staged(chunk, buffer, array.dtype))
+                asked[-1].serial = submit(chunk, buffer)
+                if len(asked) == _ASKED_AHEAD:
+                    take_first()
+            while asked:
+                take_first()
         finally:
-            device.staging.release(buffer, serial, upload=False)
+            for staged in asked:
+                device.staging.release(staged.buffer, staged.serial, upload=False)
 
 
-def _chunks(device: LogicalDevice, shape: tuple[int, ...], dtype: DType) -> list[Chunk]:
+def is_one_chunk(device: LogicalDevice, array: Array) -> bool:
+    """Whether an array [outer, middle, inner] passes through staging at once."""
+    return len(_chunks(device, array)) == 1
+
+
+def exchange(
+    device: LogicalDevice,
+    array: Array,
+    result: Array,
+    submit: Callable[[Chunk, Buffer, Chunk, Buffer], int],
+) -> None:
+    """Pass an array [outer, middle, inner] to the device and fill another, each of one chunk.
+
+    ``submit(sent, sent_buffer, received, received_buffer)`` consumes the one, has the other
+    written, and returns the serial of the one submission that does it all.
+    """
+    dtype = array.dtype.newbyteorder("=")
+    (sent,), (received,) = _chunks(device, array), _chunks(device, result)
+    with (
+        device.in_use(),
+        _staged(device, sent, dtype, upload=True) as source,
+        _staged(device, received, result.dtype, upload=False) as target,
+    ):
+        source.fill(array)
+        serial = submit(sent, source.buffer, received, target.buffer)
+        source.serial = target.serial = serial
+        device.queue.wait(serial)
+        target.empty(result)
+
+
+@contextmanager
+def _staged(
+    device: LogicalDevice, chunk: Chunk, dtype: DType, *, upload: bool
+) -> Iterator[_Staged]:
+    """Lend a staging buffer to a chunk."""
+    buffer = device.staging.acquire(_bytes(chunk, dtype), upload=upload)
+    staged = _Staged(chunk, buffer, dtype)
+    try:
+        yield staged
+    finally:
+        device.staging.release(buffer, staged.serial, upload=upload)
+
+
+def _chunks(device: LogicalDevice, array: Array) -> list[Chunk]:
     limit = min(_CHUNK_BYTES, device.info.limits["maxStorageBufferRange"])
-    outer, middle, inner = shape
-    return list(staging_chunks((outer, middle, inner), dtype.itemsize, limit))
+    outer, middle, inner = array.shape
+    return list(staging_chunks((outer, middle, inner), array.dtype.itemsize, limit))
 
 
 def _bytes(chunk: Chunk, dtype: DType) -> int:
     outer, middle, pitch = chunk.padded_shape
     return outer * middle * pitch * dtype.itemsize
-
-
-def _rows(buffer: Buffer, chunk: Chunk, dtype: DType) -> Array:
-    assert buffer.mapped is not None
-    contents = np.frombuffer(buffer.mapped[: _bytes(chunk, dtype)], dtype)
-    return contents.reshape(chunk.padded_shape)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import operator
-import weakref
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -57,8 +56,15 @@ class Tensor:
         self.dtype = dtype
         self.storage = storage
         self._resource = resource
+
+    # A tensor a call: weakref.finalize, which also runs at exit, takes four times as long.
+    def __del__(self) -> None:
+        resource = getattr(self, "_resource", None)
         if resource is not None:
-            weakref.finalize(self, device._logical.resources.release, resource)
+            self.device._logical.resources.release(resource)
+
+    def __reduce__(self) -> str:
+        raise TypeError("a tensor cannot be copied or pickled; copy or pickle tensor.numpy()")
 
     @property
     def nbytes(self) -> int:

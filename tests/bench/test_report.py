@@ -9,7 +9,6 @@ import pytest
 import pwconv
 from pwconv.bench import views
 from pwconv.bench.ceilings import Ceiling, Roofline, roofline
-from pwconv.bench.clocks import ClockCheck
 from pwconv.bench.report import (
     SCHEMA,
     HostCost,
@@ -21,8 +20,9 @@ from pwconv.bench.report import (
     to_document,
     write_json,
 )
-from pwconv.bench.samples import Sample
 from pwconv.bench.workloads import Layer
+from pwconv.timing.clocks import ClockCheck
+from pwconv.timing.samples import Sample
 
 CHECK = ClockCheck(1e-4, 1.01e-4, 2)
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
+import time
 
 import numpy as np
 import pytest
@@ -10,6 +12,7 @@ import pytest
 import pwconv
 from accuracy import random_problem
 from pwconv.vk import api as vk
+from pwconv.vk import commands
 
 
 def nothing(_command_buffer: object) -> None:
@@ -46,11 +49,43 @@ def test_submissions_in_flight_are_bounded(own_device, rng):
     x, weight, _ = random_problem(rng, 8, 8, (4, 4), "float32")
     layer = pwconv.PointwiseConv2d(weight, device=own_device)
     tensor, out = own_device.tensor(x), own_device.empty((8, 4, 4), "float32")
+    queue = own_device._logical.queue
     for _ in range(300):
         layer(tensor, out=out)
-    assert len(own_device._logical.queue._in_flight) <= 64
+        assert queue.last - queue._done <= 64
     own_device.synchronize()
-    assert len(own_device._logical.queue._fences) <= 65
+    assert queue.completed() == queue.last
+    assert len(queue._idle_fences) <= 16
+
+
+def test_few_submissions_have_a_fence(own_device, rng):
+    x, weight, _ = random_problem(rng, 8, 8, (4, 4), "float32")
+    layer = pwconv.PointwiseConv2d(weight, device=own_device)
+    tensor, out = own_device.tensor(x), own_device.empty((8, 4, 4), "float32")
+    layer(tensor, out=out)
+    own_device.synchronize()
+    queue = own_device._logical.queue
+    for _ in range(commands._FENCE_EVERY - 1):
+        layer(tensor, out=out)
+    assert not queue._fences
+    queue.wait(queue.last - 3)
+    assert queue.completed() == queue.last
+    for _ in range(commands._FENCE_EVERY):
+        layer(tensor, out=out)
+    assert [fence.serial for fence in queue._fences] == [queue.last]
+
+
+def test_what_is_retired_goes_without_waiting(own_device):
+    queue = own_device._logical.queue
+    command_buffer = queue.record(nothing, reusable=True, host_reads=False)
+    gone: list[int] = []
+    queue.submit(command_buffer)
+    queue.retire(lambda: gone.append(1))
+    deadline = time.monotonic() + 10
+    while not gone and time.monotonic() < deadline:
+        queue.submit(command_buffer)
+    assert gone
+    queue.retire(lambda: queue.free(command_buffer))
 
 
 def test_a_wait_is_cut_into_slices(own_device, monkeypatch):
@@ -87,14 +122,45 @@ def test_a_fence_someone_waits_for_is_not_reused(own_device, monkeypatch):
     waiter = threading.Thread(target=queue.wait, args=(serial,))
     waiter.start()
     assert started.wait(10)
-    fence = queue._in_flight[0].fence
+    fence = queue._fences[0].handle
     vk.vkDeviceWaitIdle(own_device._logical.handle)
     assert queue.completed() == serial
-    assert fence not in queue._fences
+    assert fence not in queue._idle_fences
     resume.set()
     waiter.join()
     queue.completed()
-    assert fence in queue._fences
+    assert fence in queue._idle_fences
+
+
+def test_a_full_queue_goes_on_while_another_thread_waits(own_device, monkeypatch):
+    """The oldest submission is done, and whoever waited for it has not yet said so."""
+    queue = own_device._logical.queue
+    serial = queue.run_once(nothing)
+    started, resume = threading.Event(), threading.Event()
+    real = vk.vkWaitForFences
+
+    waits = itertools.count()
+
+    def wait(*arguments: object) -> object:
+        if threading.current_thread() is waiter:
+            started.set()
+            assert resume.wait(60)
+        else:
+            assert next(waits) < 1000, "the queue waits for ever"
+        return real(*arguments)
+
+    monkeypatch.setattr(vk, "vkWaitForFences", wait)
+    waiter = threading.Thread(target=queue.wait, args=(serial,))
+    waiter.start()
+    assert started.wait(10)
+    try:
+        for _ in range(150):
+            queue.run_once(nothing)
+    finally:
+        resume.set()
+        waiter.join()
+    queue.wait()
+    assert not queue._fences
 
 
 def test_a_failed_submission_can_be_repeated(own_device, monkeypatch):
@@ -108,5 +174,7 @@ def test_a_failed_submission_can_be_repeated(own_device, monkeypatch):
     monkeypatch.setattr(vk, "vkQueueSubmit", fail)
     with pytest.raises(pwconv.OutOfMemoryError):
         layer(x)
+    failed = own_device._logical.queue.last
     monkeypatch.setattr(vk, "vkQueueSubmit", real)
+    own_device._logical.queue.wait(failed)
     np.testing.assert_array_equal(layer(x), x)

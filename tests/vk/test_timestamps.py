@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 import pwconv
-from pwconv.bench.fma import FmaKernel
+from pwconv.timing.fma import FmaKernel
 from pwconv.vk.timestamps import TimedRecording, TimestampClock, timestamp_clock
 
 

@@ -8,12 +8,12 @@ from dataclasses import dataclass
 import numpy as np
 
 from pwconv import shaders
-from pwconv.bench.clocks import ClockCheck, Clocks
-from pwconv.bench.fma import FmaKernel
-from pwconv.bench.samples import Sample
 from pwconv.bench.workloads import Layer
 from pwconv.dispatch import Dispatch, Dispatcher
 from pwconv.staging import upload_buffer
+from pwconv.timing.clocks import ClockCheck, Clocks
+from pwconv.timing.fma import FmaKernel
+from pwconv.timing.samples import Sample
 from pwconv.vk import api as vk
 from pwconv.vk.resources import DEVICE, Buffer
 

@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
+import gc
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import numpy as np
 
 from pwconv.bench.report import HostCost
-from pwconv.bench.samples import Sample, summarize
 from pwconv.bench.workloads import Layer
 from pwconv.device import Device
 from pwconv.dtypes import Array
 from pwconv.modules import PointwiseConv2d
+from pwconv.timing.samples import Sample, summarize
 from pwconv.vk.resources import DOWNLOAD, UPLOAD, Buffer
 
-# Fewer calls than the queue takes before the host must wait.
+# Fewer calls than the queue takes before the host must wait; what is done for one call in several
+# is in every batch equally often.
 _CALLS = 48
-_BATCHES = 20
-_COPIES = 15
+_BATCHES = 200
+_WARM_UP = 20
+_ROUNDS = 15
 _LAYER = Layer(48, 96, 256, 256)
 
 
@@ -29,29 +33,34 @@ def measure_host(device: Device) -> HostCost:
     weight = rng.standard_normal((layer.n, layer.k), np.float32)
     module = PointwiseConv2d(weight, device=device)
     x = rng.standard_normal((1, layer.k, layer.h, layer.w), np.float32)
-    return HostCost(
-        _call(device, module),
-        _sample(lambda: module(x)),
-        _staging_copy(device, x, layer.n * layer.positions * 4),
-        f"{layer} float32",
-    )
+    with _without_garbage_collection():
+        call = _call(device, module)
+        numpy_to_numpy, staging_copy = _against_staging_copy(
+            device, lambda: module(x), x, layer.n * layer.positions * 4
+        )
+    return HostCost(call, numpy_to_numpy, staging_copy, f"{layer} float32")
 
 
 def _call(device: Device, module: PointwiseConv2d) -> Sample:
     """Time calls on the smallest tensor: the device keeps up, and the host never waits for it."""
     x = device.tensor(np.ones((1, module.in_channels, 1, 1), np.float32))
     out = device.empty((1, module.out_channels, 1, 1), "float32")
-    seconds = []
-    for _ in range(_BATCHES + 1):
-        start = time.perf_counter()
+
+    def batch() -> None:
         for _ in range(_CALLS):
             module(x, out=out)
-        seconds.append(time.perf_counter() - start)
+
+    seconds = []
+    for _ in range(_WARM_UP + _BATCHES):
         device.synchronize()
-    return summarize(seconds[1:], _CALLS)
+        seconds.append(_time(batch))
+    return summarize(seconds[_WARM_UP:], _CALLS)
 
 
-def _staging_copy(device: Device, x: Array, out_bytes: int) -> Sample:
+def _against_staging_copy(
+    device: Device, run: Callable[[], object], x: Array, out_bytes: int
+) -> tuple[Sample, Sample]:
+    """Time a run, and in turns with it plain copies of its bytes to and from mapped memory."""
     logical = device._logical
     upload = Buffer(logical, x.nbytes, UPLOAD)
     download = Buffer(logical, out_bytes, DOWNLOAD)
@@ -66,16 +75,28 @@ def _staging_copy(device: Device, x: Array, out_bytes: int) -> Sample:
         np.empty(out_of.shape, np.float32)[:] = out_of
 
     try:
-        return _sample(copy)
+        rounds = [(_time(run), _time(copy)) for _ in range(2 + _ROUNDS)][2:]
     finally:
         logical.queue.retire(upload.destroy)
         logical.queue.retire(download.destroy)
+    runs, copies = zip(*rounds, strict=True)
+    return summarize(runs), summarize(copies)
 
 
-def _sample(run: Callable[[], object]) -> Sample:
-    seconds = []
-    for _ in range(_COPIES + 2):
-        start = time.perf_counter()
-        run()
-        seconds.append(time.perf_counter() - start)
-    return summarize(seconds[2:])
+def _time(run: Callable[[], object]) -> float:
+    start = time.perf_counter()
+    run()
+    return time.perf_counter() - start
+
+
+@contextmanager
+def _without_garbage_collection() -> Iterator[None]:
+    """Keep the collector, which walks through all that a peer has loaded, out of the timing."""
+    enabled = gc.isenabled()
+    gc.collect()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()

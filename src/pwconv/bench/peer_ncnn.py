@@ -14,12 +14,12 @@ import time
 import ncnn
 import numpy as np
 
-from pwconv.bench.clocks import SPIN_SECONDS, Clocks, until_settled
 from pwconv.bench.report import Run
-from pwconv.bench.samples import summarize
 from pwconv.bench.workloads import Layer
 from pwconv.dtypes import Array
 from pwconv.errors import PwconvError, UnsupportedError
+from pwconv.timing.clocks import SPIN_SECONDS, Clocks, until_settled
+from pwconv.timing.samples import summarize
 from pwconv.vk.physical_device import DeviceInfo
 
 # Pairs of layers that the long chain has more than the short one.

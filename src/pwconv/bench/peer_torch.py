@@ -9,12 +9,12 @@ from typing import Any
 
 import torch
 
-from pwconv.bench.clocks import SPIN_SECONDS, ClockCheck, until_settled
-from pwconv.bench.ours import chain_lengths, rotation
 from pwconv.bench.report import Run
-from pwconv.bench.samples import Sample, summarize
 from pwconv.bench.workloads import Layer
 from pwconv.errors import UnsupportedError
+from pwconv.timing.chains import chain_lengths, rotation
+from pwconv.timing.clocks import SPIN_SECONDS, ClockCheck, until_settled
+from pwconv.timing.samples import Sample, summarize
 from pwconv.vk.physical_device import DeviceInfo
 
 _CALIBRATIONS = 5

@@ -6,10 +6,10 @@ import importlib
 from collections.abc import Callable
 from typing import Protocol
 
-from pwconv.bench.clocks import Clocks
 from pwconv.bench.report import Run
 from pwconv.bench.workloads import Layer
 from pwconv.errors import UnsupportedError
+from pwconv.timing.clocks import Clocks
 from pwconv.vk.physical_device import DeviceInfo
 
 

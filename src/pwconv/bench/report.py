@@ -29,10 +29,10 @@ from pathlib import Path
 from typing import Any
 
 from pwconv.bench.ceilings import Ceiling, Roofline
-from pwconv.bench.clocks import ClockCheck
-from pwconv.bench.samples import Sample
 from pwconv.bench.workloads import Layer
 from pwconv.errors import PwconvError
+from pwconv.timing.clocks import ClockCheck
+from pwconv.timing.samples import Sample
 
 SCHEMA = 1
 
@@ -77,7 +77,7 @@ class HostCost:
     numpy_to_numpy : Sample
         A call from an array to an array.
     staging_copy : Sample
-        Plain copies of the same bytes into and out of mapped memory.
+        Plain copies of the same bytes into and out of mapped memory, in turns with the calls.
     shape : str
         Of the last two.
     """

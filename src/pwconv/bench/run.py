@@ -10,13 +10,13 @@ from importlib import metadata
 
 from pwconv.bench import ours
 from pwconv.bench.ceilings import measure_ceilings, roofline
-from pwconv.bench.clocks import SPIN_SECONDS, Clocks
 from pwconv.bench.host import measure_host
 from pwconv.bench.peers import Peer, open_peers
 from pwconv.bench.report import LayerResult, Report, Run
-from pwconv.bench.stopwatch import make_stopwatch
 from pwconv.bench.workloads import Layer
 from pwconv.device import Device
+from pwconv.timing.clocks import SPIN_SECONDS, Clocks
+from pwconv.timing.stopwatch import make_stopwatch
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,8 @@ from rich.console import Console
 from rich.table import Table
 
 from pwconv.bench.report import LayerResult, Report, Run
-from pwconv.bench.samples import Sample
 from pwconv.bench.views import OURS, contenders, dtypes, find_run, geometric_mean, ratios
+from pwconv.timing.samples import Sample
 
 _ITEMSIZES = {"float32": 4, "float16": 2}
 # Peers that compute the same in several ways are met at their best, TF32 apart: it is not float32.
@@ -76,7 +76,7 @@ def _time(run: Run | None) -> str:
     if run is None or run.sample is None:
         return "failed" if run else ""
     held = run.clocks is None or run.clocks.settled
-    return _microseconds(run.sample) + ("" if held else "!")
+    return microseconds(run.sample) + ("" if held else "!")
 
 
 def _summaries(report: Report, dtype: str) -> Iterator[str]:
@@ -155,11 +155,11 @@ def _host(report: Report) -> Table:
     table.add_column("what")
     table.add_column("µs", justify="right")
     share = host.staging_copy.median / host.numpy_to_numpy.median
-    table.add_row("a call on resident tensors, not waited for", _microseconds(host.call))
-    table.add_row(f"array to array, {host.shape}", _microseconds(host.numpy_to_numpy))
+    table.add_row("a call on resident tensors, not waited for", microseconds(host.call))
+    table.add_row(f"array to array, {host.shape}", microseconds(host.numpy_to_numpy))
     table.add_row(
         f"plain staging copy of the same bytes ({share:.0%} of that)",
-        _microseconds(host.staging_copy),
+        microseconds(host.staging_copy),
     )
     return table
 
@@ -170,7 +170,8 @@ def _table(title: str) -> Table:
     )
 
 
-def _microseconds(sample: Sample) -> str:
+def microseconds(sample: Sample) -> str:
+    """Return a median in microseconds, ± half the distance of its quartiles in percent."""
     return f"{_digits(sample.median * 1e6)} ±{sample.spread * 50:.0f}"
 
 

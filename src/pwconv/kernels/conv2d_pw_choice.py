@@ -58,8 +58,8 @@ _FAMILIES = {
 _COOPMAT2 = "conv2d_pw_coopmat2"
 
 # Measured over the twelve EdgeTAM shapes: "discrete" on an NVIDIA H100, where a weight in a buffer
-# takes 0.6 of the time of one in a texture, and "cpu" on lavapipe, where a workgroup's barriers cost
-# more than they save. The rest is not measured: `pwconv tune` is for it.
+# takes 0.6 of the time of one in a texture, and "cpu" on lavapipe, where a workgroup's barriers
+# cost more than they save. The rest is not measured: `pwconv tune` is for it.
 _PREFERENCES = {
     ("texture3d", "discrete"): _Preference(
         (

@@ -80,7 +80,8 @@ def _pack(
                 "transposed": transposed,
             },
         )
-        return dispatcher.submit(Dispatch(plan, {"staging": buffer, "packed_weight": packed}))
+        resources: dict[str, Image | Buffer] = {"staging": buffer, "packed_weight": packed}
+        return dispatcher.submit(Dispatch(plan, resources), awaited=True)
 
     try:
         upload_chunks(dispatcher.device, weight, submit)

@@ -8,7 +8,7 @@ from pwconv import shaders
 from pwconv.dispatch import Dispatch, Dispatcher, Plan
 from pwconv.dtypes import Array, DType, axis_name
 from pwconv.layout import Chunk, Shape4, buffer_rows, ceil_div
-from pwconv.staging import download_chunks, upload_chunks
+from pwconv.staging import download_chunks, exchange, is_one_chunk, upload_chunks
 from pwconv.vk.resources import Buffer, Image
 
 # Neighbours in a workgroup are neighbours in a row of staging.
@@ -20,44 +20,58 @@ def upload(dispatcher: Dispatcher, array: Array, target: Image | Buffer, dtype: 
 
     Lanes past C become zero; float32 is narrowed to float16, nearest even, on the device.
     """
-    source = axis_name(array.dtype.newbyteorder("="))
-    n, c, h, w = array.shape
 
     def submit(chunk: Chunk, staged: Buffer) -> int:
-        if isinstance(target, Buffer):
-            first, pitch = _place((n, c, h, w), chunk, dtype)
-            variant = shaders.variant("copy_rows", source=source, dtype=axis_name(dtype))
-            plan = _plan_rows(dispatcher, variant, chunk, dtype, (0, chunk.pitch), (first, pitch))
-            resources: dict[str, Image | Buffer] = {"staging": staged, "target": target}
-        else:
-            variant = shaders.variant("nchw_to_texture3d", source=source, dtype=axis_name(dtype))
-            plan = _plan_texels(dispatcher, variant, (n, c, h, w), chunk, 1)
-            resources = {"staging": staged, "t_out": target}
-        return dispatcher.submit(Dispatch(plan, resources))
+        dispatch = _upload(dispatcher, array, chunk, staged, target, dtype)
+        return dispatcher.submit(dispatch, awaited=True)
 
-    upload_chunks(dispatcher.device, array.reshape(n, c, h * w), submit)
+    upload_chunks(dispatcher.device, _rows(array), submit)
 
 
 def download(dispatcher: Dispatcher, source: Image | Buffer, shape: Shape4, dtype: DType) -> Array:
     """Return the array [N, C, H, W], of at least one element, that an image or buffer holds."""
-    name = axis_name(dtype)
 
     def submit(chunk: Chunk, staged: Buffer) -> int:
-        if isinstance(source, Buffer):
-            first, pitch = _place(shape, chunk, dtype)
-            variant = shaders.variant("copy_rows", source=name, dtype=name)
-            plan = _plan_rows(dispatcher, variant, chunk, dtype, (first, pitch), (0, chunk.pitch))
-            resources: dict[str, Image | Buffer] = {"staging": source, "target": staged}
-        else:
-            variant = shaders.variant("texture3d_to_nchw", dtype=name)
-            plan = _plan_texels(dispatcher, variant, shape, chunk, 4 // dtype.itemsize)
-            resources = {"staging": staged, "t_in": source}
-        return dispatcher.submit(Dispatch(plan, resources), host_reads=True)
+        dispatch = _download(dispatcher, source, chunk, staged, shape, dtype)
+        return dispatcher.submit(dispatch, awaited=True)
 
-    n, c, h, w = shape
-    array = np.empty((n, c, h * w), dtype)
-    download_chunks(dispatcher.device, array, submit)
-    return array.reshape(shape)
+    array = np.empty(shape, dtype)
+    download_chunks(dispatcher.device, _rows(array), submit)
+    return array
+
+
+def pass_through(
+    dispatcher: Dispatcher,
+    array: Array,
+    x: Image | Buffer,
+    dispatch: Dispatch,
+    y: Image | Buffer,
+    shape: Shape4,
+    dtype: DType,
+) -> Array:
+    """Upload an array to x, run the dispatch, return the array [N, C, H, W] that y then holds.
+
+    It is all one submission where both arrays are small enough; else a chunk is copied by the host
+    while another is by the device.
+    """
+    device = dispatcher.device
+    result = np.empty(shape, dtype)
+    rows = _rows(array)
+    if not (is_one_chunk(device, rows) and is_one_chunk(device, _rows(result))):
+        upload(dispatcher, rows.reshape(array.shape), x, dtype)
+        dispatcher.submit(dispatch)
+        return download(dispatcher, y, shape, dtype)
+
+    def submit(sent: Chunk, sent_in: Buffer, received: Chunk, received_in: Buffer) -> int:
+        return dispatcher.submit(
+            _upload(dispatcher, array, sent, sent_in, x, dtype),
+            dispatch,
+            _download(dispatcher, y, received, received_in, shape, dtype),
+            awaited=True,
+        )
+
+    exchange(device, rows, _rows(result), submit)
+    return result
 
 
 def texture3d_to_buffer(
@@ -73,6 +87,52 @@ def texture3d_to_buffer(
     whole = Chunk(slice(0, n), slice(0, c), slice(0, h * w), buffer_rows(shape, dtype.itemsize)[1])
     plan = _plan_texels(dispatcher, variant, shape, whole, 4 // dtype.itemsize)
     dispatcher.submit(Dispatch(plan, {"staging": target, "t_in": source}))
+
+
+def _rows(array: Array) -> Array:
+    """Return an array [N, C, H, W] as [N, C, H·W], a copy where its strides need one."""
+    n, c, h, w = array.shape
+    return array.reshape(n, c, h * w)
+
+
+def _upload(
+    dispatcher: Dispatcher,
+    array: Array,
+    chunk: Chunk,
+    staged: Buffer,
+    target: Image | Buffer,
+    dtype: DType,
+) -> Dispatch:
+    """Return the dispatch of a staged chunk of an array to its place in a tensor's resource."""
+    source, name, shape = axis_name(array.dtype.newbyteorder("=")), axis_name(dtype), array.shape
+    if isinstance(target, Buffer):
+        variant = shaders.variant("copy_rows", source=source, dtype=name)
+        first, pitch = _place(shape, chunk, dtype)
+        plan = _plan_rows(dispatcher, variant, chunk, dtype, (0, chunk.pitch), (first, pitch))
+        return Dispatch(plan, {"staging": staged, "target": target})
+    variant = shaders.variant("nchw_to_texture3d", source=source, dtype=name)
+    plan = _plan_texels(dispatcher, variant, shape, chunk, 1)
+    return Dispatch(plan, {"staging": staged, "t_out": target})
+
+
+def _download(
+    dispatcher: Dispatcher,
+    source: Image | Buffer,
+    chunk: Chunk,
+    staged: Buffer,
+    shape: Shape4,
+    dtype: DType,
+) -> Dispatch:
+    """Return the dispatch of a chunk of a tensor's resource to staging."""
+    name = axis_name(dtype)
+    if isinstance(source, Buffer):
+        variant = shaders.variant("copy_rows", source=name, dtype=name)
+        first, pitch = _place(shape, chunk, dtype)
+        plan = _plan_rows(dispatcher, variant, chunk, dtype, (first, pitch), (0, chunk.pitch))
+        return Dispatch(plan, {"staging": source, "target": staged})
+    variant = shaders.variant("texture3d_to_nchw", dtype=name)
+    plan = _plan_texels(dispatcher, variant, shape, chunk, 4 // dtype.itemsize)
+    return Dispatch(plan, {"staging": staged, "t_in": source})
 
 
 def _place(shape: Shape4, chunk: Chunk, dtype: DType) -> tuple[int, int]:

@@ -24,6 +24,10 @@ def api_version(major: int, minor: int, patch: int = 0) -> int:
 
 API_1_1, API_1_2, API_1_3 = (api_version(1, minor) for minor in (1, 2, 3))
 
+# What a call of a layer calls. The package's wrappers convert every argument, and take ten times as
+# long as these functions do; called directly, they take lists, structures and ffi.NULL, never None.
+_DIRECT = {"vkQueueSubmit", "vkGetFenceStatus", "vkResetFences", "vkWaitForFences"}
+
 INSTALL_HINT = (
     "On Debian or Ubuntu: apt-get install libvulkan1 mesa-vulkan-drivers "
     "(with a CPU device, if there is no GPU). README.md lists other systems."
@@ -34,7 +38,7 @@ def __getattr__(name: str) -> Any:
     """Look a name up in the vulkan package, once."""
     if name.startswith("__"):
         raise AttributeError(name)
-    value = getattr(_package(), name)
+    value = _direct(name) if name in _DIRECT else getattr(_package(), name)
     if name.startswith("vk"):
         value = _raising(name, value)
     globals()[name] = value
@@ -78,6 +82,18 @@ def _package() -> Any:
             f"installed: {error}. {INSTALL_HINT}"
         ) from None
     return vulkan
+
+
+def _direct(name: str) -> Callable[..., Any]:
+    package = _package()
+    function = getattr(package.lib, name)
+
+    def call(*arguments: Any) -> None:
+        result = function(*arguments)
+        if result != 0:
+            raise package.exception_codes[result]
+
+    return call
 
 
 def _raising(name: str, function: Callable[..., Any]) -> Callable[..., Any]:

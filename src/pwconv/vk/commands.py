@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from pwconv.errors import DeviceLostError
+from pwconv.errors import DeviceLostError, PwconvError
 from pwconv.vk import api as vk
 from pwconv.vk.pipelines import Pipeline
 from pwconv.vk.resources import Buffer, Image
@@ -23,6 +23,10 @@ if TYPE_CHECKING:
 # Beyond this many unfinished submissions the host waits: a loop that never reads a result would
 # otherwise queue without end.
 _MAX_IN_FLIGHT = 64
+
+# Of so many submissions one has a fence, though nobody waits for it: a fence tells of everything
+# before it too, and each costs a function call or two to make, poll and reset.
+_FENCE_EVERY = 16
 
 # Waits are cut into slices so that Ctrl-C is noticed.
 _WAIT_SLICE_NS = 100_000_000
@@ -38,9 +42,11 @@ class Step:
 
 
 @dataclass
-class _Submission:
+class _Fence:
+    """Signaled when submission ``serial``, and so everything before it, is done."""
+
+    handle: Any
     serial: int
-    fence: Any
     waiters: int = 0
 
 
@@ -62,9 +68,19 @@ class Queue:
             flags=vk.VK_COMMAND_POOL_CREATE_RESET_COMMAND_BUFFER_BIT, queueFamilyIndex=family
         )
         self._command_pool = vk.vkCreateCommandPool(device.handle, info, None)
+        # Filled anew for each submission, under the lock: making one costs more than submitting it.
+        self._command_buffers = vk.ffi.new("VkCommandBuffer[2]")
+        self._submit_info = vk.ffi.new(
+            "VkSubmitInfo*",
+            {
+                "sType": vk.VK_STRUCTURE_TYPE_SUBMIT_INFO,
+                "pCommandBuffers": self._command_buffers,
+            },
+        )
         self.last = 0
-        self._in_flight: deque[_Submission] = deque()
-        self._fences: list[Any] = []
+        self._done = 0  # everything up to this serial is
+        self._fences: deque[_Fence] = deque()  # in flight, oldest first
+        self._idle_fences: list[Any] = []
         self._uninitialized: list[Any] = []
         # Filled by finalizers, at any moment and in any thread; emptied under the lock.
         self._retired: deque[Callable[[], None]] = deque()
@@ -72,25 +88,33 @@ class Queue:
 
     # -- submitting -------------------------------------------------------------------------------
 
-    def submit(self, command_buffer: Any) -> int:
-        """Submit one command buffer; return its serial."""
+    def submit(self, command_buffer: Any, *, awaited: bool = False) -> int:
+        """Submit one command buffer; return its serial.
+
+        Parameters
+        ----------
+        command_buffer : VkCommandBuffer
+        awaited : bool
+            Whether someone will wait for this very submission. Any can be waited for; this one then
+            without waiting for what is submitted after it.
+        """
         with self._device.lock:
-            self.collect()
-            while len(self._in_flight) >= _MAX_IN_FLIGHT:
-                self.wait(self._in_flight[0].serial)
-            command_buffers = [command_buffer]
+            newest = self._fences[-1].serial if self._fences else self._done
+            due = self.last + 1 - newest >= _FENCE_EVERY
+            fenced = awaited or due or bool(self._retired)
+            if fenced or self._garbage:
+                self.collect()
+            if self.last - self._done >= _MAX_IN_FLIGHT:
+                self.wait(self.last + 1 - _MAX_IN_FLIGHT)
             if self._uninitialized:
-                command_buffers.insert(0, self._record_layouts())
-            info = vk.VkSubmitInfo(pCommandBuffers=command_buffers)
-            fence = self._fences.pop() if self._fences else self._new_fence()
-            try:
-                vk.vkQueueSubmit(self.handle, 1, [info], fence)
-            except BaseException:
-                self._fences.append(fence)
-                raise
+                self._command_buffers[0] = self._record_layouts()
+                self._command_buffers[1] = command_buffer
+                self._submit_info.commandBufferCount = 2
+            else:
+                self._command_buffers[0] = command_buffer
+                self._submit_info.commandBufferCount = 1
+            self._enqueue(1, fenced=fenced)
             self._uninitialized.clear()
-            self.last += 1
-            self._in_flight.append(_Submission(self.last, fence))
             self._device.check()
             return self.last
 
@@ -102,7 +126,7 @@ class Queue:
         with self._device.lock:
             command_buffer = self.record(record, reusable=False, host_reads=True)
             try:
-                return self.submit(command_buffer)
+                return self.submit(command_buffer, awaited=True)
             finally:
                 self.retire(lambda: self.free(command_buffer))
 
@@ -140,29 +164,32 @@ class Queue:
     # -- waiting ----------------------------------------------------------------------------------
 
     def completed(self) -> int:
-        """Return the serial up to which everything is done."""
+        """Return a serial up to which everything is known to be done."""
         with self._device.lock:
-            while self._in_flight and self._signaled(self._in_flight[0].fence):
-                if self._in_flight[0].waiters:
-                    return self._in_flight[0].serial
-                self._recycle(self._in_flight.popleft().fence)
-            return self._in_flight[0].serial - 1 if self._in_flight else self.last
+            signaled = []
+            while self._fences and self._signaled(self._fences[0]):
+                self._done = self._fences[0].serial
+                if self._fences[0].waiters:
+                    break
+                signaled.append(self._fences.popleft().handle)
+            if signaled:
+                vk.vkResetFences(self._device.handle, len(signaled), signaled)
+                self._idle_fences += signaled
+            return self._done
 
     def wait(self, serial: int | None = None) -> None:
         """Wait for one submission, by default the last; other threads may submit meanwhile."""
         with self._device.lock:
-            target = self.last if serial is None else serial
-            found = [s for s in self._in_flight if s.serial == target]
-            if not found:
+            fence = self._fence_after(self.last if serial is None else serial)
+            if fence is None:
                 return
-            submission = found[0]
-            submission.waiters += 1
+            fence.waiters += 1
         try:
-            while not self._wait_slice(submission.fence):
+            while not self._wait_slice(fence):
                 pass
         finally:
             with self._device.lock:
-                submission.waiters -= 1
+                fence.waiters -= 1
         self.collect()
 
     # -- freeing ----------------------------------------------------------------------------------
@@ -176,8 +203,6 @@ class Queue:
         with self._device.lock:
             while self._retired:
                 self._garbage.append((self.last, self._retired.popleft()))
-            if not self._garbage and len(self._in_flight) < _MAX_IN_FLIGHT:
-                return
             done = self.completed()
             while self._garbage and self._garbage[0][0] <= done:
                 self._garbage.popleft()[1]()
@@ -203,29 +228,52 @@ class Queue:
 
     def close(self) -> None:
         """Destroy the queue's own objects; :meth:`drain` comes first."""
-        for fence in [*self._fences, *(submission.fence for submission in self._in_flight)]:
+        for fence in [*self._idle_fences, *(fence.handle for fence in self._fences)]:
             vk.vkDestroyFence(self._device.handle, fence, None)
+        self._idle_fences.clear()
+        self._fences.clear()
         vk.vkDestroyCommandPool(self._device.handle, self._command_pool, None)
 
     # -- inside -----------------------------------------------------------------------------------
 
+    def _enqueue(self, submissions: int, *, fenced: bool) -> None:
+        """Submit what the submit info says, or nothing, perhaps with a fence after it."""
+        # Counted first: a serial of nothing does no harm, a submission without one would.
+        self.last += submissions
+        if not fenced:
+            vk.vkQueueSubmit(self.handle, submissions, self._submit_info, vk.ffi.NULL)
+            return
+        fence = self._idle_fences.pop() if self._idle_fences else self._new_fence()
+        try:
+            vk.vkQueueSubmit(self.handle, submissions, self._submit_info, fence)
+        except PwconvError:
+            self._idle_fences.append(fence)
+            raise
+        self._fences.append(_Fence(fence, self.last))
+
+    def _fence_after(self, serial: int) -> _Fence | None:
+        """Return a fence that tells of a submission, or None where it is known to be done."""
+        if serial <= self._done:
+            return None
+        for fence in self._fences:
+            if fence.serial >= serial:
+                return fence
+        self._enqueue(0, fenced=True)
+        return self._fences[-1]
+
     def _new_fence(self) -> Any:
         return vk.vkCreateFence(self._device.handle, vk.VkFenceCreateInfo(), None)
 
-    def _recycle(self, fence: Any) -> None:
-        vk.vkResetFences(self._device.handle, 1, [fence])
-        self._fences.append(fence)
-
-    def _signaled(self, fence: Any) -> bool:
+    def _signaled(self, fence: _Fence) -> bool:
         try:
-            vk.vkGetFenceStatus(self._device.handle, fence)
+            vk.vkGetFenceStatus(self._device.handle, fence.handle)
         except vk.VkNotReady:
             return False
         return True
 
-    def _wait_slice(self, fence: Any) -> bool:
+    def _wait_slice(self, fence: _Fence) -> bool:
         try:
-            vk.vkWaitForFences(self._device.handle, 1, [fence], True, _WAIT_SLICE_NS)
+            vk.vkWaitForFences(self._device.handle, 1, [fence.handle], True, _WAIT_SLICE_NS)
         except vk.VkTimeout:
             return False
         return True

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import itertools
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Protocol
 
@@ -53,6 +55,8 @@ class LogicalDevice:
         self.live: dict[int, Destroyable] = {}
         self._uids = itertools.count()
         self.closed = False
+        self._users = 0
+        self._unused = threading.Condition(self.lock)
         self._instance = Instance(validate=validate)
         try:
             handles = self._instance.physical_devices()
@@ -104,12 +108,31 @@ class LogicalDevice:
                 "tensors and layers anew"
             )
 
+    @contextmanager
+    def in_use(self) -> Iterator[None]:
+        """Keep another thread's close() waiting while this one is at work without the lock.
+
+        Raises
+        ------
+        ClosedError
+        """
+        with self.lock:
+            self.require_open()
+            self._users += 1
+        try:
+            yield
+        finally:
+            with self.lock:
+                self._users -= 1
+                self._unused.notify_all()
+
     def close(self) -> None:
         """Wait for the device and free everything, once."""
         with self.lock:
             if self.closed:
                 return
             self.closed = True
+            self._unused.wait_for(lambda: not self._users)
             self.queue.drain()
             for item in list(self.live.values()):
                 item.destroy()

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import os
-import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pwconv.errors import PwconvError
+from pwconv.files import replace_file
 from pwconv.vk import api as vk
 
 if TYPE_CHECKING:
@@ -109,8 +108,7 @@ class PipelineCache:
     """VkPipelineCache with a file behind it.
 
     Drivers trust the data they are given, so the file carries a digest, and its name the device,
-    the driver build and pwconv's version. Whatever does not fit is ignored and replaced. The file
-    is replaced in one step: of two processes that write at once, one wins and none reads half.
+    the driver build and pwconv's version. Whatever does not fit is ignored and replaced.
 
     Parameters
     ----------
@@ -166,7 +164,8 @@ class PipelineCache:
         try:
             data = vk.pipeline_cache_data(self._device.handle, self._handle)
             if data != self._saved:
-                _write(self._file, data)
+                digest = hashlib.sha256(data).digest()
+                replace_file(self._file, _MAGIC + digest + data)
         except (OSError, PwconvError) as error:
             # A folder that cannot be written costs time at the next start, and nothing else.
             _log.info("the pipeline cache %s was not written: %s", self._file, error)
@@ -183,15 +182,3 @@ def _read(file: Path) -> bytes:
         return data
     _log.info("the pipeline cache %s is damaged and will be replaced", file)
     return b""
-
-
-def _write(file: Path, data: bytes) -> None:
-    file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    descriptor, temporary = tempfile.mkstemp(dir=file.parent, prefix=file.name)
-    try:
-        with os.fdopen(descriptor, "wb") as stream:
-            stream.write(_MAGIC + hashlib.sha256(data).digest() + data)
-        Path(temporary).replace(file)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise

@@ -94,6 +94,7 @@ class Buffer:
             sharingMode=vk.VK_SHARING_MODE_EXCLUSIVE,
         )
         with device.lock:
+            device.require_open()
             self.handle = vk.vkCreateBuffer(device.handle, info, None)
             try:
                 requirements = vk.vkGetBufferMemoryRequirements(device.handle, self.handle)
@@ -165,6 +166,7 @@ class Image:
             initialLayout=vk.VK_IMAGE_LAYOUT_UNDEFINED,
         )
         with device.lock:
+            device.require_open()
             self.handle = vk.vkCreateImage(device.handle, info, None)
             try:
                 requirements = vk.vkGetImageMemoryRequirements(device.handle, self.handle)

@@ -47,7 +47,8 @@ class GpuStopwatch:
         recording = TimedRecording(self._device, segments)
         try:
             before()
-            self._device.queue.wait(self._device.queue.submit(recording.command_buffer))
+            queue = self._device.queue
+            queue.wait(queue.submit(recording.command_buffer, awaited=True))
             return recording.seconds()
         finally:
             self._device.queue.retire(recording.destroy)
@@ -72,7 +73,7 @@ class HostStopwatch:
             seconds = []
             for recording in recordings:
                 start = time.perf_counter()
-                queue.wait(queue.submit(recording.command_buffer))
+                queue.wait(queue.submit(recording.command_buffer, awaited=True))
                 seconds.append(time.perf_counter() - start)
             return seconds
         finally:

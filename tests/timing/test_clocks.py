@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from pwconv.bench.clocks import ATTEMPTS, ClockCheck, Clocks, until_settled
-from pwconv.bench.ours import chain_lengths, rotation
-from pwconv.bench.stopwatch import HostStopwatch, make_stopwatch
 from pwconv.errors import UnsupportedError
+from pwconv.timing.clocks import ATTEMPTS, ClockCheck, Clocks, until_settled
+from pwconv.timing.stopwatch import HostStopwatch, make_stopwatch
 from pwconv.vk import timestamps
 
 
@@ -68,7 +67,7 @@ def test_without_timestamps_the_host_times(device, monkeypatch):
         monkeypatch.setitem(device.info.limits, "timestampPeriod", 0.0)
         return real(logical)
 
-    monkeypatch.setattr("pwconv.bench.stopwatch.timestamp_clock", none)
+    monkeypatch.setattr("pwconv.timing.stopwatch.timestamp_clock", none)
     stopwatch, note = make_stopwatch(device._logical)
     assert isinstance(stopwatch, HostStopwatch)
     assert "timestampPeriod = 0.0 ns; times are the host's" in note
@@ -79,17 +78,3 @@ def test_without_timestamps_the_host_times(device, monkeypatch):
         assert clocks.calibrate() > 0
     finally:
         clocks.close()
-
-
-def test_chains_are_long_enough_and_end():
-    assert chain_lengths(10e-6) == (20, 50)
-    assert chain_lengths(1e-3) == (1, 50)
-    assert chain_lengths(0.1) == (1, 5)
-    repetitions, samples = chain_lengths(1e-7)
-    assert repetitions * samples <= 5000
-
-
-def test_rotation_passes_the_cache():
-    assert rotation(10 << 20) == 10
-    assert rotation(500 << 20) == 2
-    assert rotation(100) == 256

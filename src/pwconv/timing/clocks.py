@@ -12,10 +12,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
-from pwconv.bench.fma import FmaKernel
-from pwconv.bench.samples import Sample, summarize
-from pwconv.bench.stopwatch import Stopwatch
 from pwconv.dispatch import Dispatcher
+from pwconv.timing.fma import FmaKernel
+from pwconv.timing.samples import Sample, summarize
+from pwconv.timing.stopwatch import Stopwatch
 from pwconv.vk.commands import Recording, Step
 
 MAX_DRIFT = 0.05
@@ -120,8 +120,8 @@ class Clocks:
         """Return the calibration kernel's time as the clocks are now."""
         return statistics.median(self.stopwatch.run([[self._calibration]] * _CALIBRATIONS))
 
-    def sample(self, chain: Sequence[Sequence[Step]]) -> tuple[Sample, ClockCheck]:
-        """Time segments of one length, with the calibration kernel before and after."""
+    def time(self, chain: Sequence[Sequence[Step]]) -> tuple[list[float], ClockCheck]:
+        """Return the seconds of each segment, with the calibration kernel before and after."""
         calibration = [[self._calibration]] * _CALIBRATIONS
 
         def take() -> tuple[float, list[float], float]:
@@ -130,8 +130,12 @@ class Clocks:
             samples = seconds[_CALIBRATIONS:-_CALIBRATIONS]
             return statistics.median(before), samples, statistics.median(after)
 
-        samples, check = until_settled(take, self.attempts)
-        return summarize(samples, len(chain[0])), check
+        return until_settled(take, self.attempts)
+
+    def sample(self, chain: Sequence[Sequence[Step]]) -> tuple[Sample, ClockCheck]:
+        """Time segments of one length, as samples of one kernel."""
+        seconds, check = self.time(chain)
+        return summarize(seconds, len(chain[0])), check
 
     def close(self) -> None:
         """Free what the clocks hold."""

@@ -1,0 +1,1 @@
+"""Timing kernels: stopwatch, clocks held and checked, what is said of samples."""

@@ -1,0 +1,130 @@
+"""``pwconv tune`` as a user runs it, on the smallest of layers."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from pwconv.tuning.store import Store
+
+
+def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-W", "error", "-m", "pwconv", *arguments],
+        env={**os.environ, "COLUMNS": "160", "PWCONV_VALIDATE": "1", **environment},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    return tmp_path
+
+
+def test_tune_then_info_then_use(device, cache):
+    index = str(device.info.index)
+    result = run(
+        *("tune", "--device", index, "--shape", "5,7,3,9,2", "-s", "16,8,8,8"),
+        *("--dtype", "float32", "--storage", "texture3d"),
+    )
+    assert result.returncode == 0, result.stdout + result.stderr
+    store = Store(device.info)
+    last = result.stdout.splitlines()[-1]
+    assert last == f"kept   2 verdicts in {store.file}"
+    for expected in (str(device.info), "16→8@8", "5→7@3×9 ×2", "float32", "texture3d", "tiled"):
+        assert expected in result.stdout
+    assert "float16" not in result.stdout
+    assert len(json.loads(store.file.read_text())["verdicts"]) == 2
+    assert len(store.read()) == 2
+
+    info = run("info")
+    assert f"tuning {index}: {store.file}, 2 verdicts, used (PWCONV_TUNE=cached)" in info.stdout
+    off = run("info", PWCONV_TUNE="off")
+    assert "2 verdicts, not used (PWCONV_TUNE=off)" in off.stdout
+    store.file.write_bytes(b"nonsense")
+    assert "is ignored: it is no JSON" in run("info").stdout
+
+    program = (
+        "import numpy as np, pwconv; layer = pwconv.PointwiseConv2d(np.ones((8, 16), np.float32),"
+        f"storage='texture3d', device=pwconv.Device({index})); print(layer.explain((1, 16, 8, 8)))"
+    )
+    run("tune", "-d", index, "-s", "16,8,8,8", "--dtype", "float32", "--storage", "texture3d")
+    used = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=False
+    )
+    assert "this device" in used.stdout, used.stderr
+
+
+def test_info_without_a_file(device, cache):
+    result = run("info")
+    assert f"{Store(device.info).file} does not exist (PWCONV_TUNE=cached)" in result.stdout
+
+
+def test_tuning_is_possible_where_it_is_not_used(device, cache):
+    result = run(
+        *("tune", "-d", str(device.info.index), "-s", "4,4,2,2", "--dtype", "float16"),
+        *("--storage", "buffer"),
+        PWCONV_TUNE="off",
+    )
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert "PWCONV_TUNE is off: layers will not use what was found" in result.stdout
+    assert len(Store(device.info).read()) == 1
+
+
+def test_a_layer_that_does_not_fit_fails_alone(device, cache):
+    size = device.info.limits["maxImageDimension3D"] + 1
+    result = run(
+        *("tune", "-d", str(device.info.index), "-s", f"1,1,1,{size}", "-s", "4,4,2,2"),
+        *("--dtype", "float32", "--storage", "texture3d"),
+    )
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert f"failed 1→1@1×{size} float32 texture3d: " in result.stdout
+    assert "maxImageDimension3D" in result.stdout
+    assert len(Store(device.info).read()) == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "problem", "code"),
+    [
+        (("--shape", "16,8,8"), "'16,8,8' has 3 numbers; a shape is K,N,H,W", 2),
+        (("--workload", "resnet"), "invalid choice: 'resnet'", 2),
+        (("--dtype", "int8"), "invalid choice: 'int8'", 2),
+        (("--storage", "marble"), "--storage is 'marble'; layers on", 1),
+        (("--device", "no such"), "no device matches 'no such'", 1),
+    ],
+)
+def test_errors(cache, arguments, problem, code):
+    result = run("tune", *arguments)
+    assert result.returncode == code
+    assert problem in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_a_bad_setting_is_one_line(cache):
+    for command in ("info", "tune"):
+        result = run(command, PWCONV_TUNE="always")
+        assert result.returncode == 1
+        assert result.stderr == (
+            "error: PWCONV_TUNE is 'always'; it must be one of off, cached, on-demand\n"
+        )
+
+
+def test_a_folder_that_cannot_be_written_is_said_at_once(device, tmp_path):
+    (tmp_path / "file").write_text("no folder")
+    result = run("tune", "-d", str(device.info.index), XDG_CACHE_HOME=str(tmp_path / "file"))
+    assert result.returncode == 1
+    assert "cannot be written" in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_help_names_the_command():
+    assert "measure every variant of a workload's layers" in run("--help").stdout

@@ -1,0 +1,41 @@
+"""Devices with a tuning file of their own, and races that are over at once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+import pwconv
+from pwconv.tuning import race, store
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder for tuning files; compiled pipelines stay where the whole suite finds them."""
+    monkeypatch.setattr(store, "cache_folder", lambda kind: tmp_path / kind)
+    return tmp_path
+
+
+@pytest.fixture
+def open_device(
+    device: pwconv.Device, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Callable[[str], pwconv.Device]]:
+    """Open devices as other processes would, with PWCONV_TUNE set."""
+    with ExitStack() as stack:
+
+        def open_device(mode: str) -> pwconv.Device:
+            monkeypatch.setenv("PWCONV_TUNE", mode)
+            return stack.enter_context(pwconv.Device(device.info.index, validate=True))
+
+        yield open_device
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make races short; who wins them is chance."""
+    monkeypatch.setattr(race, "_WORKGROUPS", ((8, 8, 1), (16, 2, 1)))
+    monkeypatch.setattr(race, "_RACE_ROUNDS", (1, 1))
+    monkeypatch.setattr(race, "_DUEL_ROUNDS", (2, 2))

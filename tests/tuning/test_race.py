@@ -1,0 +1,287 @@
+"""Races: who enters, who wins, and that luck and noise do not."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable, Iterator, Sequence
+
+import numpy as np
+import pytest
+
+import pwconv
+from accuracy import assert_within, random_problem
+from pwconv import reference
+from pwconv.errors import OutOfMemoryError
+from pwconv.kernels import conv2d_pw, conv2d_pw_choice
+from pwconv.timing.clocks import ClockCheck, Clocks
+from pwconv.timing.samples import summarize
+from pwconv.tuning import race as race_module
+from pwconv.tuning.race import LEAST_GAIN, Outcome, Task, entrants, race
+from pwconv.vk.commands import Step
+from pwconv.vk.pipelines import Pipeline
+
+SHAPE, OUT_SHAPE = (1, 9, 5, 7), (1, 21, 5, 7)
+
+
+def layer_on(device: pwconv.Device, **settings: object) -> pwconv.PointwiseConv2d:
+    weight, bias = random_problem(np.random.default_rng(3), 9, 21, (1, 1), "float32")[1:]
+    return pwconv.PointwiseConv2d(weight, bias, device=device, **settings)
+
+
+def task_on(device: pwconv.Device, storage: str) -> Task:
+    return layer_on(device)._task(storage, SHAPE, OUT_SHAPE)
+
+
+class FakeStopwatch:
+    """Says that a pipeline takes so long; any other is the calibration's, and takes 20 ms."""
+
+    method = "made up"
+
+    def __init__(self, seconds: dict[Pipeline, Callable[[], float]]) -> None:
+        self.seconds = seconds
+        self.segments: list[list[Step]] = []
+
+    def run(
+        self, segments: Sequence[Sequence[Step]], before: Callable[[], None] = lambda: None
+    ) -> list[float]:
+        self.segments += map(list, segments)
+        default = itertools.repeat(20e-3).__next__
+        return [sum(self.seconds.get(s.pipeline, default)() for s in steps) for steps in segments]
+
+
+Race = Callable[..., tuple[Outcome, FakeStopwatch]]
+
+
+@pytest.fixture
+def fake_race(own_device: pwconv.Device) -> Iterator[Race]:
+    """Race where the first, second, … entrant takes the time that a function says."""
+    opened: list[Clocks] = []
+
+    def run(times: Sequence[Callable[[], float]], storage: str = "buffer") -> object:
+        task = task_on(own_device, storage)
+        found = entrants(own_device._dispatcher, task)
+        slow = itertools.repeat(1e-3).__next__
+        seconds = {
+            plan.pipeline: time
+            for (_, plan), time in itertools.zip_longest(found, times[: len(found)], fillvalue=slow)
+        }
+        stopwatch = FakeStopwatch(seconds)
+        opened.append(Clocks(own_device._dispatcher, stopwatch))
+        return race(own_device._dispatcher, opened[-1], task), stopwatch
+
+    yield run
+    for clocks in opened:
+        clocks.close()
+
+
+def steady(microseconds: float) -> Callable[[], float]:
+    return itertools.repeat(microseconds * 1e-6).__next__
+
+
+def noisy(microseconds: float, spread: float, seed: int) -> Callable[[], float]:
+    rng = np.random.default_rng(seed)
+    return lambda: float(microseconds * 1e-6 * np.exp(rng.normal(0, spread)))
+
+
+@pytest.mark.parametrize("storage", ["texture3d", "buffer"])
+def test_every_candidate_enters_once_and_the_default_first(device, storage):
+    task = task_on(device, storage)
+    dispatcher = device._dispatcher
+    found = entrants(dispatcher, task)
+    default = conv2d_pw_choice.choose(dispatcher, task.problem, task.weight_storage)
+    assert found[0][0] == default
+    able = conv2d_pw_choice.candidates(dispatcher, task.problem, task.weight_storage)
+    assert {choice.variant.name for choice, _ in found} == set(able)
+    runs = [(choice.variant.name, plan.workgroup) for choice, plan in found]
+    assert len(set(runs)) == len(runs)
+    if storage == "texture3d":  # these leave the workgroup open
+        assert len(runs) > len(able)
+
+
+@pytest.mark.parametrize("storage", ["texture3d", "buffer"])
+def test_every_entrant_computes_the_same(device, rng, storage):
+    x, weight, bias = random_problem(rng, 9, 21, (5, 7), "float32", batch=1)
+    layer = pwconv.PointwiseConv2d(weight, bias, activation="silu", device=device)
+    task = layer._task(storage, SHAPE, OUT_SHAPE)
+    expected = reference.conv2d_pw(x, weight, bias, activation="silu")
+    bound = reference.conv2d_pw_bound(x, weight, bias, activation="silu")
+    tensor = device.tensor(x, storage=storage)
+    for _, plan in entrants(device._dispatcher, task):
+        out = device.tensor(np.full(OUT_SHAPE, np.nan, np.float32), storage=storage)
+        device._dispatcher.submit(task.bind(plan, tensor.resource, out.resource))
+        assert_within(out.numpy(), expected, bound)
+
+
+def test_a_variant_that_the_driver_cannot_compile_is_left_out(device, monkeypatch):
+    task = task_on(device, "buffer")
+    everyone = entrants(device._dispatcher, task)
+    broken = everyone[1][0].variant.name
+
+    def plan(dispatcher, variant, *rest):
+        if variant.name == broken:
+            raise pwconv.PwconvError("vkCreateComputePipelines: VkErrorUnknown")
+        return conv2d_pw.plan_conv2d_pw(dispatcher, variant, *rest)
+
+    monkeypatch.setattr(race_module, "plan_conv2d_pw", plan)
+    found = [choice.variant.name for choice, _ in entrants(device._dispatcher, task)]
+    assert found == [c.variant.name for c, _ in everyone if c.variant.name != broken]
+    broken = everyone[0][0].variant.name
+    with pytest.raises(pwconv.PwconvError, match="VkErrorUnknown"):
+        entrants(device._dispatcher, task)
+
+
+def test_the_fastest_wins(fake_race):
+    outcome, _ = fake_race([steady(30), steady(20), steady(10), steady(25)])
+    assert outcome.rival_wins
+    assert outcome.winner == (outcome.rival, outcome.rival_time)
+    assert outcome.rival_time.median == pytest.approx(10e-6)
+    assert outcome.default_time.median == pytest.approx(30e-6)
+    assert outcome.gain == pytest.approx(2 / 3)
+
+
+def test_the_default_stands_where_it_is_fastest(fake_race):
+    outcome, _ = fake_race([steady(10), steady(20), steady(10.5)])
+    assert not outcome.rival_wins
+    assert outcome.winner == (outcome.default, outcome.default_time)
+    assert outcome.gain == pytest.approx(-0.05)
+
+
+def test_a_gain_too_small_to_matter_does_not_win(fake_race):
+    outcome, _ = fake_race([steady(100), steady(100 * (1 - 0.9 * LEAST_GAIN))])
+    assert outcome.rival_time.q3 < outcome.default_time.q1
+    assert not outcome.rival_wins
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_noise_does_not_win(fake_race, seed):
+    """All take the same, give or take a fifth: the luckiest of them must not beat the default."""
+    times = [noisy(300, 0.2, 100 * seed + n) for n in range(20)]
+    outcome, _ = fake_race(times)
+    assert not outcome.rival_wins
+
+
+def test_a_real_gain_wins_through_noise(fake_race):
+    times = [noisy(300, 0.05, n) for n in range(3)] + [noisy(200, 0.05, 9)]
+    outcome, _ = fake_race(times)
+    assert outcome.rival_wins
+    assert 0.2 < outcome.gain < 0.45
+
+
+def test_luck_in_the_race_does_not_last_through_the_duel(fake_race):
+    calls = itertools.count()
+    # A segment of these is two runs: fast in the heat and the race, and never again.
+    lucky = lambda: 150e-6 if next(calls) < 20 else 400e-6  # noqa: E731
+    outcome, _ = fake_race([steady(300), lucky, steady(180)])
+    assert outcome.rival_time.median == pytest.approx(400e-6, rel=0.2)
+    assert not outcome.rival_wins
+
+
+def test_the_duel_is_run_in_turns_there_and_back(fake_race):
+    outcome, stopwatch = fake_race([steady(300), steady(200)])
+    default, rival = outcome.default_time.count, outcome.rival_time.count
+    assert default == rival >= 15
+    pipelines = [s[0].pipeline for s in stopwatch.segments if s[0].pipeline in stopwatch.seconds]
+    duel = pipelines[-2 * default :]
+    assert len(set(duel)) == 2
+    for turn, (first, second) in enumerate(zip(duel[::2], duel[1::2], strict=True)):
+        assert first != second
+        assert (first == duel[0]) == (turn % 2 == 0)
+
+
+def test_slow_kernels_run_few_times_and_not_all_in_one_submission(fake_race, monkeypatch):
+    submissions: list[float] = []
+    real = FakeStopwatch.run
+
+    def run(self, segments, before=lambda: None):
+        seconds = real(self, segments, before)
+        submissions.append(sum(seconds))
+        return seconds
+
+    monkeypatch.setattr(FakeStopwatch, "run", run)
+    fake_race([steady(100e3), steady(90e3), steady(85e3)])
+    # Two of the slow, ten calibrations, and what cannot be cut.
+    assert max(submissions) < 1.5
+
+
+def test_inputs_and_outputs_rotate(fake_race):
+    _, stopwatch = fake_race([steady(3), steady(2)])
+    used = {
+        step.resources
+        for segment in stopwatch.segments
+        for step in segment
+        if step.pipeline in stopwatch.seconds
+    }
+    assert len({resources[0] for resources in used}) >= 2
+
+
+def outcome_of(default: list[float], rival: list[float], *, held: bool) -> Outcome:
+    choice = conv2d_pw_choice.Choice(None, (8, 8, 1), "")
+    check = ClockCheck(1.0, 1.0, 1)
+    return Outcome(choice, summarize(default), choice, summarize(rival), check, held, 2)
+
+
+def test_nothing_wins_while_the_clocks_change():
+    assert outcome_of([2.0] * 9, [1.0] * 9, held=True).rival_wins
+    assert not outcome_of([2.0] * 9, [1.0] * 9, held=False).rival_wins
+
+
+def test_by_chance_quartiles_lie_apart_rarely():
+    """The shortest of duels between equals: one in a hundred goes wrong, no more."""
+    rng = np.random.default_rng(5)
+    rounds = race_module._DUEL_ROUNDS[0]
+    wrong = sum(
+        outcome_of(list(pair[0]), list(pair[1]), held=True).rival_wins
+        for pair in np.exp(rng.normal(0, 0.2, (3000, 2, rounds)))
+    )
+    assert wrong / 3000 < 0.01
+
+
+def test_without_rivals_the_default_is_timed_alone(own_device, monkeypatch):
+    task = task_on(own_device, "buffer")
+    alone = entrants(own_device._dispatcher, task)[:1]
+    monkeypatch.setattr(race_module, "entrants", lambda *_: alone)
+    stopwatch = FakeStopwatch({alone[0][1].pipeline: steady(50)})
+    clocks = Clocks(own_device._dispatcher, stopwatch)
+    outcome = race(own_device._dispatcher, clocks, task)
+    clocks.close()
+    assert outcome.rival is None
+    assert not outcome.rival_wins
+    assert outcome.winner[1].median == pytest.approx(50e-6)
+
+
+@pytest.mark.parametrize("storage", ["texture3d", "buffer"])
+def test_scratch_is_real_data_and_is_given_back(own_device, storage):
+    task = task_on(own_device, storage)
+    memory = own_device._logical.memory
+    with race_module._scratch(own_device._dispatcher, task.problem, is_cpu=True) as pairs:
+        assert len({x.uid for x, _ in pairs} | {out.uid for _, out in pairs}) == 2 * len(pairs) > 2
+        tensor = own_device.empty(SHAPE, "float32", storage)
+        for x, _ in pairs:
+            tensor._resource, own = x, tensor._resource
+            values = tensor.numpy()
+            tensor._resource = own
+            assert 0.5 < values.std() < 2
+            assert len(np.unique(values)) > 0.9 * math.prod(SHAPE)
+    before = memory.used
+    with race_module._scratch(own_device._dispatcher, task.problem, is_cpu=True):
+        assert memory.used == before
+
+
+def test_scratch_is_given_back_when_memory_runs_out(own_device, monkeypatch):
+    task = task_on(own_device, "buffer")
+    real, calls, released = race_module.acquire_resource, itertools.count(), []
+
+    def acquire(*arguments):
+        if next(calls) == 3:
+            raise OutOfMemoryError("none left")
+        return real(*arguments)
+
+    monkeypatch.setattr(race_module, "acquire_resource", acquire)
+    monkeypatch.setattr(own_device._logical.resources, "release", released.append)
+    with (
+        pytest.raises(OutOfMemoryError, match="none left"),
+        race_module._scratch(own_device._dispatcher, task.problem, is_cpu=True),
+    ):
+        pass
+    assert len(released) == 3
