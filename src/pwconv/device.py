@@ -44,8 +44,11 @@ def devices() -> list[DeviceInfo]:
     NoDeviceError
         There is no Vulkan loader, or it finds no driver.
     """
-    handles = resident_instance().physical_devices()
-    return [PhysicalDevice(handle, index).info for index, handle in enumerate(handles)]
+    instance = resident_instance()
+    return [
+        PhysicalDevice(instance.handle, handle, index).info
+        for index, handle in enumerate(instance.physical_devices())
+    ]
 
 
 class Device:

@@ -7,6 +7,7 @@ import pytest
 
 import pwconv
 from pwconv import shaders
+from pwconv.bench.matrix import MatrixKernel, measurable
 from pwconv.dispatch import Dispatch
 from pwconv.staging import download_chunks, upload_buffer
 from pwconv.timing.fma import FmaKernel
@@ -59,3 +60,24 @@ def test_multiply_adds_are_done(own_device, precision):
             np.testing.assert_array_equal(result, expected)
     assert kernel.flop(3) == 2 * 4 * defines["CHAINS"] * defines["STEPS"] * 3 * 300
     kernel.close()
+
+
+def test_matrix_products_are_done(own_device):
+    found = measurable(own_device._dispatcher)
+    if not found:
+        pytest.skip(f"{own_device.info.name} lacks the feature cooperativeMatrix")
+    logical = own_device._logical
+    subgroup = own_device.info.limits["subgroupSize"]
+    for matrix, variant in found:
+        kernel = MatrixKernel(own_device._dispatcher, matrix, variant, 256)
+        chains, steps = variant.defines["CHAINS"], variant.defines["STEPS"]
+        step = kernel.step(2)
+        recording = Recording(logical, [step], host_reads=False)
+        logical.queue.submit(recording.command_buffer)
+        totals = contents(own_device, step.resources[0]).reshape(-1, subgroup).sum(1)
+        # Ones times ones: K a product, on top of the chain's number.
+        elements = matrix.m * matrix.n
+        expected = elements * (chains * (chains - 1) // 2 + chains * steps * 2 * matrix.k)
+        np.testing.assert_array_equal(totals, expected)
+        assert kernel.flop(2) == 2 * elements * matrix.k * chains * steps * 2 * len(totals)
+        kernel.close()

@@ -13,6 +13,7 @@ from pwconv import shaders
 from pwconv.dispatch import Dispatcher
 from pwconv.dtypes import axis_name
 from pwconv.kernels import conv2d_pw, conv2d_pw_choice
+from pwconv.kernels.matrix_units import has_flexible_matrix, plan_matrices
 
 DTYPES = ("float32", "float16")
 ACTIVATIONS = (
@@ -73,6 +74,10 @@ def force(device: pwconv.Device, monkeypatch: pytest.MonkeyPatch):
             lack = variant.unmet(device.info.limits, device.info.features)
             if lack:
                 pytest.skip(f"{device.info.name} lacks {lack}")
+            if family == "conv2d_pw_coopmat" and not plan_matrices(variant, device.info):
+                pytest.skip(f"{device.info.name} lists no matrix product that divides {tile}")
+            if family == "conv2d_pw_coopmat2" and not has_flexible_matrix(variant, device.info):
+                pytest.skip(f"{device.info.name} lists no flexible matrix that divides {tile}")
 
         def choose(dispatcher, problem, weight_storage):
             able = conv2d_pw_choice.candidates(dispatcher, problem, weight_storage).values()
@@ -116,25 +121,29 @@ def test_activations(device, rng, activation, dtype):
     check_layer(layer, x, weight, bias)
 
 
-@pytest.mark.parametrize("weight_storage", ["texture2d", "buffer"])
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize(("storage", "family", "tile"), TILES)
-def test_every_tile_and_weight_storage(
-    device, rng, force, storage, family, tile, dtype, weight_storage
-):
+def test_every_tile(device, rng, force, storage, family, tile, dtype):
     force(family, tile, dtype=axis_name(np.dtype(dtype)))
-    settings = {"storage": storage, "device": device}
-    for c_in, c_out, size in TILE_SHAPES:
+
+    def check(shape, weight_storage, **settings):
+        c_in, c_out, size = shape
         x, weight, bias = random_problem(rng, c_in, c_out, size, dtype, batch=2)
         packed = pwconv.pack_linear_weight(weight, storage=weight_storage, device=device)
-        layer = pwconv.PointwiseConv2d(packed, bias, activation="silu", **settings)
-        check_layer(layer, x, weight, bias)
-        layer = pwconv.PointwiseConv2d(packed, bias, stride=(2, 1), padding=(1, 2), **settings)
-        check_layer(layer, x, weight, bias)
+        settings = {"activation": "silu", "storage": storage, "device": device, **settings}
+        check_layer(pwconv.PointwiseConv2d(packed, bias, **settings), x, weight, bias)
+
+    for shape in TILE_SHAPES:
+        check(shape, "buffer")
+    check((9, 37, (3, 11)), "texture2d")
+    check((13, 27, (5, 7)), "buffer", stride=(2, 1), padding=(1, 2))
 
 
-@pytest.mark.parametrize("variant", shaders.variants("conv2d_pw_coopmat2"), ids=lambda v: v.name)
-def test_every_tile_of_the_tensor_cores(device, rng, force, variant):
+MATRIX_VARIANTS = shaders.variants("conv2d_pw_coopmat") + shaders.variants("conv2d_pw_coopmat2")
+
+
+@pytest.mark.parametrize("variant", MATRIX_VARIANTS, ids=lambda v: v.name)
+def test_every_tile_of_the_matrix_units(device, rng, force, variant):
     force(variant.family, variant.axes["tile"])
     for c_in, c_out, size in TILE_SHAPES:
         x, weight, bias = random_problem(rng, c_in, c_out, size, "float16", batch=2)
@@ -145,12 +154,11 @@ def test_every_tile_of_the_tensor_cores(device, rng, force, variant):
             check_layer(layer, x, weight, bias)
 
 
-@pytest.mark.parametrize("weight_storage", ["texture2d", "buffer"])
 @pytest.mark.parametrize(("storage", "family", "tile"), TILES)
-def test_half_accumulation(device, rng, force, storage, family, tile, weight_storage):
+def test_half_accumulation(device, rng, force, storage, family, tile):
     settings = {"accumulate": "float16", "storage": storage, "device": device}
     x, weight, bias = random_problem(rng, 37, 23, (5, 7), "float16", batch=2)
-    packed = pwconv.pack_linear_weight(weight, storage=weight_storage, device=device)
+    packed = pwconv.pack_linear_weight(weight, storage="buffer", device=device)
     if not can_accumulate_in_half(device):
         with pytest.raises(pwconv.UnsupportedError, match="shaderFloat16"):
             pwconv.PointwiseConv2d(packed, bias, **settings)

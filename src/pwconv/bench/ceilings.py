@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from pwconv import shaders
+from pwconv.bench.matrix import MatrixKernel, measurable
 from pwconv.bench.workloads import Layer
 from pwconv.dispatch import Dispatch, Dispatcher
 from pwconv.staging import upload_buffer
@@ -15,6 +16,7 @@ from pwconv.timing.clocks import ClockCheck, Clocks
 from pwconv.timing.fma import FmaKernel
 from pwconv.timing.samples import Sample
 from pwconv.vk import api as vk
+from pwconv.vk.cooperative_matrix import Matrix
 from pwconv.vk.resources import DEVICE, Buffer
 
 _SEED_BYTES = 16 << 20
@@ -22,6 +24,8 @@ _SEED_BYTES = 16 << 20
 _COPY_BYTES = {"cpu": 64 << 20, "discrete": 512 << 20}
 _COPY_BYTES_ELSEWHERE = 128 << 20
 _CALIBRATIONS_LONG = 5
+# Of a dispatch of matrix products, on GPUs and on CPUs: a millisecond or so.
+_MATRIX_FLOP = (5e11, 1e9)
 _SAMPLES = 20
 _SAMPLES_CPU = 5
 _ITEMSIZES = {"float32": 4, "float16": 2}
@@ -59,15 +63,13 @@ class Roofline:
 
 
 def measure_ceilings(dispatcher: Dispatcher, clocks: Clocks) -> Iterator[Ceiling]:
-    """Measure each ceiling that the device has.
-
-    Each kind of arithmetic unit adds its own here: a layer is held to the fastest that serves its
-    type. The matrix units' are still missing.
-    """
+    """Measure each ceiling that the device has; a layer is held to the fastest of its type."""
     yield _copy(dispatcher, clocks)
     yield _fma(dispatcher, clocks, "fp32", ("float32", "float16"))
     if "shaderFloat16" in dispatcher.features:
         yield _fma(dispatcher, clocks, "fp16", ("float16",))
+    for matrix, variant in measurable(dispatcher):
+        yield _matrix(dispatcher, clocks, matrix, variant)
 
 
 def roofline(layer: Layer, dtype: str, ceilings: Sequence[Ceiling]) -> Roofline:
@@ -122,6 +124,22 @@ def _fma(
         kernel.close()
     rate = kernel.flop(iterations) / sample.median
     return Ceiling(f"{precision} FMA", "flop/s", rate, dtypes, sample, check)
+
+
+def _matrix(
+    dispatcher: Dispatcher, clocks: Clocks, matrix: Matrix, variant: shaders.Variant
+) -> Ceiling:
+    kernel = MatrixKernel(dispatcher, matrix, variant, clocks.invocations)
+    try:
+        iterations = max(1, round(_MATRIX_FLOP[clocks.is_cpu] / kernel.flop(1)))
+        sample, check = clocks.sample([[kernel.step(iterations)]] * _samples(clocks))
+    finally:
+        kernel.close()
+    # Other types are shown for themselves: no layer computes in them.
+    serves = (matrix.operand, matrix.accumulator) == ("float16", "float32")
+    dtypes = ("float16",) if serves else ()
+    rate = kernel.flop(iterations) / sample.median
+    return Ceiling(f"matrix {matrix}", "flop/s", rate, dtypes, sample, check)
 
 
 def _samples(clocks: Clocks) -> int:

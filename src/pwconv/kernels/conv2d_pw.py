@@ -1,8 +1,8 @@
 """Pointwise convolution over a variant, chosen by conv2d_pw_choice.py.
 
 On textures conv2d_pw_staged_texture3d.comp or conv2d_pw_tiled.comp; on buffers
-conv2d_pw_staged_buffer.comp or, for float16 where the device has what it needs,
-conv2d_pw_coopmat2.comp.
+conv2d_pw_staged_buffer.comp or, for float16 where the device has matrix units,
+conv2d_pw_coopmat.comp or conv2d_pw_coopmat2.comp.
 """
 
 from __future__ import annotations
@@ -13,6 +13,8 @@ from pwconv import shaders
 from pwconv.activation import Activation
 from pwconv.dispatch import Dispatcher, Plan, Size3
 from pwconv.dtypes import DType
+from pwconv.errors import UnsupportedError
+from pwconv.kernels.matrix_units import plan_matrices
 from pwconv.layout import (
     Shape4,
     ceil_div,
@@ -119,6 +121,25 @@ def plan_conv2d_pw(
             "POINTWISE_GRID": geometry == Geometry(),
             "WHOLE_STEPS": c_in % variant.defines.get("BLOCK_K", 1) == 0,
             "WHOLE_BLOCKS": problem.positions % tile_m == 0 and c_out % tile_n == 0,
+            **_matrix_constants(dispatcher, variant),
         },
         shape=workgroup,
     )
+
+
+def _matrix_constants(dispatcher: Dispatcher, variant: shaders.Variant) -> dict[str, int]:
+    if variant.family != "conv2d_pw_coopmat":
+        return {}
+    plan = plan_matrices(variant, dispatcher.device.info)
+    if plan is None:
+        raise UnsupportedError(
+            f"{variant.name} needs a product of float16 matrices, summed in float32, that divides "
+            f"its blocks; {dispatcher.device.info.name} lists none"
+        )
+    return {
+        "MATRIX_M": plan.matrix.m,
+        "MATRIX_N": plan.matrix.n,
+        "MATRIX_K": plan.matrix.k,
+        "SUBGROUPS_N": plan.subgroups_n,
+        "SUBGROUPS_M": plan.subgroups_m,
+    }

@@ -10,6 +10,7 @@ from pwconv.dispatch import Dispatcher, Size3
 from pwconv.dtypes import DType, axis_name
 from pwconv.errors import UnsupportedError
 from pwconv.kernels.conv2d_pw import Geometry, Problem, block_shape, blocks
+from pwconv.kernels.matrix_units import has_flexible_matrix, plan_matrices
 from pwconv.layout import ceil_div, packed_extent
 
 
@@ -55,7 +56,7 @@ _FAMILIES = {
     "texture3d": ("conv2d_pw_staged_texture3d", "conv2d_pw_tiled"),
     "buffer": ("conv2d_pw_staged_buffer",),
 }
-_COOPMAT2 = "conv2d_pw_coopmat2"
+_COOPMAT, _COOPMAT2 = "conv2d_pw_coopmat", "conv2d_pw_coopmat2"
 
 # Measured over the twelve EdgeTAM shapes: "discrete" on an NVIDIA H100, where a weight in a buffer
 # takes 0.6 of the time of one in a texture, and "cpu" on lavapipe, where a workgroup's barriers
@@ -131,12 +132,14 @@ def candidates(
         for variant in shaders.variants(family, dtype=precision, weight=weight_storage)
     ]
     if _suits_matrices(problem):
-        considered += shaders.variants(_COOPMAT2, dtype=precision)
+        info = dispatcher.device.info
+        considered += [v for v in shaders.variants(_COOPMAT) if plan_matrices(v, info)]
+        considered += [v for v in shaders.variants(_COOPMAT2) if has_flexible_matrix(v, info)]
     lacks = {v.name: v.unmet(dispatcher.limits, dispatcher.features) for v in considered}
     able = {v.name: v for v in considered if not lacks[v.name]}
     if not able:
         raise UnsupportedError(
-            f"accumulate = '{problem.accumulate}' needs {lacks[considered[-1].name]}, which "
+            f"accumulate = '{problem.accumulate}' needs {lacks[considered[0].name]}, which "
             f"{dispatcher.device.info.name} does not have; use accumulate='float32'"
         )
     return able
@@ -152,11 +155,12 @@ def choose(dispatcher: Dispatcher, problem: Problem, weight_storage: str) -> Cho
     """
     able = candidates(dispatcher, problem, weight_storage)
     preference = _preference(dispatcher, problem.storage)
-    matrices = {v.axes["tile"]: v for v in able.values() if v.family == _COOPMAT2}
-    if matrices:
-        variant, reason = _choose_matrices(matrices, problem)
-        return Choice(variant, preference.workgroup, reason)
-    by_tile = {v.axes["tile"]: v for v in able.values()}
+    for family, choose_tile in ((_COOPMAT2, _choose_coopmat2), (_COOPMAT, _choose_coopmat)):
+        matrices = {v.axes["tile"]: v for v in able.values() if v.family == family}
+        found = choose_tile(matrices, problem) if matrices else None
+        if found and dispatcher.device.info.type != "cpu":
+            return Choice(found[0], preference.workgroup, f"matrix units; {found[1]}")
+    by_tile = {v.axes["tile"]: v for v in able.values() if v.family in _FAMILIES[problem.storage]}
     known = [(by_tile[tile], least) for tile, least in preference.tiles if tile in by_tile]
     filling = [v for v, least in known if math.prod(blocks(v, problem)) >= least]
     least_waste = min((_waste(v, problem) for v in filling), default=0.0)
@@ -182,20 +186,32 @@ def _suits_matrices(problem: Problem) -> bool:
     )
 
 
-def _choose_matrices(
+def _choose_coopmat2(
     able: dict[str, shaders.Variant], problem: Problem
-) -> tuple[shaders.Variant, str]:
-    """Return the variant for tensor cores, as measured on an NVIDIA H100, and why."""
+) -> tuple[shaders.Variant, str] | None:
+    """Return the tile, as measured on an NVIDIA H100, and why; None where the device lacks it."""
     n, k = problem.out_shape[1], problem.x_shape[1]
     if n <= 32:
-        return able["m128n32k64"], "tensor cores; N is at most 32"
-    if n * k * problem.positions >= 2**32:
-        return able["m128n96k48"], "tensor cores; a large problem"
-    if k >= 256:
-        return able["m64n64k64"], "tensor cores; K is at least 256"
-    if n % 96 == 0 and k % 48 == 0:
-        return able["m64n96k48"], "tensor cores; its blocks divide N and K"
-    return able["m64n64k32"], "tensor cores"
+        tile, reason = "m128n32k64", "N is at most 32"
+    elif n * k * problem.positions >= 2**32:
+        tile, reason = "m128n96k48", "a large problem"
+    elif k >= 256:
+        tile, reason = "m64n64k64", "K is at least 256"
+    elif n % 96 == 0 and k % 48 == 0:
+        tile, reason = "m64n96k48", "its blocks divide N and K"
+    else:
+        tile, reason = "m64n64k32", "the tile for all else"
+    return (able[tile], reason) if tile in able else None
+
+
+def _choose_coopmat(
+    able: dict[str, shaders.Variant], problem: Problem
+) -> tuple[shaders.Variant, str] | None:
+    """Return the largest tile that cuts the output into enough blocks, and why."""
+    for variant in able.values():
+        if math.prod(blocks(variant, problem)) >= 256:
+            return variant, "the largest tile that fills the device"
+    return list(able.values())[-1], "a small output, and the smallest tile"
 
 
 def _preference(dispatcher: Dispatcher, storage: str) -> _Preference:

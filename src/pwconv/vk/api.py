@@ -50,6 +50,29 @@ def instance_function(instance: Any, name: str) -> Callable[..., Any]:
     return _raising(name, _package().vkGetInstanceProcAddr(instance, name))
 
 
+def instance_pointer(instance: Any, name: str, signature: str) -> Callable[..., int]:
+    """Return a function that the package does not know, by its C signature; it returns a VkResult.
+
+    Raises
+    ------
+    PwconvError
+        From the function: every result that is an error.
+    """
+    package = _package()
+    pointer = package.lib.vkGetInstanceProcAddr(instance, name.encode())
+    if pointer == package.ffi.NULL:
+        raise PwconvError(f"the Vulkan loader has no {name}, which the device's features promise")
+    function = package.ffi.cast(signature, pointer)
+
+    def call(*arguments: Any) -> int:
+        result = int(function(*arguments))
+        if result < 0:
+            raise PwconvError(f"{name}: VkResult {result}")
+        return result
+
+    return call
+
+
 def pipeline_cache_data(device: Any, cache: Any) -> bytes:
     """Return a VkPipelineCache's contents; the package has no wrapper for it.
 

@@ -26,8 +26,14 @@ class _Group:
 
 _GROUPS = (
     _Group(1000083000, ("storageBuffer16BitAccess",), "VK_KHR_16bit_storage", vk.API_1_1),
-    _Group(1000082000, ("shaderFloat16",), "VK_KHR_shader_float16_int8", vk.API_1_2),
+    _Group(1000082000, ("shaderFloat16", "shaderInt8"), "VK_KHR_shader_float16_int8", vk.API_1_2),
     _Group(1000211000, ("vulkanMemoryModel",), "VK_KHR_vulkan_memory_model", vk.API_1_2),
+    _Group(
+        1000141000,
+        ("shaderBFloat16Type", "shaderBFloat16DotProduct", "shaderBFloat16CooperativeMatrix"),
+        "VK_KHR_shader_bfloat16",
+        known=vk.api_version(1, 4, 311),
+    ),
     _Group(
         1000506000,
         ("cooperativeMatrix",),

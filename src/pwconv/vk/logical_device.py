@@ -62,7 +62,9 @@ class LogicalDevice:
             handles = self._instance.physical_devices()
             if index >= len(handles):
                 raise NoDeviceError(f"device {index} is gone; the loader lists {len(handles)} now")
-            self.physical = PhysicalDevice(handles[index], index, self._instance.layer_version)
+            self.physical = PhysicalDevice(
+                self._instance.handle, handles[index], index, self._instance.layer_version
+            )
             family = self.physical.compute_queue_family()
             self.handle = self._make_device(family)
         except BaseException:

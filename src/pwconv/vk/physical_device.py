@@ -9,6 +9,8 @@ from typing import Any
 from pwconv.errors import UnsupportedError
 from pwconv.vk import api as vk
 from pwconv.vk import features
+from pwconv.vk.cooperative_matrix import Matrix
+from pwconv.vk.cooperative_matrix import query as query_matrices
 
 _TYPES = {1: "integrated", 2: "discrete", 3: "virtual", 4: "cpu"}
 _DRIVER_PROPERTIES = "VK_KHR_driver_properties"
@@ -31,12 +33,14 @@ class DeviceInfo:
     api_version : str
         The Vulkan version the device implements.
     limits : Mapping
-        Every member of VkPhysicalDeviceLimits, and ``maxMemoryAllocationSize``, by Vulkan's names.
-        Sizes are in bytes, ``timestampPeriod`` in nanoseconds.
+        Every member of VkPhysicalDeviceLimits, ``maxMemoryAllocationSize`` and ``subgroupSize``, by
+        Vulkan's names. Sizes are in bytes, ``timestampPeriod`` in nanoseconds.
     features : frozenset of str
         Vulkan's names of the features the device has.
     extensions : frozenset of str
         Names of the device extensions.
+    matrices : tuple of Matrix
+        The matrix products that it computes in hardware.
     identity : str
         Tells this device and driver build from any other: what is cached on disk is keyed by it.
     """
@@ -49,6 +53,7 @@ class DeviceInfo:
     limits: Mapping[str, Any] = field(repr=False)
     features: frozenset[str] = field(repr=False)
     extensions: frozenset[str] = field(repr=False)
+    matrices: tuple[Matrix, ...] = field(repr=False)
     identity: str = field(repr=False)
 
     def __str__(self) -> str:
@@ -71,7 +76,9 @@ class PhysicalDevice:
     out.
     """
 
-    def __init__(self, handle: Any, index: int, layer_version: int | None = None) -> None:
+    def __init__(
+        self, instance: Any, handle: Any, index: int, layer_version: int | None = None
+    ) -> None:
         self.handle = handle
         properties = vk.vkGetPhysicalDeviceProperties(handle)
         extensions = frozenset(
@@ -86,6 +93,7 @@ class PhysicalDevice:
             available = features.known_to_layer(available, layer_version)
         limits = _members(properties.limits)
         limits["maxMemoryAllocationSize"] = _max_allocation_size(handle, version)
+        limits["subgroupSize"] = _subgroup_size(handle, version)
         self.info = DeviceInfo(
             index=index,
             name=properties.deviceName,
@@ -95,6 +103,7 @@ class PhysicalDevice:
             limits=limits,
             features=available,
             extensions=extensions,
+            matrices=query_matrices(instance, handle, available),
             identity="-".join(
                 f"{part:08x}"
                 for part in (properties.vendorID, properties.deviceID, properties.driverVersion)
@@ -147,6 +156,15 @@ def _max_allocation_size(handle: Any, version: int) -> int:
     properties = vk.VkPhysicalDeviceProperties2(pNext=maintenance)
     vk.vkGetPhysicalDeviceProperties2(handle, properties)
     return int(maintenance.maxMemoryAllocationSize)
+
+
+def _subgroup_size(handle: Any, version: int) -> int:
+    if version < vk.API_1_1:
+        return 1
+    subgroup = vk.VkPhysicalDeviceSubgroupProperties()
+    properties = vk.VkPhysicalDeviceProperties2(pNext=subgroup)
+    vk.vkGetPhysicalDeviceProperties2(handle, properties)
+    return int(subgroup.subgroupSize)
 
 
 def _features(handle: Any, version: int, extensions: frozenset[str]) -> frozenset[str]:

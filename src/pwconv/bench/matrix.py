@@ -1,0 +1,70 @@
+"""bench_matrix.comp: products of matrices in registers, as many as asked for."""
+
+from __future__ import annotations
+
+from pwconv import shaders
+from pwconv.dispatch import Dispatch, Dispatcher
+from pwconv.vk.commands import Step
+from pwconv.vk.cooperative_matrix import Matrix
+from pwconv.vk.resources import DEVICE, Buffer
+
+
+def measurable(dispatcher: Dispatcher) -> list[tuple[Matrix, shaders.Variant]]:
+    """Return the products that the device lists and the shader is built for."""
+    info = dispatcher.device.info
+    found = []
+    for matrix in info.matrices:
+        product = f"{matrix.operand}_{matrix.accumulator}"
+        if matrix.scope == "subgroup" and not matrix.flexible:
+            for variant in shaders.variants("bench_matrix", product=product):
+                if variant.unmet(info.limits, info.features) is None:
+                    found.append((matrix, variant))
+    return found
+
+
+class MatrixKernel:
+    """A kernel of a given length, that needs no memory to speak of.
+
+    Parameters
+    ----------
+    dispatcher : Dispatcher
+    matrix : Matrix
+    variant : Variant
+        As :func:`measurable` pairs them.
+    invocations : int
+        A multiple of the workgroup's.
+    """
+
+    def __init__(
+        self, dispatcher: Dispatcher, matrix: Matrix, variant: shaders.Variant, invocations: int
+    ) -> None:
+        self._dispatcher = dispatcher
+        self._matrix = matrix
+        self._variant = variant
+        self._invocations = invocations
+        self._result = Buffer(dispatcher.device, 4 * invocations, DEVICE)
+
+    def step(self, iterations: int) -> Step:
+        """Return a dispatch of so many rounds of the shader's loop."""
+        plan = self._dispatcher.plan(
+            self._variant,
+            (self._invocations, 1, 1),
+            {"iterations": iterations, "factor": 1.0},
+            {
+                "MATRIX_M": self._matrix.m,
+                "MATRIX_N": self._matrix.n,
+                "MATRIX_K": self._matrix.k,
+            },
+        )
+        return Dispatch(plan, {"result": self._result}).step
+
+    def flop(self, iterations: int) -> int:
+        """Return the multiplications and additions of :meth:`step`."""
+        defines, matrix = self._variant.defines, self._matrix
+        subgroups = self._invocations // int(self._dispatcher.limits["subgroupSize"])
+        products = int(defines["CHAINS"]) * int(defines["STEPS"]) * iterations * subgroups
+        return 2 * matrix.m * matrix.n * matrix.k * products
+
+    def close(self) -> None:
+        """Free the result."""
+        self._dispatcher.device.queue.retire(self._result.destroy)

@@ -1,0 +1,73 @@
+"""What of a device's matrix units the kernels can use, and how a workgroup's subgroups share it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from pwconv import shaders
+from pwconv.vk.cooperative_matrix import Matrix
+from pwconv.vk.physical_device import DeviceInfo
+
+# Halves to a vector: what conv2d_pw_coopmat.comp moves at a time.
+_VECTOR = 8
+
+
+@dataclass(frozen=True)
+class MatrixPlan:
+    """A product that the device lists, and the subgroups along N and M of a workgroup's block."""
+
+    matrix: Matrix
+    subgroups_n: int
+    subgroups_m: int
+
+
+def plan_matrices(variant: shaders.Variant, info: DeviceInfo) -> MatrixPlan | None:
+    """Return how a block of float16 products, summed in float32, is shared by subgroups.
+
+    The product with the most terms goes first; None where the device lists none that fits.
+    """
+    block_m, block_n, block_k, threads = (
+        variant.defines[name] for name in ("BLOCK_M", "BLOCK_N", "BLOCK_K", "THREADS")
+    )
+    subgroups = threads // info.limits["subgroupSize"]
+    fitting = [
+        MatrixPlan(matrix, rows, subgroups // rows)
+        for matrix in info.matrices
+        if matrix.scope == "subgroup" and not matrix.flexible and _halves(matrix)
+        for rows in _divisors(subgroups)
+        if block_n % (rows * matrix.m) == 0
+        and block_m % (subgroups // rows * matrix.n) == 0
+        and block_k % matrix.k == 0
+        and matrix.n % _VECTOR == 0
+        and matrix.k % _VECTOR == 0
+    ]
+
+    def rank(plan: MatrixPlan) -> tuple[int, int]:
+        # The nearer a subgroup's part of the block is to a square, the less it reads.
+        part = block_n // plan.subgroups_n, block_m // plan.subgroups_m
+        return plan.matrix.m * plan.matrix.n * plan.matrix.k, -abs(part[0] - part[1])
+
+    return max(fitting, key=rank, default=None)
+
+
+def has_flexible_matrix(variant: shaders.Variant, info: DeviceInfo) -> bool:
+    """Return whether the device multiplies a workgroup's blocks of float16 as one matrix each."""
+    return any(
+        matrix.flexible
+        and matrix.scope == "workgroup"
+        and matrix.invocations == variant.defines["THREADS"]
+        and _halves(matrix)
+        and variant.defines["BLOCK_N"] % matrix.m == 0
+        and variant.defines["BLOCK_M"] % matrix.n == 0
+        and variant.defines["BLOCK_K"] % matrix.k == 0
+        for matrix in info.matrices
+    )
+
+
+def _halves(matrix: Matrix) -> bool:
+    # Sums in float16 would lower precision.
+    return (matrix.operand, matrix.accumulator) == ("float16", "float32")
+
+
+def _divisors(number: int) -> list[int]:
+    return [d for d in range(1, number + 1) if number % d == 0]
