@@ -5,11 +5,12 @@
 //   weight_rows   [N][pitch_weight]     t_in   [batches·K][pitch_in]     t_out   [batches·N][pitch_out]
 //
 // A tensor layout that clamps reads zero past its edge, and takes twice the time of one that does not.
-// So the weight's rows and columns are padded with zeros to whole blocks; positions past M are read
-// from whatever follows, since they only reach outputs past M; and layouts clamp where they must: the
-// input past K, in the last step, and the output past M and N.
+// So the weight's rows and columns, and the bias, are padded with zeros to whole blocks; positions past
+// M are read from whatever follows, since they only reach outputs past M; and layouts clamp where they
+// must: the input past K, in the last step, and the output past M and N.
 
 #extension GL_EXT_shader_16bit_storage : require
+#extension GL_EXT_control_flow_attributes : require
 #extension GL_EXT_shader_explicit_arithmetic_types_float16 : require
 #extension GL_KHR_memory_scope_semantics : require
 #extension GL_KHR_cooperative_matrix : require
@@ -20,6 +21,9 @@ layout(local_size_x = THREADS, local_size_y = 1, local_size_z = 1) in;
 // True where K is a multiple of BLOCK_K, and where M and N are of BLOCK_M and BLOCK_N.
 layout(constant_id = 4) const bool WHOLE_STEPS = false;
 layout(constant_id = 5) const bool WHOLE_BLOCKS = false;
+// How often BLOCK_K goes into K: the loop is then unrolled, and loads run ahead of products. 0 where
+// that is too often.
+layout(constant_id = 6) const uint STEPS = 0;
 
 layout(push_constant) uniform PushConstants {
     uint origin_x, origin_y, origin_z;
@@ -43,9 +47,8 @@ layout(set = 0, binding = 3) restrict readonly buffer Bias {
 
 #include "activation.glslh"
 
-float epilogue(const uint row, const uint column, const float accumulated, const uint n_first) {
-    const float y = accumulated + bias[min(n_first + row, pc.N - 1u)];
-    return activate(vec4(y), pc.activation_a, pc.activation_b).x;
+float activated(const uint row, const uint column, const float sum) {
+    return activate(vec4(sum), pc.activation_a, pc.activation_b).x;
 }
 
 #define SUMS coopmat<float, gl_ScopeWorkgroup, BLOCK_N, BLOCK_M, gl_MatrixUseAccumulator>
@@ -87,15 +90,29 @@ void main() {
     LAYOUT(output_inside, gl_CooperativeMatrixClampModeUndefinedNV, pc.N, pc.M, pitch_out)
     LAYOUT(output_edge, gl_CooperativeMatrixClampModeConstantNV, pc.N, pc.M, pitch_out)
 
-    SUMS sums = SUMS(0.0);
+    // Columns no distance apart: the bias of a row in all of its columns.
+    LAYOUT(bias_layout, gl_CooperativeMatrixClampModeUndefinedNV, pc.N + BLOCK_N, BLOCK_M, 1)
+    bias_layout = setTensorLayoutStrideNV(bias_layout, 1, 0);
+    SUMS sums;
+    coopMatLoadTensorNV(sums, bias, 0,
+                        sliceTensorLayoutNV(bias_layout, n_first, BLOCK_N, 0, BLOCK_M));
+
     uint k = 0u;
-    for (; k + BLOCK_K <= pc.K; k += BLOCK_K) {
+    [[unroll]] for (uint step = 0u; step < STEPS; ++step) {
         MULTIPLY_STEP(input_inside)
+        k += BLOCK_K;
+    }
+    if (STEPS == 0u) {
+        for (; k + BLOCK_K <= pc.K; k += BLOCK_K) {
+            MULTIPLY_STEP(input_inside)
+        }
     }
     if (!WHOLE_STEPS && k < pc.K) {
         MULTIPLY_STEP(input_edge)
     }
-    coopMatPerElementNV(sums, sums, epilogue, n_first);
+    if (ACTIVATION != ACTIVATION_NONE) {
+        coopMatPerElementNV(sums, sums, activated);
+    }
     const HALVES result = HALVES(sums);
     if (WHOLE_BLOCKS || (m_first + BLOCK_M <= pc.M && n_first + BLOCK_N <= pc.N)) {
         coopMatStoreTensorNV(result, t_out, first_out,

@@ -64,7 +64,7 @@ def test_choosing_by_environment(device, monkeypatch):
 def listed(*kinds: str) -> list[pwconv.DeviceInfo]:
     return [
         pwconv.DeviceInfo(
-            i, f"Card {i}", kind, "driver 1", "1.3.0", {}, frozenset(), frozenset(), ""
+            i, f"Card {i}", kind, "driver 1", "1.3.0", {}, frozenset(), frozenset(), (), ""
         )
         for i, kind in enumerate(kinds)
     ]

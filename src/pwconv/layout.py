@@ -30,9 +30,18 @@ def packed_extent(batches: int, n: int, k: int) -> tuple[int, int]:
     return 4 * ceil_div(n, 4), batches * ceil_div(k, 4)
 
 
+# Output and input channels of the largest tile that reads without looking at the edge.
+_LARGEST_TILE = (160, 64)
+
+
 def weight_rows_extent(n: int, k: int) -> tuple[int, int]:
-    """Return rows and columns of a weight [N, K] padded by the largest tile, 128 × 64."""
-    return n + 128, row_pitch(k + 64, 2)
+    """Return rows and columns of a weight [N, K] padded by the largest tile."""
+    return n + _LARGEST_TILE[0], row_pitch(k + _LARGEST_TILE[1], 2)
+
+
+def bias_length(n: int) -> int:
+    """Return the elements of a bias [N] padded to a vec4, and by the largest tile."""
+    return 4 * ceil_div(n, 4) + _LARGEST_TILE[0]
 
 
 def conv_output_size(size: int, stride: int, padding: int) -> int:

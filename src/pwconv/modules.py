@@ -17,6 +17,7 @@ from pwconv.dtypes import FLOAT16, FLOAT32, Array, DType, as_dtype, as_float_arr
 from pwconv.errors import UnsupportedError
 from pwconv.explanation import Explanation
 from pwconv.kernels import conv2d_pw, conv2d_pw_choice, pack_linear_weight, transfer
+from pwconv.layout import bias_length
 from pwconv.packed_weight import PackedWeight
 from pwconv.staging import upload_buffer
 from pwconv.tensor import (
@@ -338,7 +339,7 @@ class PointwiseConv2d:
 
     def _upload_bias(self, bias: Any) -> Buffer:
         channels = self.out_channels
-        values = np.zeros(-(-channels // 4) * 4, FLOAT32)
+        values = np.zeros(bias_length(channels), FLOAT32)
         if bias is not None:
             array = as_float_array(bias, "bias")
             if array.shape != (channels,):

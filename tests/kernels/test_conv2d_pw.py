@@ -276,7 +276,8 @@ def test_the_tile_follows_shape_and_device(device):
         problem = conv2d_pw.Problem("texture3d", shape, shape, float32, float32, geometry)
         return conv2d_pw_choice.choose(dispatcher, problem, "texture2d").variant.axes["tile"]
 
-    ranked = [name for name, _ in conv2d_pw_choice._preference(dispatcher, "texture3d").tiles]
+    preference = conv2d_pw_choice._preference(dispatcher, "texture3d", float32)
+    ranked = [name for name, _ in preference.tiles]
     assert tile((1, 192, 256, 256)) == ranked[0]
     assert tile((1, 1, 1, 1)) == ranked[-1]
     assert tile((1, 4, 256, 256)) != ranked[0]  # one n4: most of the first tile would be waste

@@ -24,7 +24,7 @@ from pwconv.tuning import store as store_module
 from pwconv.tuning.store import Key, Store, Verdict
 
 INFO = pwconv.DeviceInfo(
-    0, "Card", "discrete", "driver 1", "1.3.0", {}, frozenset(), frozenset(), "card-1-driver-1"
+    0, "Card", "discrete", "driver 1", "1.3.0", {}, frozenset(), frozenset(), (), "card-1-driver-1"
 )
 OTHER_DRIVER = dataclasses.replace(INFO, identity="card-1-driver-2")
 

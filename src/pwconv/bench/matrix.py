@@ -12,14 +12,15 @@ from pwconv.vk.resources import DEVICE, Buffer
 def measurable(dispatcher: Dispatcher) -> list[tuple[Matrix, shaders.Variant]]:
     """Return the products that the device lists and the shader is built for."""
     info = dispatcher.device.info
-    found = []
-    for matrix in info.matrices:
-        product = f"{matrix.operand}_{matrix.accumulator}"
-        if matrix.scope == "subgroup" and not matrix.flexible:
-            for variant in shaders.variants("bench_matrix", product=product):
-                if variant.unmet(info.limits, info.features) is None:
-                    found.append((matrix, variant))
-    return found
+    return [
+        (matrix, variant)
+        for matrix in info.matrices
+        if matrix.scope == "subgroup" and not matrix.flexible
+        for variant in shaders.variants(
+            "bench_matrix", product=f"{matrix.operand}_{matrix.accumulator}"
+        )
+        if variant.unmet(info.limits, info.features) is None
+    ]
 
 
 class MatrixKernel:

@@ -96,7 +96,9 @@ def _draw_roofline(axis: Any, report: Report, colours: dict[str, str]) -> None:
     ]
     ends = min(intensities) / 2, max(intensities) * 2
     for ceiling, style in zip(
-        (c for c in report.ceilings if c.unit == "flop/s"), itertools.cycle(("-", "--", "-.", ":"))
+        # One that serves no type that layers compute in bounds nothing here.
+        (c for c in report.ceilings if c.unit == "flop/s" and c.dtypes),
+        itertools.cycle(("-", "--", "-.", ":")),
     ):
         ridge = ceiling.rate / copy.rate
         corners = sorted({ends[0], min(max(ridge, ends[0]), ends[1]), ends[1]})

@@ -23,6 +23,9 @@ from pwconv.layout import (
     weight_rows_extent,
 )
 
+# Steps along K; more take long to compile and no longer gain.
+_MOST_UNROLLED = 64
+
 
 @dataclass(frozen=True)
 class Geometry:
@@ -91,6 +94,7 @@ def plan_conv2d_pw(
     _, c_out, _, w_out = problem.out_shape
     geometry, itemsize = problem.geometry, problem.dtype.itemsize
     tile_m, tile_n = block_shape(variant)
+    steps = c_in // variant.defines.get("BLOCK_K", 1)
     tiles = blocks(variant, problem)
     grid = (tiles[0] * variant.workgroup[0], *tiles[1:]) if variant.workgroup else tiles
     return dispatcher.plan(
@@ -119,6 +123,7 @@ def plan_conv2d_pw(
         {
             "ACTIVATION": activation.number,
             "POINTWISE_GRID": geometry == Geometry(),
+            "STEPS": steps if steps <= _MOST_UNROLLED else 0,
             "WHOLE_STEPS": c_in % variant.defines.get("BLOCK_K", 1) == 0,
             "WHOLE_BLOCKS": problem.positions % tile_m == 0 and c_out % tile_n == 0,
             **_matrix_constants(dispatcher, variant),

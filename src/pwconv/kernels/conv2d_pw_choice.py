@@ -62,11 +62,12 @@ _COOPMAT, _COOPMAT2 = "conv2d_pw_coopmat", "conv2d_pw_coopmat2"
 # takes 0.6 of the time of one in a texture, and "cpu" on lavapipe, where a workgroup's barriers
 # cost more than they save. The rest is not measured: `pwconv tune` is for it.
 _PREFERENCES = {
-    ("texture3d", "discrete"): _Preference(
+    ("texture3d", "discrete", "float32"): _Preference(
         (
+            ("64x64x16", 512),
             ("128x48x8", 512),
-            ("64x64x16", 256),
             ("128x48x16s2", 256),
+            ("64x64x16", 256),
             ("64x32x16s2", 512),
             ("64x96x32s4", 128),
             ("32x48x32s4", 192),
@@ -77,9 +78,26 @@ _PREFERENCES = {
         (32, 8, 1),
         "buffer",
     ),
-    ("texture3d", "cpu"): _Preference(
-        (("m16n3k1", 64), ("m8n2k1", 64), ("m4n1k1", 64), ("m1n1k1", 0)), weight_storage="buffer"
+    ("texture3d", "discrete", "float16"): _Preference(
+        (
+            ("128x48x8", 512),
+            ("128x64x16", 512),
+            ("256x32x8", 256),
+            ("64x32x16s2", 256),
+            ("32x32x32s4", 64),
+            ("m2n2k2", 4096),
+            ("m1n1k1", 0),
+        ),
+        (32, 8, 1),
+        "buffer",
     ),
+    **{
+        ("texture3d", "cpu", dtype): _Preference(
+            (("m16n3k1", 64), ("m8n2k1", 64), ("m4n1k1", 64), ("m1n1k1", 0)),
+            weight_storage="buffer",
+        )
+        for dtype in ("float32", "float16")
+    },
 }
 _PREFERENCES_ELSEWHERE = {
     "texture3d": _Preference((("m4n2k1", 4096), ("m4n1k1", 4096), ("m1n1k1", 0))),
@@ -108,7 +126,7 @@ def preferred_weight_storage(
     dispatcher: Dispatcher, storage: str, dtype: DType, n: int, k: int
 ) -> str:
     """Return how a layer should pack a weight [N, K] on this device."""
-    wanted = _preference(dispatcher, storage).weight_storage
+    wanted = _preference(dispatcher, storage, dtype).weight_storage
     width, height = packed_extent(1, n, k)
     fits = width * height * 4 * dtype.itemsize <= dispatcher.limits["maxStorageBufferRange"]
     return wanted if fits else "auto"
@@ -154,7 +172,7 @@ def choose(dispatcher: Dispatcher, problem: Problem, weight_storage: str) -> Cho
         The device can run no variant, for lack of a feature.
     """
     able = candidates(dispatcher, problem, weight_storage)
-    preference = _preference(dispatcher, problem.storage)
+    preference = _preference(dispatcher, problem.storage, problem.dtype)
     for family, choose_tile in ((_COOPMAT2, _choose_coopmat2), (_COOPMAT, _choose_coopmat)):
         matrices = {v.axes["tile"]: v for v in able.values() if v.family == family}
         found = choose_tile(matrices, problem) if matrices else None
@@ -192,13 +210,14 @@ def _choose_coopmat2(
     """Return the tile, as measured on an NVIDIA H100, and why; None where the device lacks it."""
     n, k = problem.out_shape[1], problem.x_shape[1]
     if n <= 32:
-        tile, reason = "m128n32k64", "N is at most 32"
+        tile, reason = "m128n32k32", "N is at most 32"
     elif n * k * problem.positions >= 2**32:
-        tile, reason = "m128n96k48", "a large problem"
+        tile = "m256n160k32" if n % 160 == 0 else "m128n128k32"
+        reason = "a large problem"
     elif k >= 256:
         tile, reason = "m64n64k64", "K is at least 256"
-    elif n % 96 == 0 and k % 48 == 0:
-        tile, reason = "m64n96k48", "its blocks divide N and K"
+    elif n % 48 == 0 and k % 48 == 0:
+        tile, reason = "m64n48k48", "its blocks divide N and K"
     else:
         tile, reason = "m64n64k32", "the tile for all else"
     return (able[tile], reason) if tile in able else None
@@ -214,9 +233,9 @@ def _choose_coopmat(
     return list(able.values())[-1], "a small output, and the smallest tile"
 
 
-def _preference(dispatcher: Dispatcher, storage: str) -> _Preference:
-    elsewhere = _PREFERENCES_ELSEWHERE[storage]
-    return _PREFERENCES.get((storage, dispatcher.device.info.type), elsewhere)
+def _preference(dispatcher: Dispatcher, storage: str, dtype: DType) -> _Preference:
+    measured = _PREFERENCES.get((storage, dispatcher.device.info.type, dtype.name))
+    return measured or _PREFERENCES_ELSEWHERE[storage]
 
 
 def _waste(variant: shaders.Variant, problem: Problem) -> float:
