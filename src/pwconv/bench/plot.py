@@ -124,7 +124,7 @@ def _draw_roofline(axis: Any, report: Report, colours: dict[str, str]) -> None:
         line.set_major_formatter(EngFormatter())
         line.set_minor_formatter(NullFormatter())
     axis.grid(True, which="both", alpha=0.2)
-    axis.legend(loc="lower right", fontsize=9)
+    axis.legend(loc="upper left", fontsize=9)
 
 
 def _draw_points(axis: Any, report: Report, name: str, dtype: str, colour: str) -> None:
