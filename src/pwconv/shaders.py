@@ -80,14 +80,13 @@ class Variant:
         for feature in self.features:
             if feature not in features:
                 return f"the feature {feature}"
-        needs = {
-            **self.limits,
-            "maxPushConstantsSize": self.push_constant_size,
-            "maxComputeSharedMemorySize": self.shared_memory,
-        }
-        if self.workgroup:
-            needs["maxComputeWorkGroupInvocations"] = math.prod(self.workgroup)
-        for limit, least in needs.items():
+        needs = [
+            *self.limits.items(),
+            ("maxPushConstantsSize", self.push_constant_size),
+            ("maxComputeSharedMemorySize", self.shared_memory),
+            ("maxComputeWorkGroupInvocations", math.prod(self.workgroup or ())),
+        ]
+        for limit, least in needs:
             if limits[limit] < least:
                 return f"{limit} of at least {least} (it is {limits[limit]})"
         return None

@@ -81,6 +81,34 @@ def test_the_manifest_tells_what_each_variant_is(tree, tmp_path):
     assert {f.name for f in files[:-1]} == {e["file"] for e in document["variants"].values()}
 
 
+SHARED = """#version 450
+shared {declared};
+layout(set = 0, binding = 0) buffer Data {{ float data[]; }};
+void main() {{
+    {name}{index} = {type}(data[gl_LocalInvocationIndex]);
+    barrier();
+    data[gl_LocalInvocationIndex] = float({name}{index}{component});
+}}
+"""
+
+
+@pytest.mark.parametrize(
+    ("declared", "type", "index", "component", "size"),
+    [
+        ("vec4 a[3 * 5]", "vec4", "[gl_LocalInvocationIndex]", ".x", 240),
+        ("uvec2 a[2][7]", "uvec2", "[1][gl_LocalInvocationIndex]", ".y", 112),
+        ("float a", "float", "", "", 4),
+    ],
+)
+def test_the_manifest_tells_the_shared_memory(
+    tree, tmp_path, declared, type, index, component, size
+):
+    source = SHARED.format(declared=declared, name="a", type=type, index=index, component=component)
+    (tree / "scale.comp").write_text(source)
+    document = json.loads(compile_all(tree, tmp_path / "out")[-1].read_text())
+    assert {v["shared_memory"] for v in document["variants"].values()} == {size}
+
+
 def test_the_same_tree_gives_the_same_bytes(tree, tmp_path):
     moved = shutil.copytree(tree, tmp_path / "elsewhere" / "shaders")
     first = compile_all(tree, tmp_path / "a")

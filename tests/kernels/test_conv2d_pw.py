@@ -12,7 +12,7 @@ from accuracy import check_layer, random_problem
 from pwconv import shaders
 from pwconv.dispatch import Dispatcher
 from pwconv.dtypes import axis_name
-from pwconv.kernels import conv2d_pw, conv2d_pw_choice
+from pwconv.kernels import conv2d_pw_choice
 from pwconv.kernels.matrix_units import has_flexible_matrix, plan_matrices
 
 DTYPES = ("float32", "float16")
@@ -265,19 +265,3 @@ def test_small_limits(device, rng, monkeypatch, limits):
     monkeypatch.setattr(device, "_dispatcher", dispatcher)
     x, weight, bias = random_problem(rng, 11, 37, (13, 19), "float32", batch=3)
     check_layer(pwconv.PointwiseConv2d(weight, bias, device=device), x, weight, bias)
-
-
-def test_the_tile_follows_shape_and_device(device):
-    float32 = np.dtype("float32")
-    dispatcher = device._dispatcher
-
-    def tile(shape: tuple[int, int, int, int]) -> str:
-        geometry = conv2d_pw.Geometry()
-        problem = conv2d_pw.Problem("texture3d", shape, shape, float32, float32, geometry)
-        return conv2d_pw_choice.choose(dispatcher, problem, "texture2d").variant.axes["tile"]
-
-    preference = conv2d_pw_choice._preference(dispatcher, "texture3d", float32)
-    ranked = [name for name, _ in preference.tiles]
-    assert tile((1, 192, 256, 256)) == ranked[0]
-    assert tile((1, 1, 1, 1)) == ranked[-1]
-    assert tile((1, 4, 256, 256)) != ranked[0]  # one n4: most of the first tile would be waste
