@@ -36,9 +36,9 @@ def test_three_tiles_for_each_precision():
             assert len(tiles) >= 3
 
 
-def test_only_half_arithmetic_and_tensor_cores_need_features():
+def test_only_half_arithmetic_and_matrix_units_need_features():
     for variant in shaders._manifest().values():
-        if variant.family == "conv2d_pw_coopmat2":
+        if "coopmat" in variant.family or variant.family == "bench_matrix":
             assert "cooperativeMatrix" in variant.features
         else:
             half = variant.axes.get("dtype") == "fp16acc16" or "FMA_FP16" in variant.defines
@@ -47,11 +47,24 @@ def test_only_half_arithmetic_and_tensor_cores_need_features():
 
 def test_what_a_device_lacks_is_named():
     variant = shaders.variant("conv2d_pw_tiled", dtype="fp16acc16", weight="buffer", tile="m1n1k1")
-    limits = {"maxPushConstantsSize": 128}
-    assert variant.unmet(limits, frozenset({"shaderFloat16"})) is None
+    limits = {
+        "maxPushConstantsSize": 128,
+        "maxComputeSharedMemorySize": 16 << 10,
+        "maxComputeWorkGroupInvocations": 128,
+    }
+    halves = frozenset({"shaderFloat16"})
+    assert variant.unmet(limits, halves) is None
     assert variant.unmet(limits, frozenset()) == "the feature shaderFloat16"
-    tight = {"maxPushConstantsSize": 16}
-    assert "maxPushConstantsSize of at least" in variant.unmet(tight, frozenset({"shaderFloat16"}))
+    tight = {**limits, "maxPushConstantsSize": 16}
+    assert "maxPushConstantsSize of at least" in variant.unmet(tight, halves)
+    staged = {"dtype": "fp32", "weight": "buffer"}
+    large = shaders.variant("conv2d_pw_staged_buffer", tile="128x64x16", **staged)
+    assert large.unmet(limits, halves) == (
+        "maxComputeSharedMemorySize of at least 24576 (it is 16384)"
+    )
+    crowded = shaders.variant("conv2d_pw_staged_buffer", tile="64x64x16s2", **staged)
+    few = {**limits, "maxComputeWorkGroupInvocations": 64}
+    assert "maxComputeWorkGroupInvocations of at least 128" in crowded.unmet(few, halves)
 
 
 def test_push_constants_fit_every_device():
