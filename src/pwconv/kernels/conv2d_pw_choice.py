@@ -164,7 +164,7 @@ def candidates(
 
 
 def choose(dispatcher: Dispatcher, problem: Problem, weight_storage: str) -> Choice:
-    """Return what should be fastest: tensor cores, or else the best-fitting tile.
+    """Return what should be fastest: matrix units, or else the best-fitting tile.
 
     Raises
     ------
@@ -174,8 +174,10 @@ def choose(dispatcher: Dispatcher, problem: Problem, weight_storage: str) -> Cho
     able = candidates(dispatcher, problem, weight_storage)
     preference = _preference(dispatcher, problem.storage, problem.dtype)
     for family, choose_tile in ((_COOPMAT2, _choose_coopmat2), (_COOPMAT, _choose_coopmat)):
-        matrices = {v.axes["tile"]: v for v in able.values() if v.family == family}
-        found = choose_tile(matrices, problem) if matrices else None
+        found = choose_tile(
+            {v.axes["tile"]: v for v in able.values() if v.family == family}, problem
+        )
+        # A CPU has no such units: its driver makes loops of them.
         if found and dispatcher.device.info.type != "cpu":
             return Choice(found[0], preference.workgroup, f"matrix units; {found[1]}")
     by_tile = {v.axes["tile"]: v for v in able.values() if v.family in _FAMILIES[problem.storage]}
@@ -226,11 +228,13 @@ def _choose_coopmat2(
 def _choose_coopmat(
     able: dict[str, shaders.Variant], problem: Problem
 ) -> tuple[shaders.Variant, str] | None:
-    """Return the largest tile that cuts the output into enough blocks, and why."""
-    for variant in able.values():
-        if math.prod(blocks(variant, problem)) >= 256:
-            return variant, "the largest tile that fills the device"
-    return list(able.values())[-1], "a small output, and the smallest tile"
+    """Return the tile, as measured on an NVIDIA H100, and why; None where the device lacks it."""
+    wide, narrow = "m64n64k32", "m64n32k32"
+    if wide in able and problem.out_shape[1] % 64 == 0:
+        count = math.prod(blocks(able[wide], problem))
+        if count >= 256:
+            return able[wide], f"its blocks divide N, and fill the device ({count})"
+    return (able[narrow], "the tile for all else") if narrow in able else None
 
 
 def _preference(dispatcher: Dispatcher, storage: str, dtype: DType) -> _Preference:
