@@ -27,6 +27,7 @@ _SHOWN_LIMITS = (
     "maxComputeWorkGroupInvocations",
     "maxComputeWorkGroupSize",
     "maxComputeWorkGroupCount",
+    "subgroupSize",
 )
 
 
@@ -82,6 +83,9 @@ def _info(_: argparse.Namespace) -> bool:
         "driver": lambda d: d.driver,
         "Vulkan": lambda d: d.api_version,
         "fp16 arithmetic": lambda d: "yes" if "shaderFloat16" in d.features else "no",
+        "matrix products": lambda d: "\n".join(
+            [str(matrix) for matrix in d.matrices if not matrix.flexible] or ["none"]
+        ),
     }
     for limit in _SHOWN_LIMITS:
         rows[limit] = lambda d, limit=limit: _number(d.limits[limit])
