@@ -133,10 +133,12 @@ def test_every_tile(device, rng, force, storage, family, tile, dtype):
         settings = {"activation": "silu", "storage": storage, "device": device, **settings}
         check_layer(pwconv.PointwiseConv2d(packed, bias, **settings), x, weight, bias)
 
-    for shape in TILE_SHAPES:
+    # A pipeline takes up to seconds to compile on a CPU: in float16 the edges and the whole blocks do.
+    for shape in TILE_SHAPES if dtype == "float32" else TILE_SHAPES[-2:]:
         check(shape, "buffer")
-    check((9, 37, (3, 11)), "texture2d")
-    check((13, 27, (5, 7)), "buffer", stride=(2, 1), padding=(1, 2))
+    if dtype == "float32":
+        check((9, 37, (3, 11)), "texture2d")
+        check((13, 27, (5, 7)), "buffer", stride=(2, 1), padding=(1, 2))
 
 
 MATRIX_VARIANTS = shaders.variants("conv2d_pw_coopmat") + shaders.variants("conv2d_pw_coopmat2")
