@@ -26,7 +26,9 @@ settings.load_profile("pwconv")
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
-        "--full-size", action="store_true", help="run EdgeTAM's layers at their full size"
+        "--full-size",
+        action="store_true",
+        help="run EdgeTAM's layers at their full size, and every tile in every way in float16 too",
     )
 
 

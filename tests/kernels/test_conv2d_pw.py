@@ -123,7 +123,7 @@ def test_activations(device, rng, activation, dtype):
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize(("storage", "family", "tile"), TILES)
-def test_every_tile(device, rng, force, storage, family, tile, dtype):
+def test_every_tile(device, rng, request, force, storage, family, tile, dtype):
     force(family, tile, dtype=axis_name(np.dtype(dtype)))
 
     def check(shape, weight_storage, **settings):
@@ -133,10 +133,11 @@ def test_every_tile(device, rng, force, storage, family, tile, dtype):
         settings = {"activation": "silu", "storage": storage, "device": device, **settings}
         check_layer(pwconv.PointwiseConv2d(packed, bias, **settings), x, weight, bias)
 
-    # A pipeline takes up to seconds to compile on a CPU: in float16 the edges and the whole blocks do.
-    for shape in TILE_SHAPES if dtype == "float32" else TILE_SHAPES[-2:]:
+    # A pipeline takes up to seconds to compile on a CPU.
+    every_case = dtype == "float32" or request.config.getoption("--full-size")
+    for shape in TILE_SHAPES if every_case else TILE_SHAPES[-2:]:
         check(shape, "buffer")
-    if dtype == "float32":
+    if every_case:
         check((9, 37, (3, 11)), "texture2d")
         check((13, 27, (5, 7)), "buffer", stride=(2, 1), padding=(1, 2))
 
