@@ -32,7 +32,7 @@ TILES = tuple(
 )
 STAGED_TILES = [tile for _, family, tile in TILES if family == "linear_staged_buffer"]
 # They take a driver seconds to compile; how the weight is stored is for the smaller ones to test.
-LARGE_TILES = [*STAGED_TILES[:-1], "m16n3k1"]
+LARGE_TILES = [*STAGED_TILES[:-1], "m16n3k1", "m16n3k1l4"]
 
 # Smaller than any tile, ragged in every direction, and whole steps of K, blocks of M and of N. With
 # one of C a texture has its rows in one lane, with more in four.
