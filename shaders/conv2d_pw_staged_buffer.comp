@@ -89,6 +89,10 @@ FP_VEC4 fetch_input(const uint load, const uint k4_first) {
     return FP_VEC4(within ? values : vec4(0.0));
 }
 
+uint staged_input(const uint i) {
+    return i;
+}
+
 // Rows 4·q + j of the tile are positions 4·(thread_m + q·THREADS_M) + j of the block: a vec4 each.
 void load_input_tile(out FPInputTile tile, const uint at, const uint k4, const uint thread_m) {
     [[unroll]] for (uint dk = 0; dk < 4; ++dk) {

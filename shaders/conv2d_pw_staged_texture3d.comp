@@ -58,6 +58,10 @@ FP_VEC4 fetch_input(const uint load, const uint k4_first) {
     return FP_VEC4(within && input_inside[load] ? texel : vec4(0.0));
 }
 
+uint staged_input(const uint i) {
+    return i;
+}
+
 // Row r of the tile is position thread_m + r·THREADS_M of the block: neighbours' texels are neighbours.
 void load_input_tile(out FPInputTile tile, const uint at, const uint k4, const uint thread_m) {
     [[unroll]] for (uint r = 0; r < TILE_M; ++r) {

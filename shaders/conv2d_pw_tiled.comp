@@ -22,6 +22,7 @@ layout(push_constant) uniform PushConstants {
     float activation_a, activation_b;
 } pc;
 
+#include "epilogue.glslh"
 #include "invocation.glslh"
 
 layout(set = 0, binding = 0, TEXEL_FORMAT) uniform restrict writeonly TEXEL_IMAGE3D t_out;
@@ -36,7 +37,7 @@ struct InputRows {
     bool inside[TILE_M];
 };
 
-InputRows input_rows(const uint m_first) {
+InputRows input_rows(const uint m_first, const uint b) {
     InputRows rows;
     [[unroll]] for (int m = 0; m < TILE_M; ++m) {
         // Positions past M repeat the last one; their outputs are not stored.
@@ -66,8 +67,16 @@ void load_input_tile(out FPInputTile tile, const InputRows rows, const uint k4_f
     }
 }
 
-void store_output(const TEXEL texel, const uint m, const uint n4, const uint b) {
-    imageStore(t_out, ivec3(output_position(m), b * pc.N4 + n4), texel);
+void store_tile(const FPOutTile out_tile, const uint m_first, const uint n4_first, const uint b) {
+    [[unroll]] for (int m = 0; m < TILE_M; ++m) {
+        [[unroll]] for (int n4 = 0; n4 < TILE_N4; ++n4) {
+            const uint at_n4 = n4_first + n4;
+            if (m_first + m < pc.M && at_n4 < pc.N4) {
+                imageStore(t_out, ivec3(output_position(m_first + m), b * pc.N4 + at_n4),
+                           epilogue(vec4(out_tile.data[m][n4]) + bias[at_n4], at_n4));
+            }
+        }
+    }
 }
 
 #include "tiled_matmul.glslh"

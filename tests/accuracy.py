@@ -44,6 +44,39 @@ def check_layer(
     return actual
 
 
+def check_linear(
+    layer: pwconv.Linear,
+    x: np.ndarray,
+    weight: np.ndarray,
+    bias: np.ndarray | None,
+    *,
+    storage: str = "auto",
+    accumulate: str = "float32",
+) -> None:
+    """Run a layer on an array, and on tensors into poisoned outputs, of one storage or of both."""
+    expected = reference.linear(x, weight, bias, activation=layer.activation)
+    bound = reference.linear_bound(
+        x,
+        weight,
+        bias,
+        activation=layer.activation,
+        dtype=layer.dtype,
+        accumulate=accumulate,
+    )
+    assert_within(layer(x), expected, bound)
+    for each in ("buffer", "texture3d") if storage == "auto" else (storage,):
+        tensor = layer.device.tensor(x, storage=each)
+        # A batched weight may take a texture to a buffer.
+        out_storage = layer.explain(x.shape, each).storage
+        out = texels.poisoned(layer.device, expected.shape, layer.dtype, out_storage)
+        assert layer(tensor, out=out) is out
+        actual = out.numpy()
+        assert_within(actual, expected, bound)
+        if out_storage == "texture3d":
+            whole = actual.reshape(texels.stored_shape(actual.shape))
+            np.testing.assert_array_equal(texels.read(out), texels.channels_packed(whole))
+
+
 def assert_within(actual: np.ndarray, expected: np.ndarray, bound: np.ndarray) -> None:
     """Assert |actual − expected| ≤ bound everywhere; say where it is worst."""
     assert actual.shape == expected.shape
@@ -56,6 +89,18 @@ def assert_within(actual: np.ndarray, expected: np.ndarray, bound: np.ndarray) -
             f"{actual[worst]} for {expected[worst]}, error {error[worst]:.3g} over "
             f"{bound[worst]:.3g}"
         )
+
+
+def random_linear(
+    rng: np.random.Generator,
+    x_shape: tuple[int, ...],
+    weight_shape: tuple[int, ...],
+    dtype: str,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return x, weight and bias whose results are of order one."""
+    x = rng.standard_normal(x_shape).astype(dtype)
+    weight = (rng.standard_normal(weight_shape) / np.sqrt(weight_shape[-1])).astype(dtype)
+    return x, weight, rng.standard_normal(weight_shape[-2]).astype(dtype)
 
 
 def random_problem(

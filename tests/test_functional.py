@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import pwconv
-from accuracy import assert_within, random_problem
+from accuracy import assert_within, random_linear, random_problem
 from pwconv import reference
 
 
@@ -19,6 +19,23 @@ def test_conv2d_pw(device, rng):
         reference.conv2d_pw(x, weight, bias, **settings),
         reference.conv2d_pw_bound(x, weight, bias, **settings),
     )
+
+
+@pytest.mark.parametrize("weight_shape", [(7, 5), (2, 7, 5)], ids=str)
+def test_linear(device, rng, weight_shape):
+    x, weight, bias = random_linear(rng, (2, 6, 5), weight_shape, "float32")
+    y = pwconv.linear(x, weight, bias, activation="hardswish", device=device)
+    assert_within(
+        y,
+        reference.linear(x, weight, bias, activation="hardswish"),
+        reference.linear_bound(x, weight, bias, activation="hardswish"),
+    )
+    resident = pwconv.linear(device.tensor(x), weight, bias, activation="hardswish")
+    assert isinstance(resident, pwconv.Tensor)
+    assert resident.device is device
+    halves = pwconv.linear(x.astype(np.float16), weight, bias, device=device)
+    assert halves.dtype == np.float16
+    assert pwconv.linear(x, weight, bias, dtype="float16", device=device).dtype == np.float16
 
 
 def test_dtype_is_that_of_x(device, rng):
@@ -49,3 +66,5 @@ def test_a_default_device_is_opened_once_and_again_after_close(rng):
 def test_wrong_x(device):
     with pytest.raises(TypeError, match="x has dtype int64"):
         pwconv.conv2d_pw(np.ones((3, 4, 4), int), np.ones((5, 3), np.float32), device=device)
+    with pytest.raises(TypeError, match="x has dtype int64"):
+        pwconv.linear(np.ones((4, 3), int), np.ones((5, 3), np.float32), device=device)

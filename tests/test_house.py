@@ -28,13 +28,14 @@ FLOORS = {
     "pwconv.timing": 3,
     "pwconv.tuning": 4,
     "pwconv.device": 5,
-    "pwconv.modules": 6,
-    "pwconv.functional": 7,
-    "pwconv.demo": 7,
-    "pwconv.bench": 7,
-    "pwconv.cli": 9,
-    "pwconv.__main__": 10,
-    "pwconv": 8,
+    "pwconv.layer": 6,
+    "pwconv.modules": 7,
+    "pwconv.functional": 8,
+    "pwconv.demo": 8,
+    "pwconv.bench": 8,
+    "pwconv.cli": 10,
+    "pwconv.__main__": 11,
+    "pwconv": 9,
 }
 OPEN_FOLDERS = ("pwconv.vk", "pwconv.kernels", "pwconv.timing", "pwconv.tuning", "pwconv.bench")
 

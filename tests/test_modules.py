@@ -1,4 +1,4 @@
-"""What a layer promises besides its numbers: shapes, types, reuse, threads, errors."""
+"""What a convolution promises besides its numbers: shapes, types, reuse, threads, errors."""
 
 from __future__ import annotations
 

@@ -63,6 +63,35 @@ def test_conv2d_pw_by_its_definition(rng, stride, padding):
     )
 
 
+@pytest.mark.parametrize("leading", [(), (3,), (3, 2), (3, 1, 2)], ids=str)
+@pytest.mark.parametrize("batched", [False, True])
+def test_linear_by_its_definition(rng, leading, batched):
+    if batched and not leading:
+        pytest.skip("a batch is an axis")
+    x = rng.standard_normal((*leading, 5))
+    weight = rng.standard_normal((3, 4, 5) if batched else (4, 5))
+    bias = rng.standard_normal(4)
+    expected = np.empty((*leading, 4))
+    for index in np.ndindex(expected.shape):
+        row = weight[index[0], index[-1]] if batched else weight[index[-1]]
+        expected[index] = bias[index[-1]] + sum(row[k] * x[index[:-1]][k] for k in range(5))
+    np.testing.assert_allclose(reference.linear(x, weight, bias), expected, rtol=1e-12)
+    bound = reference.linear_bound(x, weight, bias)
+    assert bound.shape == expected.shape
+    assert (bound > 0).all()
+
+
+def test_a_linear_layer_is_a_convolution(rng):
+    """Of the rows as positions; so are their bounds."""
+    x, weight = rng.standard_normal((6, 5)), rng.standard_normal((4, 5))
+    bias, settings = rng.standard_normal(4), {"activation": "gelu"}
+    images = x.T[:, :, None]
+    for kind in ("", "_bound"):
+        conv = getattr(reference, f"conv2d_pw{kind}")(images, weight, bias, **settings)
+        rows = getattr(reference, f"linear{kind}")(x, weight, bias, **settings)
+        np.testing.assert_allclose(conv[:, :, 0].T, rows, rtol=1e-12)
+
+
 @pytest.mark.parametrize("transposed", [True, False])
 def test_pack_linear_weight_by_its_definition(rng, transposed):
     weight = rng.standard_normal((2, 6, 9)).astype(np.float32)

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 import pwconv
+import texels
 from pwconv.vk import api as vk
 
 
@@ -45,15 +46,33 @@ def test_an_empty_batch_needs_no_image(device):
     assert tensor.numpy().shape == (0, 3, 4, 5)
 
 
+@pytest.mark.parametrize("dtype", [np.float32, np.float16])
+@pytest.mark.parametrize("storage", ["texture3d", "buffer"])
+@pytest.mark.parametrize("shape", [(7,), (5, 7), (6, 5, 7), (2, 6, 5, 7), (2, 1, 3, 5, 7)], ids=str)
+def test_any_number_of_axes(device, rng, shape, storage, dtype):
+    array = rng.standard_normal(shape).astype(dtype)
+    tensor = device.tensor(array, storage=storage)
+    assert (tensor.shape, tensor.storage) == (shape, storage)
+    np.testing.assert_array_equal(tensor.numpy(), array)
+    if storage == "texture3d":
+        whole = array.reshape(texels.stored_shape(shape))
+        np.testing.assert_array_equal(texels.read(tensor), texels.channels_packed(whole))
+
+
+@pytest.mark.parametrize("shape", [(0,), (0, 5), (0, 4, 5), (0, 2, 3, 4, 5)], ids=str)
+def test_an_empty_first_axis(device, shape):
+    assert device.tensor(np.empty(shape, np.float32)).numpy().shape == shape
+
+
 @pytest.mark.parametrize(
     ("array", "error", "message"),
     [
         (np.ones((3, 4, 5)), TypeError, r"array has dtype float64.*numpy.float32"),
         (np.ones((3, 4, 5), np.uint8), TypeError, "array has dtype uint8"),
         (np.ones((3, 4, 5), complex), TypeError, "array has dtype complex128"),
-        (np.ones((4, 5), np.float32), ValueError, r"\[N, C, H, W\] or \[C, H, W\]"),
-        (np.ones((1, 1, 3, 4, 5), np.float32), ValueError, r"shape \(1, 1, 3, 4, 5\)"),
-        (np.ones((2, 0, 4, 5), np.float32), ValueError, "only the batch may be 0"),
+        (np.float32(1), ValueError, r"array has shape \(\); it must have at least one axis"),
+        (np.ones((2, 0, 4, 5), np.float32), ValueError, "only the first axis may be 0"),
+        (np.ones((2, 0), np.float32), ValueError, "only the first axis may be 0"),
     ],
 )
 def test_wrong_arrays(device, array, error, message):
@@ -64,9 +83,10 @@ def test_wrong_arrays(device, array, error, message):
 @pytest.mark.parametrize(
     ("arguments", "error", "message"),
     [
-        (((3, 4), "float32"), ValueError, r"shape has shape \(3, 4\)"),
-        (((3, 4, -1), "float32"), ValueError, "only the batch"),
-        (((-1, 3, 4, 1), "float32"), ValueError, "only the batch"),
+        (((), "float32"), ValueError, r"shape has shape \(\)"),
+        (((3, 4, -1), "float32"), ValueError, "only the first axis"),
+        (((-1, 3, 4, 1), "float32"), ValueError, "only the first axis"),
+        (((-1,), "float32"), ValueError, "only the first axis"),
         (((3, 4, 1.5), "float32"), TypeError, "tuple of ints"),
         ((3, "float32"), TypeError, "tuple of ints"),
         (((3, 4, 5), "float64"), TypeError, "dtype is 'float64'"),

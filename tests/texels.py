@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
 import pwconv
@@ -45,6 +47,14 @@ def read(tensor: pwconv.Tensor) -> np.ndarray:
     texels = np.frombuffer(bytes(buffer.mapped), tensor.dtype)[: size // tensor.dtype.itemsize]
     device.queue.retire(buffer.destroy)
     return texels.reshape(depth, height, width, 4)
+
+
+def stored_shape(shape: tuple[int, ...]) -> tuple[int, int, int, int]:
+    """Return the [N, C, H, W] that a tensor of any shape is stored as."""
+    *leading, w = shape
+    h = leading[-1] if len(leading) > 1 else 1
+    c = leading[-2] if len(leading) > 1 else (*leading, 1)[0]
+    return math.prod(leading[:-2]), c, h, w
 
 
 def channels_packed(array: np.ndarray) -> np.ndarray:

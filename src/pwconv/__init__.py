@@ -1,4 +1,4 @@
-"""Pointwise convolutions on any Vulkan device, from numpy."""
+"""Pointwise convolutions and linear layers on any Vulkan device, from numpy."""
 
 from pwconv import reference
 from pwconv.device import Device, devices
@@ -12,8 +12,8 @@ from pwconv.errors import (
     ValidationError,
 )
 from pwconv.explanation import Explanation
-from pwconv.functional import conv2d_pw, pack_linear_weight
-from pwconv.modules import PointwiseConv2d
+from pwconv.functional import conv2d_pw, linear, pack_linear_weight
+from pwconv.modules import Linear, PointwiseConv2d
 from pwconv.packed_weight import PackedWeight
 from pwconv.tensor import Tensor
 from pwconv.vk.physical_device import DeviceInfo
@@ -24,6 +24,7 @@ __all__ = [
     "DeviceInfo",
     "DeviceLostError",
     "Explanation",
+    "Linear",
     "NoDeviceError",
     "OutOfMemoryError",
     "PackedWeight",
@@ -34,6 +35,7 @@ __all__ = [
     "ValidationError",
     "conv2d_pw",
     "devices",
+    "linear",
     "pack_linear_weight",
     "reference",
 ]

@@ -106,7 +106,7 @@ class Device:
         Parameters
         ----------
         array : array_like
-            [N, C, H, W] or [C, H, W] of float32 or float16, in any strides and byte order.
+            Of float32 or float16, at least one axis, in any strides and byte order.
         dtype : "float32" or "float16", optional
             The tensor's type; the array's by default. float32 is narrowed to the nearest float16.
         storage : "auto", "texture3d" or "buffer"
@@ -115,7 +115,7 @@ class Device:
         Raises
         ------
         TypeError, ValueError
-            Another element type, or a shape with other axes.
+            Another element type, no axes, or one of length 0 that is not the first.
         ClosedError
         OutOfMemoryError
         UnsupportedError
@@ -130,7 +130,7 @@ class Device:
         )
         tensor = self._empty(shape, target, storage)
         full_shape = shape4(shape, "array")
-        if full_shape[0]:
+        if 0 not in full_shape:
             transfer.upload(self._dispatcher, source.reshape(full_shape), tensor.resource, target)
         return tensor
 
@@ -140,7 +140,7 @@ class Device:
         Parameters
         ----------
         shape : tuple of int
-            [N, C, H, W] or [C, H, W].
+            At least one axis; the first may be 0.
         dtype : "float32" or "float16"
         storage : "auto", "texture3d" or "buffer"
             :class:`Tensor` says what they are; "auto" is what suits the device and the shape.
@@ -199,7 +199,7 @@ class Device:
         """Return a copy of a tensor that is a texture3d."""
         copy = self.empty(tensor.shape, tensor.dtype, "buffer")
         full_shape = shape4(tensor.shape, "tensor")
-        if full_shape[0]:
+        if 0 not in full_shape:
             transfer.texture3d_to_buffer(
                 self._dispatcher, tensor.resource, copy.resource, full_shape, tensor.dtype
             )
@@ -208,7 +208,7 @@ class Device:
     def _download(self, tensor: Tensor) -> Array:
         self._logical.require_open()
         full_shape = shape4(tensor.shape, "tensor")
-        if not full_shape[0]:
+        if 0 in full_shape:
             return np.empty(tensor.shape, tensor.dtype)
         array = transfer.download(self._dispatcher, tensor.resource, full_shape, tensor.dtype)
         return array.reshape(tensor.shape)

@@ -9,7 +9,7 @@ from pwconv.dispatch import Size3
 
 @dataclass(frozen=True)
 class Explanation:
-    """What :meth:`PointwiseConv2d.explain` tells; ``str()`` of it is for reading.
+    """What a layer's ``explain`` tells; ``str()`` of it is for reading.
 
     Attributes
     ----------

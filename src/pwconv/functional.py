@@ -7,7 +7,7 @@ from typing import Any
 from pwconv.device import Device, resolve_device
 from pwconv.dtypes import as_dtype, as_float_array
 from pwconv.kernels import pack_linear_weight as packing
-from pwconv.modules import PointwiseConv2d
+from pwconv.modules import Linear, PointwiseConv2d
 from pwconv.packed_weight import PackedWeight
 from pwconv.tensor import Tensor
 
@@ -53,6 +53,50 @@ def conv2d_pw(
         bias,
         stride=stride,
         padding=padding,
+        activation=activation,
+        dtype=x.dtype if dtype is None else as_dtype(dtype),
+        device=resolve_device(device, x, weight),
+    )
+    return layer(x)
+
+
+def linear(
+    x: Any,
+    weight: Any,
+    bias: Any = None,
+    *,
+    activation: Any = None,
+    dtype: Any = None,
+    device: Device | None = None,
+) -> Any:
+    """Apply a linear layer; the weight is packed anew at each call.
+
+    Parameters
+    ----------
+    x : array_like or Tensor
+        [..., K].
+    weight, bias, activation
+        As for :class:`Linear`.
+    dtype : "float32" or "float16", optional
+        Type to compute in and to return; x's by default.
+    device : Device, optional
+        By default that of x or the packed weight, or else the default device.
+
+    Returns
+    -------
+    numpy.ndarray or Tensor
+        [..., N]; a Tensor where x is one.
+
+    Raises
+    ------
+    TypeError, ValueError, UnsupportedError, OutOfMemoryError, ClosedError, DeviceLostError
+        As for :class:`Linear`.
+    """
+    if not isinstance(x, Tensor):
+        x = as_float_array(x, "x")
+    layer = Linear(
+        weight,
+        bias,
         activation=activation,
         dtype=x.dtype if dtype is None else as_dtype(dtype),
         device=resolve_device(device, x, weight),

@@ -2,43 +2,29 @@
 
 from __future__ import annotations
 
+import math
 import operator
-import weakref
-from collections import OrderedDict
 from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
 
-from pwconv.activation import parse_activation
-from pwconv.device import Device, resolve_device
-from pwconv.dispatch import Dispatch, Plan, Resource
-from pwconv.dtypes import FLOAT16, FLOAT32, Array, DType, as_dtype, as_float_array
+from pwconv.device import Device
+from pwconv.dispatch import Plan
+from pwconv.dtypes import Array, DType
 from pwconv.errors import UnsupportedError
-from pwconv.explanation import Explanation
-from pwconv.kernels import conv2d_pw, conv2d_pw_choice, pack_linear_weight, transfer
-from pwconv.layout import bias_length
+from pwconv.kernels import conv2d_pw, conv2d_pw_choice, linear
+from pwconv.layer import Layer
+from pwconv.layout import Shape4
 from pwconv.packed_weight import PackedWeight
-from pwconv.staging import upload_buffer
-from pwconv.tensor import (
-    Shape,
-    Tensor,
-    as_shape,
-    check_storage,
-    choose_storage,
-    shape4,
-    storage_order,
-)
+from pwconv.tensor import Shape, shape4
 from pwconv.tuning.race import Task
-from pwconv.vk.resources import DEVICE, Buffer
-
-_PLANS_KEPT = 32
 
 # Of stride and padding: coordinates in the shader stay far from 2**31.
 _MOST = 2**20
 
 
-class PointwiseConv2d:
+class PointwiseConv2d(Layer):
     """A 1×1 convolution: ``activation(bias[o] + Σ_i weight[o, i] · x[n, i, h, w])``.
 
     The weight is packed on the device once; the layer is then called with any batch, height and
@@ -76,12 +62,17 @@ class PointwiseConv2d:
 
     Notes
     -----
+    x is [N, C_in, H, W] or [C_in, H, W]; the result is [N, C_out, H_out, W_out], or without N where
+    x has none. H_out is ``(H + 2·padding − 1) // stride + 1``.
+
     float16 layers compute the epilogue in float32 and round once, to nearest even.
 
     Which compiled variant computes a shape is what ``pwconv tune`` found on this device, where it
     did, or else what a rule says; ``$PWCONV_TUNE`` may be "off", "cached" (the default) or
     "on-demand", which measures a new shape at its first call. :meth:`explain` tells.
     """
+
+    _bias_axis = "C_out"
 
     def __init__(
         self,
@@ -96,20 +87,18 @@ class PointwiseConv2d:
         storage: str = "auto",
         device: Device | None = None,
     ) -> None:
-        check_storage(storage)
-        self.storage = storage
-        self.device = resolve_device(device, weight)
         self._geometry = conv2d_pw.Geometry(
             _pair(stride, "stride", least=1), _pair(padding, "padding", least=0)
         )
-        self._activation = parse_activation(activation)
-        self.activation = activation
-        self._converts = dtype is not None
-        self._weight = self._pack(weight, dtype)
-        self.dtype: DType = self._weight.dtype
-        self._accumulate = self._check_accumulate(accumulate)
-        self._bias = self._upload_bias(bias)
-        self._plans: OrderedDict[tuple[str, Shape], tuple[Plan, Shape, str]] = OrderedDict()
+        super().__init__(
+            weight,
+            bias,
+            activation=activation,
+            dtype=dtype,
+            accumulate=accumulate,
+            storage=storage,
+            device=device,
+        )
 
     @property
     def in_channels(self) -> int:
@@ -131,86 +120,6 @@ class PointwiseConv2d:
         """Along H and W."""
         return self._geometry.padding
 
-    def __call__(self, x: Any, *, out: Tensor | None = None) -> Any:
-        """Apply the layer.
-
-        Parameters
-        ----------
-        x : array_like or Tensor
-            [N, C_in, H, W] or [C_in, H, W].
-        out : Tensor, optional
-            Where to write the result, of its shape and type.
-
-        Returns
-        -------
-        numpy.ndarray or Tensor
-            [N, C_out, H_out, W_out], or without N where x has none; a Tensor where x or ``out`` is
-            one, and then possibly not computed yet. H_out is
-            ``(H + 2·padding − 1) // stride + 1``.
-
-        Raises
-        ------
-        TypeError, ValueError
-            x or ``out`` has another type, shape or device than the layer takes or gives.
-        UnsupportedError
-            The input or output is past the device's limits.
-        OutOfMemoryError, ClosedError, DeviceLostError
-        """
-        if not isinstance(x, Tensor) and out is None:
-            return self._from_array(self._check_array(x))
-        tensor, out_shape = self._place(x, out)
-        result = self._check_out(out, out_shape, tensor)
-        if 0 not in out_shape:
-            self._submit(tensor, result)
-        return result
-
-    def explain(self, shape: Any, storage: str = "auto") -> Explanation:
-        """Tell what a call runs at a shape, and why; nothing is computed.
-
-        What is told is what the call then takes. With ``PWCONV_TUNE=on-demand`` a new shape is
-        measured here as it would be there.
-
-        Parameters
-        ----------
-        shape : tuple of int
-            Of x: [N, C_in, H, W] or [C_in, H, W].
-        storage : "auto", "texture3d" or "buffer"
-            Of x, where it is a tensor; "auto" where it is an array.
-
-        Returns
-        -------
-        Explanation
-
-        Raises
-        ------
-        TypeError, ValueError
-            A shape or storage that the layer does not take, or a batch of 0, which runs nothing.
-        UnsupportedError
-            The input or output is past the device's limits.
-        OutOfMemoryError, ClosedError
-        """
-        x_shape = as_shape(shape)
-        check_storage(storage)
-        if storage != "auto":
-            self._check_tensor_storage(storage)
-        out_shape, chosen = self._choose_storage(x_shape, self._storages_from(storage))
-        if 0 in out_shape:
-            raise ValueError(f"shape is {x_shape}: a batch of 0 runs nothing")
-        plan, _, reason = self._plan(chosen, x_shape, out_shape)
-        return Explanation(
-            x_shape=x_shape,
-            out_shape=out_shape,
-            dtype=self.dtype.name,
-            storage=chosen,
-            storage_reason=self._explain_storage(storage, x_shape, chosen),
-            variant=plan.variant.name,
-            tile=plan.variant.axes["tile"],
-            workgroup=plan.workgroup,
-            workgroup_counts=tuple(groups for _, groups in plan.parts),
-            weight_storage=self._weight.storage,
-            reason=reason,
-        )
-
     def __repr__(self) -> str:
         return (
             f"pwconv.PointwiseConv2d({self.in_channels}, {self.out_channels}, "
@@ -218,57 +127,54 @@ class PointwiseConv2d:
             f"dtype={self.dtype})"
         )
 
-    def _from_array(self, array: Array) -> Array:
-        out_shape, storage = self._choose_storage(array.shape, self._storages_from("auto"))
-        x = self.device._empty(array.shape, self.dtype, storage)
-        y = self.device._empty(out_shape, self.dtype, storage)
-        if 0 in out_shape:
-            return np.empty(out_shape, self.dtype)
-        return transfer.pass_through(
-            self.device._dispatcher,
-            array.reshape(shape4(array.shape, "x")),
-            x.resource,
-            self._dispatch(x, y),
-            y.resource,
-            shape4(out_shape, "output"),
-            self.dtype,
-        ).reshape(out_shape)
-
-    def _submit(self, x: Tensor, out: Tensor) -> None:
-        self.device._dispatcher.submit(self._dispatch(x, out))
-
-    def _dispatch(self, x: Tensor, out: Tensor) -> Dispatch:
-        plan, _, _ = self._plan(x.storage, x.shape, out.shape)
-        return self._bind(plan, x.resource, out.resource)
-
-    def _bind(self, plan: Plan, x: Resource, out: Resource) -> Dispatch:
-        resources = {"t_in": x, "t_out": out, "bias": self._bias}
-        if "weight_rows" in plan.binding_names:
-            resources["weight_rows"] = self._weight.rows()
-        else:
-            resources["packed_weight"] = self._weight.resource
-        return Dispatch(plan, resources)
-
-    def _plan(self, storage: str, x_shape: Shape, out_shape: Shape) -> tuple[Plan, Shape, str]:
-        """Return the plan for a shape, the output's shape, and why the plan's variant."""
-        with self.device._logical.lock:
-            known = self._plans.get((storage, x_shape))
-            if known is not None:
-                self._plans.move_to_end((storage, x_shape))
-                return known
-            task = self._task(storage, x_shape, out_shape)
-            choice = self.device._tuner.choose(task)
-            plan = conv2d_pw.plan_conv2d_pw(
-                self.device._dispatcher,
-                choice.variant,
-                task.problem,
-                self._activation,
-                choice.workgroup,
+    def _output_shape(self, x_shape: Shape) -> Shape:
+        images = _images(x_shape)
+        if images[1] != self.in_channels:
+            raise ValueError(
+                f"x has shape {x_shape}, {images[1]} channels; the weight takes C_in = "
+                f"{self.in_channels}"
             )
-            new = self._plans[storage, x_shape] = plan, out_shape, choice.reason
-            if len(self._plans) > _PLANS_KEPT:
-                self._plans.popitem(last=False)
-            return new
+        out = self._geometry.output_shape(images, self.out_channels)
+        if min(out[2:]) < 1:
+            raise ValueError(f"x has shape {x_shape}: with {self} there is no output")
+        return out if len(x_shape) == 4 else out[1:]
+
+    def _check_packed(self, weight: PackedWeight) -> None:
+        if weight.shape[0] != 1:
+            raise ValueError(f"weight is {weight!r}; a convolution takes a batch of one")
+
+    def _weight_matrix(self, weight: Array) -> Array:
+        matrix = weight
+        if matrix.ndim == 4 and matrix.shape[2:] == (1, 1):
+            matrix = matrix[:, :, 0, 0]
+        if matrix.ndim != 2 or 0 in matrix.shape:
+            raise ValueError(
+                f"weight has shape {matrix.shape}; it must be [C_out, C_in] or [C_out, C_in, 1, "
+                "1], with no axis of length 0"
+            )
+        return matrix
+
+    def _weight_storage(self, storage: str, dtype: DType, shape: Shape) -> str:
+        return conv2d_pw_choice.preferred_weight_storage(
+            self.device._dispatcher, storage, dtype, *shape
+        )
+
+    def _require_variant(self, storage: str) -> None:
+        one = (1, 1, 1, 1)
+        problem = conv2d_pw.Problem(storage, one, one, self.dtype, self._accumulate, self._geometry)
+        conv2d_pw_choice.candidates(self.device._dispatcher, problem, self._weight.storage)
+
+    def _make_plan(self, storage: str, x_shape: Shape, out_shape: Shape) -> tuple[Plan, str]:
+        task = self._task(storage, x_shape, out_shape)
+        choice = self.device._tuner.choose(task)
+        plan = conv2d_pw.plan_conv2d_pw(
+            self.device._dispatcher,
+            choice.variant,
+            task.problem,
+            self._activation,
+            choice.workgroup,
+        )
+        return plan, choice.reason
 
     def _task(self, storage: str, x_shape: Shape, out_shape: Shape) -> Task:
         problem = conv2d_pw.Problem(
@@ -281,166 +187,179 @@ class PointwiseConv2d:
         )
         return Task(problem, self._weight.storage, self._activation, self._bind)
 
-    def _explain_storage(self, storage: str, x_shape: Shape, chosen: str) -> str:
-        """Return why a call takes the storage that it takes."""
-        best = self._storages_from(storage)[0]
-        if chosen != best:
-            try:
-                self._choose_storage(x_shape, (best,))
-            except UnsupportedError as error:
-                return f"{best} does not take it: {error}"
-        if storage != "auto":
-            return "as x is"
-        if self.storage != "auto":
-            return "as the layer was made"
-        return f"what suits a device of type {self.device.info.type}"
 
-    def _pack(self, weight: Any, dtype: Any) -> PackedWeight:
-        if isinstance(weight, PackedWeight):
-            if weight.shape[0] != 1:
-                raise ValueError(f"weight is {weight!r}; a convolution takes a batch of one")
-            if dtype is not None and as_dtype(dtype) != weight.dtype:
-                raise ValueError(
-                    f"dtype is {dtype!r} and weight is packed as {weight.dtype}; pack it with "
-                    f"pack_linear_weight(…, dtype={dtype!r})"
-                )
-            return weight
-        array = as_float_array(weight, "weight")
-        if array.ndim == 4 and array.shape[2:] == (1, 1):
-            array = array[:, :, 0, 0]
-        if array.ndim != 2 or 0 in array.shape:
-            raise ValueError(
-                f"weight has shape {array.shape}; it must be [C_out, C_in] or [C_out, C_in, 1, 1], "
-                "with no axis of length 0"
-            )
-        storage = conv2d_pw_choice.preferred_weight_storage(
-            self.device._dispatcher,
-            storage_order(self.device._logical, self.storage)[0],
-            array.dtype if dtype is None else as_dtype(dtype),
-            *array.shape,
+class Linear(Layer):
+    """A linear layer: ``activation(bias[n] + Σ_k weight[n, k] · x[…, k])``.
+
+    The weight is packed on the device once; the layer is then called with any leading axes, or
+    none. Calls may come from several threads.
+
+    Parameters
+    ----------
+    weight : array_like or PackedWeight
+        [N, K], or [B, N, K] for x of [B, …, K], a weight for each; float32 or float16; or such a
+        weight, packed. One of [1, N, K] is taken for [N, K].
+    bias : array_like, optional
+        [N], float32 or float16; added in float32.
+    activation : str or tuple, optional
+        "relu", "relu6", "hardswish", "silu", "gelu", "gelu_tanh", "sigmoid", "tanh",
+        ("clamp", low, high) or ("leaky_relu", slope).
+    dtype : "float32" or "float16", optional
+        Type of the weight, the input and the output on the device; the weight's by default. Arrays
+        are converted to it only where it is given.
+    accumulate : "float32" or "float16"
+        What products are summed in; "float16" only with dtype float16, where the device can.
+    storage : "auto", "texture3d" or "buffer"
+        How activations are stored on the device; "auto" is as the input tensor is, or for an array
+        what suits the device, and what input and output fit.
+    device : Device, optional
+        By default the packed weight's, or else the default device.
+
+    Raises
+    ------
+    TypeError, ValueError
+        An argument of the wrong type, shape or value.
+    UnsupportedError
+        The device cannot accumulate in float16, or hold the weight.
+    OutOfMemoryError, ClosedError
+
+    Notes
+    -----
+    x is [..., K] and the result [..., N]. Arrays pass through as [M, K], or as [B, M, 1, K], which
+    suits the device best; tensors are taken as they are stored, which :class:`Tensor` tells. With a
+    batched weight a texture of fewer than four axes becomes a buffer: its texels hold several
+    batches each.
+
+    float16 layers compute the epilogue in float32 and round once, to nearest even.
+
+    Which compiled variant computes a shape is what a rule says; :meth:`explain` tells.
+    """
+
+    _bias_axis = "N"
+
+    def __init__(
+        self,
+        weight: Any,
+        bias: Any = None,
+        *,
+        activation: Any = None,
+        dtype: Any = None,
+        accumulate: Any = "float32",
+        storage: str = "auto",
+        device: Device | None = None,
+    ) -> None:
+        super().__init__(
+            weight,
+            bias,
+            activation=activation,
+            dtype=dtype,
+            accumulate=accumulate,
+            storage=storage,
+            device=device,
         )
-        return pack_linear_weight.pack(
-            self.device, array, transposed=True, dtype=dtype, storage=storage
+
+    @property
+    def in_features(self) -> int:
+        """K."""
+        return self._weight.shape[2]
+
+    @property
+    def out_features(self) -> int:
+        """N."""
+        return self._weight.shape[1]
+
+    @property
+    def batches(self) -> int:
+        """B: how many weights there are."""
+        return self._weight.shape[0]
+
+    def __repr__(self) -> str:
+        batches = f"batches={self.batches}, " if self.batches > 1 else ""
+        return (
+            f"pwconv.Linear({self.in_features}, {self.out_features}, {batches}"
+            f"activation={self.activation!r}, dtype={self.dtype})"
         )
-
-    def _check_accumulate(self, accumulate: Any) -> DType:
-        wanted = as_dtype(accumulate, "accumulate")
-        if wanted == FLOAT16 and self.dtype != FLOAT16:
-            raise ValueError(
-                "accumulate is 'float16' and dtype is float32; use dtype='float16', or leave "
-                "accumulate at 'float32'"
-            )
-        # Says at once what the device lacks, rather than at the first call.
-        one = (1, 1, 1, 1)
-        storage = storage_order(self.device._logical, self.storage)[0]
-        problem = conv2d_pw.Problem(storage, one, one, self.dtype, wanted, self._geometry)
-        conv2d_pw_choice.candidates(self.device._dispatcher, problem, self._weight.storage)
-        return wanted
-
-    def _upload_bias(self, bias: Any) -> Buffer:
-        channels = self.out_channels
-        values = np.zeros(bias_length(channels), FLOAT32)
-        if bias is not None:
-            array = as_float_array(bias, "bias")
-            if array.shape != (channels,):
-                raise ValueError(
-                    f"bias has shape {array.shape}; it must be [C_out] = ({channels},), as weight"
-                )
-            values[:channels] = array
-        logical = self.device._logical
-        buffer = Buffer(logical, values.nbytes, DEVICE)
-        weakref.finalize(self, logical.queue.retire, buffer.destroy)
-        upload_buffer(logical, values, buffer)
-        return buffer
-
-    def _place(self, x: Any, out: Any) -> tuple[Tensor, Shape]:
-        """Return x on the device, stored so that it and its output fit, and the output's shape."""
-        if isinstance(x, Tensor):
-            known = self._plans.get((x.storage, x.shape))
-            if known and x.device is self.device and x.dtype == self.dtype:
-                return x, known[1]
-            resolve_device(self.device, x)
-            if x.dtype != self.dtype:
-                raise TypeError(
-                    f"x is a tensor of {x.dtype} and the layer computes in {self.dtype}: make one "
-                    f"with device.tensor(…, dtype='{self.dtype}')"
-                )
-            self._check_tensor_storage(x.storage)
-        else:
-            x = self._check_array(x)
-        out_shape, storage = self._choose_storage(x.shape, self._storages(x, out))
-        if not isinstance(x, Tensor):
-            return self.device.tensor(x, self.dtype, storage), out_shape
-        return x if x.storage == storage else self.device._as_buffer(x), out_shape
-
-    def _check_array(self, x: Any) -> Array:
-        array = as_float_array(x, "x")
-        if array.dtype.newbyteorder("=") != self.dtype and not self._converts:
-            raise TypeError(
-                f"x has dtype {array.dtype} and the layer computes in {self.dtype}: cast x, or "
-                f"make the layer with dtype='{self.dtype}' to have inputs converted"
-            )
-        return array
-
-    def _choose_storage(self, x_shape: Shape, storages: tuple[str, ...]) -> tuple[Shape, str]:
-        """Return the output's shape, and the first storage that x and the output fit."""
-        out_shape = self._output_shape(x_shape)
-        shapes = {"x": x_shape, "the output": out_shape}
-        return out_shape, choose_storage(self.device._logical, shapes, self.dtype, storages)
-
-    def _storages(self, x: Any, out: Any) -> tuple[str, ...]:
-        """Return the storages to try for x and its output, best first."""
-        if isinstance(x, Tensor):
-            return self._storages_from(x.storage)
-        if isinstance(out, Tensor) and self.storage == "auto":
-            return (out.storage,)
-        return self._storages_from("auto")
-
-    def _storages_from(self, storage: str) -> tuple[str, ...]:
-        """Return the storages to try for a tensor stored so, or for an array, which is "auto"."""
-        if storage == "auto":
-            return storage_order(self.device._logical, self.storage)
-        # A texture whose output is past a texture's limit becomes a buffer.
-        may_change = self.storage == "auto" and storage == "texture3d"
-        return ("texture3d", "buffer") if may_change else (storage,)
-
-    def _check_tensor_storage(self, storage: str) -> None:
-        if self.storage not in ("auto", storage):
-            raise ValueError(
-                f"x is stored as {storage} and the layer works on {self.storage}: make one "
-                f"with device.tensor(…, storage='{self.storage}')"
-            )
-
-    def _check_channels(self, shape: Shape) -> None:
-        if shape4(shape, "x")[1] != self.in_channels:
-            raise ValueError(
-                f"x has shape {shape}, {shape[-3]} channels; the weight takes C_in = "
-                f"{self.in_channels}"
-            )
 
     def _output_shape(self, x_shape: Shape) -> Shape:
-        self._check_channels(x_shape)
-        out = self._geometry.output_shape(shape4(x_shape, "x"), self.out_channels)
-        if min(out[2:]) < 1:
-            raise ValueError(f"x has shape {x_shape}: with {self} there is no output")
-        return out if len(x_shape) == 4 else out[1:]
-
-    def _check_out(self, out: Tensor | None, shape: Shape, x: Tensor) -> Tensor:
-        if out is None:
-            return self.device._empty(shape, self.dtype, x.storage)
-        if not isinstance(out, Tensor):
-            raise TypeError(f"out is a {type(out).__name__}; it must be a pwconv.Tensor")
-        resolve_device(self.device, out)
-        if out.shape != shape or out.dtype != self.dtype:
+        if not x_shape or x_shape[-1] != self.in_features:
             raise ValueError(
-                f"out has shape {out.shape} and dtype {out.dtype}; the result has {shape} and "
-                f"{self.dtype}"
+                f"x has shape {x_shape}; its last axis must be K = {self.in_features}, as the "
+                "weight's"
             )
-        if out.storage != x.storage:
-            raise ValueError(f"out is stored as {out.storage}; the result is, as x, {x.storage}")
-        if out is x:
-            raise ValueError("out is x; a convolution cannot overwrite its own input")
-        return out
+        if self.batches > 1 and (len(x_shape) < 2 or x_shape[0] != self.batches):
+            raise ValueError(
+                f"x has shape {x_shape}; it must be [B, …, K] with B = {self.batches}, as the "
+                "weight's"
+            )
+        return *x_shape[:-1], self.out_features
+
+    def _array_shape(self, x_shape: Shape) -> Shape:
+        if self.batches > 1:
+            return self.batches, math.prod(x_shape[1:-1]), 1, x_shape[-1]
+        return math.prod(x_shape[:-1]), x_shape[-1]
+
+    def _from_array(self, array: Array) -> Array:
+        out_shape = self._output_shape(array.shape)
+        if 0 in out_shape:
+            return np.empty(out_shape, self.dtype)
+        return super()._from_array(array.reshape(self._array_shape(array.shape))).reshape(out_shape)
+
+    def _choose_storage(self, x_shape: Shape, storages: tuple[str, ...]) -> tuple[Shape, str]:
+        if self.batches > 1 and len(x_shape) < 4:
+            storages = tuple(storage for storage in storages if storage != "texture3d")
+            if not storages:
+                raise UnsupportedError(
+                    f"x has shape {x_shape}: a texture has several batches of it in a texel, and "
+                    "each has a weight of its own; give x four axes, [B, M, 1, K], or use "
+                    "storage='buffer'"
+                )
+        return super()._choose_storage(x_shape, storages)
+
+    def _check_packed(self, weight: PackedWeight) -> None:
+        """Any will do."""
+
+    def _weight_matrix(self, weight: Array) -> Array:
+        if weight.ndim not in (2, 3) or 0 in weight.shape:
+            raise ValueError(
+                f"weight has shape {weight.shape}; it must be [N, K] or [B, N, K], with no axis of "
+                "length 0"
+            )
+        return weight
+
+    def _weight_storage(self, storage: str, dtype: DType, shape: Shape) -> str:
+        batches, n, k = shape if len(shape) == 3 else (1, *shape)
+        return linear.preferred_weight_storage(
+            self.device._dispatcher, storage, dtype, (batches, n, k)
+        )
+
+    def _require_variant(self, storage: str) -> None:
+        problem = linear.Problem(storage, (1, 1, 1, 1), 1, 1, self.dtype, self._accumulate)
+        linear.candidates(self.device._dispatcher, problem, self._weight.storage)
+
+    def _make_plan(self, storage: str, x_shape: Shape, out_shape: Shape) -> tuple[Plan, str]:
+        problem = linear.Problem(
+            storage,
+            shape4(x_shape, "x"),
+            self.out_features,
+            self.batches,
+            self.dtype,
+            self._accumulate,
+        )
+        dispatcher = self.device._dispatcher
+        choice = linear.choose(dispatcher, problem, self._weight.storage)
+        plan = linear.plan_linear(
+            dispatcher, choice.variant, problem, self._activation, choice.workgroup
+        )
+        return plan, choice.reason
+
+
+def _images(shape: Shape) -> Shape4:
+    """Return [N, C, H, W] for the shape of a convolution's input."""
+    if len(shape) not in (3, 4):
+        raise ValueError(f"x has shape {shape}; it must be [N, C, H, W] or [C, H, W]: use reshape")
+    if min(shape[-3:]) < 1 or shape[0] < 0:
+        raise ValueError(f"x has shape {shape}; only the batch may be 0")
+    return shape4(shape, "x")
 
 
 def _pair(value: Any, argument: str, *, least: int) -> tuple[int, int]:

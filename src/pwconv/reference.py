@@ -148,15 +148,91 @@ def conv2d_pw_bound(
     patches, matrix = _gather(x, stride, padding), _matrix(weight)
     y = _products(patches, matrix)
     terms = _products(np.abs(patches), np.abs(matrix))
+    added = None if bias is None else np.asarray(bias, np.float64)[:, None, None]
+    return _bound(y, terms, matrix.shape[1], added, activation, dtype, accumulate)
+
+
+def linear(
+    x: npt.ArrayLike,
+    weight: npt.ArrayLike,
+    bias: npt.ArrayLike | None = None,
+    *,
+    activation: Any = None,
+) -> Array:
+    """Apply a linear layer.
+
+    Parameters
+    ----------
+    x : array_like
+        [..., K].
+    weight : array_like
+        [N, K], or [B, N, K] for x of [B, ..., K].
+    bias : array_like, optional
+        [N].
+    activation : str or tuple, optional
+
+    Returns
+    -------
+    numpy.ndarray of float64
+        [..., N].
+    """
+    y = _rows_times(np.asarray(x, np.float64), np.asarray(weight, np.float64))
+    if bias is not None:
+        y += np.asarray(bias, np.float64)
+    return activate(y, activation)
+
+
+def linear_bound(
+    x: npt.ArrayLike,
+    weight: npt.ArrayLike,
+    bias: npt.ArrayLike | None = None,
+    *,
+    activation: Any = None,
+    dtype: Any = "float32",
+    accumulate: Any = "float32",
+) -> Array:
+    """Return how far each element of a device's result may be from :func:`linear`.
+
+    Parameters
+    ----------
+    x, weight, bias, activation
+        As for :func:`linear`, rounded to ``dtype`` already.
+    dtype : "float32" or "float16"
+        What the result is stored as.
+    accumulate : "float32" or "float16"
+        What products are summed in.
+
+    Returns
+    -------
+    numpy.ndarray of float64
+        Of the result's shape; infinite where float16 may overflow.
+    """
+    rows, matrix = np.asarray(x, np.float64), np.asarray(weight, np.float64)
+    y = _rows_times(rows, matrix)
+    terms = _rows_times(np.abs(rows), np.abs(matrix))
+    added = None if bias is None else np.asarray(bias, np.float64)
+    return _bound(y, terms, matrix.shape[-1], added, activation, dtype, accumulate)
+
+
+def _bound(
+    y: Array,
+    terms: Array,
+    k: int,
+    bias: Array | None,
+    activation: Any,
+    dtype: Any,
+    accumulate: Any,
+) -> Array:
+    """Return the bound for sums y of k products, whose magnitudes add up to terms."""
     half_sums = np.dtype(accumulate) == np.float16
-    gamma = _gamma(matrix.shape[1] + 1, _EPS16 if half_sums else _EPS32)
+    gamma = _gamma(k + 1, _EPS16 if half_sums else _EPS32)
     if math.isinf(gamma):
         return np.full(y.shape, np.inf)
     # Products too small to be normal numbers may be flushed to zero.
-    error = gamma * terms + matrix.shape[1] * (2.0**-14 if half_sums else 2.0**-126)
+    error = gamma * terms + k * (2.0**-14 if half_sums else 2.0**-126)
     overflow = terms > (_MAX16 if half_sums else np.inf)
     if bias is not None:
-        y += np.asarray(bias, np.float64)[:, None, None]
+        y = y + bias
         error += _EPS32 * (np.abs(y) + error)
     rule = _activation(activation)
     error = rule.slope * error + _EPS32 * (rule.absolute + rule.relative * (np.abs(y) + error))
@@ -233,6 +309,13 @@ def _matrix(weight: npt.ArrayLike) -> Array:
 def _products(x: Array, matrix: Array) -> Array:
     flat = x.reshape(*x.shape[:-2], -1)
     return (matrix @ flat).reshape(*x.shape[:-3], matrix.shape[0], *x.shape[-2:])
+
+
+def _rows_times(x: Array, weight: Array) -> Array:
+    if weight.ndim == 2:
+        return x @ weight.T
+    rows = x.reshape(len(weight), -1, x.shape[-1])
+    return (rows @ weight.swapaxes(1, 2)).reshape(*x.shape[:-1], weight.shape[1])
 
 
 def _gamma(n: int, eps: float) -> float:

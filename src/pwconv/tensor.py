@@ -29,13 +29,15 @@ class Tensor:
     Attributes
     ----------
     shape : tuple of int
-        [N, C, H, W] or [C, H, W].
+        [N, C, H, W] or [C, H, W] of a convolution, [..., K] of a linear layer.
     dtype : numpy.dtype
         float32 or float16.
     storage : str
         "texture3d": a 3D image whose texel (x, y, n·ceil(C/4) + c4) holds channels 4·c4 … 4·c4 + 3,
         the lanes past C zero. "buffer": N·C rows of H·W elements, each row padded to a whole number
-        of 16-byte vectors.
+        of 16-byte vectors. Other shapes are stored as [N, C, H, W] too: the axes before the last
+        three are N, [C, W] has H = 1, and [W] has C = H = 1. So in a texture [1, T, K] takes one
+        lane of four, and [T, K] all.
     device : pwconv.Device
     nbytes : int
         Bytes of the elements, as in numpy; the device may hold more.
@@ -115,21 +117,21 @@ class Tensor:
 
 
 def shape4(shape: Shape, argument: str) -> Shape4:
-    """Return [N, C, H, W] for the shape of a tensor.
+    """Return [N, C, H, W] for the shape of a tensor, as :class:`Tensor` says.
 
     Raises
     ------
     ValueError
-        Neither three nor four axes, or one of length 0 that is not the batch.
+        No axes, or one of length 0 that is not the first.
     """
-    if len(shape) not in (3, 4):
-        raise ValueError(
-            f"{argument} has shape {shape}; it must be [N, C, H, W] or [C, H, W]: use reshape"
-        )
-    n, c, h, w = shape if len(shape) == 4 else (1, *shape)
-    if min(c, h, w) < 1 or n < 0:
-        raise ValueError(f"{argument} has shape {shape}; only the batch may be 0")
-    return n, c, h, w
+    if not shape:
+        raise ValueError(f"{argument} has shape (); it must have at least one axis: use reshape")
+    if min(shape[1:], default=1) < 1 or shape[0] < 0:
+        raise ValueError(f"{argument} has shape {shape}; only the first axis may be 0")
+    *leading, w = shape
+    h = leading.pop() if len(leading) > 1 else 1
+    c = leading.pop() if leading else 1
+    return math.prod(leading), c, h, w
 
 
 def check_storage(storage: str) -> None:
@@ -192,7 +194,7 @@ def acquire_resource(
     """
     device.require_open()
     full_shape = shape4(shape, argument)
-    if not full_shape[0]:
+    if 0 in full_shape:
         return None
     if storage == "texture3d":
         return device.resources.acquire_image(texture3d_extent(full_shape), VK_FORMATS[dtype])

@@ -22,7 +22,7 @@ from pwconv.bench.table import microseconds
 from pwconv.bench.workloads import Layer
 from pwconv.device import Device
 from pwconv.errors import OutOfMemoryError, PwconvError, UnsupportedError
-from pwconv.kernels.conv2d_pw_choice import Choice
+from pwconv.kernels.tiling import Choice
 from pwconv.tuning.race import LEAST_GAIN, Outcome
 from pwconv.tuning.tuner import tuning_mode
 

@@ -15,6 +15,7 @@ from pwconv.dispatch import Dispatcher, Plan, Size3
 from pwconv.dtypes import DType
 from pwconv.errors import UnsupportedError
 from pwconv.kernels.matrix_units import plan_matrices
+from pwconv.kernels.tiling import block_shape, grid
 from pwconv.layout import (
     Shape4,
     ceil_div,
@@ -61,19 +62,10 @@ class Problem:
         """M of one sample."""
         return self.out_shape[2] * self.out_shape[3]
 
-
-def block_shape(variant: shaders.Variant) -> tuple[int, int]:
-    """Return the positions and output channels of what one workgroup, or invocation, computes."""
-    if variant.workgroup:
-        return variant.defines["BLOCK_M"], variant.defines["BLOCK_N"]
-    return variant.defines["TILE_M"], 4 * variant.defines["TILE_N4"]
-
-
-def blocks(variant: shaders.Variant, problem: Problem) -> Size3:
-    """Return how many blocks a problem is cut into: along M, along N, and samples."""
-    tile_m, tile_n = block_shape(variant)
-    channels = ceil_div(problem.out_shape[1], tile_n)
-    return ceil_div(problem.positions, tile_m), channels, problem.out_shape[0]
+    @property
+    def outputs(self) -> Size3:
+        """M and N of one sample, and samples."""
+        return self.positions, self.out_shape[1], self.out_shape[0]
 
 
 def plan_conv2d_pw(
@@ -95,11 +87,9 @@ def plan_conv2d_pw(
     geometry, itemsize = problem.geometry, problem.dtype.itemsize
     tile_m, tile_n = block_shape(variant)
     steps = c_in // variant.defines.get("BLOCK_K", 1)
-    tiles = blocks(variant, problem)
-    grid = (tiles[0] * variant.workgroup[0], *tiles[1:]) if variant.workgroup else tiles
     return dispatcher.plan(
         variant,
-        grid,
+        grid(variant, problem),
         {
             "batches": n,
             "M": problem.positions,

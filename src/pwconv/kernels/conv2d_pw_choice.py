@@ -3,54 +3,20 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 
 from pwconv import shaders
-from pwconv.dispatch import Dispatcher, Size3
+from pwconv.dispatch import Dispatcher
 from pwconv.dtypes import DType, axis_name
-from pwconv.errors import UnsupportedError
-from pwconv.kernels.conv2d_pw import Geometry, Problem, block_shape, blocks
+from pwconv.kernels.conv2d_pw import Geometry, Problem
 from pwconv.kernels.matrix_units import has_flexible_matrix, plan_matrices
-from pwconv.layout import ceil_div, packed_extent
-
-
-@dataclass(frozen=True)
-class Choice:
-    """A variant for a problem.
-
-    Attributes
-    ----------
-    variant : Variant
-    workgroup : tuple of int
-        Preferred shape, where the variant leaves it open.
-    reason : str
-        Why this one, in a clause.
-    """
-
-    variant: shaders.Variant
-    workgroup: Size3
-    reason: str
-
-
-@dataclass(frozen=True)
-class _Preference:
-    """What suits a type of device, for one storage of activations.
-
-    Attributes
-    ----------
-    tiles : tuple of (str, int)
-        Best first; the last fits every shape. The number is of blocks: with fewer of them the
-        device stands partly idle, and a tile that comes later is better.
-    workgroup : tuple of int
-        Preferred shape, where the kernel leaves it open.
-    weight_storage : str
-        Of a weight that the layer packs itself.
-    """
-
-    tiles: tuple[tuple[str, int], ...]
-    workgroup: Size3 = (8, 8, 1)
-    weight_storage: str = "auto"
-
+from pwconv.kernels.tiling import (
+    Choice,
+    Preference,
+    blocks,
+    choose_tile,
+    fitting_weight_storage,
+    runnable,
+)
 
 _FAMILIES = {
     "texture3d": ("conv2d_pw_staged_texture3d", "conv2d_pw_tiled"),
@@ -62,7 +28,7 @@ _COOPMAT, _COOPMAT2 = "conv2d_pw_coopmat", "conv2d_pw_coopmat2"
 # takes 0.6 of the time of one in a texture, and "cpu" on lavapipe, where a workgroup's barriers
 # cost more than they save. The rest is not measured: `pwconv tune` is for it.
 _PREFERENCES = {
-    ("texture3d", "discrete", "float32"): _Preference(
+    ("texture3d", "discrete", "float32"): Preference(
         (
             ("64x64x16", 512),
             ("128x48x8", 512),
@@ -78,7 +44,7 @@ _PREFERENCES = {
         (32, 8, 1),
         "buffer",
     ),
-    ("texture3d", "discrete", "float16"): _Preference(
+    ("texture3d", "discrete", "float16"): Preference(
         (
             ("128x48x8", 512),
             ("128x64x16", 512),
@@ -92,7 +58,7 @@ _PREFERENCES = {
         "buffer",
     ),
     **{
-        ("texture3d", "cpu", dtype): _Preference(
+        ("texture3d", "cpu", dtype): Preference(
             (("m16n3k1", 64), ("m8n2k1", 64), ("m4n1k1", 64), ("m1n1k1", 0)),
             weight_storage="buffer",
         )
@@ -100,8 +66,8 @@ _PREFERENCES = {
     },
 }
 _PREFERENCES_ELSEWHERE = {
-    "texture3d": _Preference((("m4n2k1", 4096), ("m4n1k1", 4096), ("m1n1k1", 0))),
-    "buffer": _Preference(
+    "texture3d": Preference((("m4n2k1", 4096), ("m4n1k1", 4096), ("m1n1k1", 0))),
+    "buffer": Preference(
         (
             ("128x48x8", 512),
             ("128x64x16", 512),
@@ -118,18 +84,13 @@ _PREFERENCES_ELSEWHERE = {
     ),
 }
 
-# A tile that computes this much more than another, past the output channels there are, is no rival.
-_WASTE_ALLOWED = 1.1
-
 
 def preferred_weight_storage(
     dispatcher: Dispatcher, storage: str, dtype: DType, n: int, k: int
 ) -> str:
     """Return how a layer should pack a weight [N, K] on this device."""
-    wanted = _preference(dispatcher, storage, dtype).weight_storage
-    width, height = packed_extent(1, n, k)
-    fits = width * height * 4 * dtype.itemsize <= dispatcher.limits["maxStorageBufferRange"]
-    return wanted if fits else "auto"
+    preference = _preference(dispatcher, storage, dtype)
+    return fitting_weight_storage(dispatcher, preference, dtype, (1, n, k))
 
 
 def candidates(
@@ -153,14 +114,7 @@ def candidates(
         info = dispatcher.device.info
         considered += [v for v in shaders.variants(_COOPMAT) if plan_matrices(v, info)]
         considered += [v for v in shaders.variants(_COOPMAT2) if has_flexible_matrix(v, info)]
-    lacks = {v.name: v.unmet(dispatcher.limits, dispatcher.features) for v in considered}
-    able = {v.name: v for v in considered if not lacks[v.name]}
-    if not able:
-        raise UnsupportedError(
-            f"accumulate = '{problem.accumulate}' needs {lacks[considered[0].name]}, which "
-            f"{dispatcher.device.info.name} does not have; use accumulate='float32'"
-        )
-    return able
+    return runnable(dispatcher, considered, problem)
 
 
 def choose(dispatcher: Dispatcher, problem: Problem, weight_storage: str) -> Choice:
@@ -173,27 +127,14 @@ def choose(dispatcher: Dispatcher, problem: Problem, weight_storage: str) -> Cho
     """
     able = candidates(dispatcher, problem, weight_storage)
     preference = _preference(dispatcher, problem.storage, problem.dtype)
-    for family, choose_tile in ((_COOPMAT2, _choose_coopmat2), (_COOPMAT, _choose_coopmat)):
-        found = choose_tile(
-            {v.axes["tile"]: v for v in able.values() if v.family == family}, problem
-        )
+    for family, choose_matrices in ((_COOPMAT2, _choose_coopmat2), (_COOPMAT, _choose_coopmat)):
+        matrices = {v.axes["tile"]: v for v in able.values() if v.family == family}
+        found = choose_matrices(matrices, problem)
         # A CPU has no such units: its driver makes loops of them.
         if found and dispatcher.device.info.type != "cpu":
             return Choice(found[0], preference.workgroup, f"matrix units; {found[1]}")
     by_tile = {v.axes["tile"]: v for v in able.values() if v.family in _FAMILIES[problem.storage]}
-    known = [(by_tile[tile], least) for tile, least in preference.tiles if tile in by_tile]
-    filling = [v for v, least in known if math.prod(blocks(v, problem)) >= least]
-    least_waste = min((_waste(v, problem) for v in filling), default=0.0)
-    for variant in filling:
-        if _waste(variant, problem) <= least_waste * _WASTE_ALLOWED:
-            count = math.prod(blocks(variant, problem))
-            reason = (
-                f"the first of {', '.join(v.axes['tile'] for v, _ in known)} that fills the device "
-                f"(blocks: {count}) and wastes little on N"
-            )
-            return Choice(variant, preference.workgroup, reason)
-    reason = "no tile cuts the output into blocks enough to fill the device: the smallest"
-    return Choice(known[-1][0], preference.workgroup, reason)
+    return choose_tile(by_tile, preference, problem)
 
 
 def _suits_matrices(problem: Problem) -> bool:
@@ -237,12 +178,6 @@ def _choose_coopmat(
     return (able[narrow], "the tile for all else") if narrow in able else None
 
 
-def _preference(dispatcher: Dispatcher, storage: str, dtype: DType) -> _Preference:
+def _preference(dispatcher: Dispatcher, storage: str, dtype: DType) -> Preference:
     measured = _PREFERENCES.get((storage, dispatcher.device.info.type, dtype.name))
     return measured or _PREFERENCES_ELSEWHERE[storage]
-
-
-def _waste(variant: shaders.Variant, problem: Problem) -> float:
-    """Return the output channels computed for each that there is."""
-    tile_n = block_shape(variant)[1]
-    return ceil_div(problem.out_shape[1], tile_n) * tile_n / problem.out_shape[1]

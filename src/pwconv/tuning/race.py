@@ -29,7 +29,7 @@ from pwconv.errors import (
 )
 from pwconv.kernels import conv2d_pw_choice, transfer
 from pwconv.kernels.conv2d_pw import Problem, plan_conv2d_pw
-from pwconv.kernels.conv2d_pw_choice import Choice
+from pwconv.kernels.tiling import Choice
 from pwconv.layout import Shape4
 from pwconv.tensor import acquire_resource
 from pwconv.timing.chains import chain_lengths, rotation

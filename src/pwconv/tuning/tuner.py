@@ -9,7 +9,7 @@ import os
 from pwconv.dispatch import Dispatcher
 from pwconv.errors import OutOfMemoryError, PwconvError
 from pwconv.kernels import conv2d_pw_choice
-from pwconv.kernels.conv2d_pw_choice import Choice
+from pwconv.kernels.tiling import Choice
 from pwconv.timing.clocks import Clocks
 from pwconv.timing.stopwatch import make_stopwatch
 from pwconv.tuning.race import Outcome, Task, race

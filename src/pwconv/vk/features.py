@@ -27,7 +27,12 @@ class _Group:
 _GROUPS = (
     _Group(1000083000, ("storageBuffer16BitAccess",), "VK_KHR_16bit_storage", vk.API_1_1),
     _Group(1000082000, ("shaderFloat16", "shaderInt8"), "VK_KHR_shader_float16_int8", vk.API_1_2),
-    _Group(1000211000, ("vulkanMemoryModel",), "VK_KHR_vulkan_memory_model", vk.API_1_2),
+    _Group(
+        1000211000,
+        ("vulkanMemoryModel", "vulkanMemoryModelDeviceScope"),
+        "VK_KHR_vulkan_memory_model",
+        vk.API_1_2,
+    ),
     _Group(
         1000141000,
         ("shaderBFloat16Type", "shaderBFloat16DotProduct", "shaderBFloat16CooperativeMatrix"),
@@ -70,6 +75,9 @@ def query(device: Any, version: int, extensions: frozenset[str]) -> frozenset[st
             chain = vk.VkPhysicalDeviceFeatures2(pNext=words)
             vk.vkGetPhysicalDeviceFeatures2(device, chain)
             names |= {name for i, name in enumerate(group.members) if words[_FIRST_MEMBER + i]}
+    # With the memory model turned on, the atomics of other shaders need its device scope.
+    if "vulkanMemoryModelDeviceScope" not in names:
+        names.discard("vulkanMemoryModel")
     return frozenset(names)
 
 

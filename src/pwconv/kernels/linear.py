@@ -1,0 +1,193 @@
+"""Linear layers over a variant, and which one.
+
+On buffers linear_tiled_buffer.comp or linear_staged_buffer.comp, on textures
+linear_tiled_texture3d.comp. The tiled ones come with sliced_matmul.glslh around them too, for few
+rows.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from pwconv import shaders
+from pwconv.activation import Activation
+from pwconv.dispatch import Dispatcher, Plan, Size3
+from pwconv.dtypes import DType, axis_name
+from pwconv.kernels.tiling import (
+    Choice,
+    Preference,
+    choose_tile,
+    fitting_weight_storage,
+    grid,
+    runnable,
+)
+from pwconv.layout import Shape4, ceil_div, row_pitch
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A linear layer to be computed: x as it is stored, types, weights.
+
+    Attributes
+    ----------
+    storage : str
+    x_shape : tuple of int
+        [N, C, H, K], as :class:`pwconv.Tensor` says; the output has its N, C and H.
+    out_features : int
+    batches : int
+        How many weights there are. They divide the rows into equal parts, in order; on textures
+        they divide N.
+    dtype, accumulate : numpy.dtype
+    """
+
+    storage: str
+    x_shape: Shape4
+    out_features: int
+    batches: int
+    dtype: DType
+    accumulate: DType
+
+    @property
+    def lanes(self) -> int:
+        """Rows that lie in the lanes of one texel; the last may be less than full."""
+        return 1 if self.storage == "buffer" or self.x_shape[1] == 1 else 4
+
+    @property
+    def outputs(self) -> Size3:
+        """Rows of one batch, N, and batches."""
+        n, c, h, _ = self.x_shape
+        rows = n * ceil_div(c, self.lanes) * self.lanes * h
+        return rows // self.batches, self.out_features, self.batches
+
+
+# With so few rows a tile of them is mostly waste, and there are too few of them to fill a device.
+_FEW_ROWS = 8
+
+# By storage, then by lanes. "cpu" is measured on lavapipe: up to 8 rows slices take 0.1 to 0.9 of
+# the time of the best tile, and staging is not worth its barriers. Elsewhere the tiles follow the
+# convolution's, unmeasured.
+_PREFERENCES_CPU = {
+    "texture3d": {
+        1: Preference((("m8n2k1l1", 256), ("m4n2k1l1", 64), ("m1n1k1l1", 0))),
+        4: Preference((("m16n3k1l4", 256), ("m8n2k1l4", 256), ("m4n2k1l4", 64), ("m4n1k1l4", 0))),
+    },
+    "buffer": {1: Preference((("m16n3k1", 256), ("m8n2k1", 256), ("m4n2k1", 64), ("m1n1k1", 0)))},
+}
+_PREFERENCES_ELSEWHERE = {
+    "texture3d": {
+        1: Preference((("m8n2k1l1", 4096), ("m4n2k1l1", 1024), ("m1n1k1l1", 0))),
+        4: Preference((("m8n2k1l4", 4096), ("m4n2k1l4", 1024), ("m4n1k1l4", 0))),
+    },
+    "buffer": {
+        1: Preference(
+            (
+                ("128x64x16", 512),
+                ("64x64x16", 256),
+                ("64x32x16s2", 256),
+                ("64x64x16s2", 128),
+                ("32x32x32s4", 0),
+            ),
+            weight_storage="buffer",
+        )
+    },
+}
+
+
+def preferred_weight_storage(
+    dispatcher: Dispatcher, storage: str, dtype: DType, shape: tuple[int, int, int]
+) -> str:
+    """Return how a layer should pack a weight [B, N, K] on this device."""
+    preference = _preference(dispatcher, storage, 1)
+    return fitting_weight_storage(dispatcher, preference, dtype, shape)
+
+
+def candidates(
+    dispatcher: Dispatcher, problem: Problem, weight_storage: str
+) -> dict[str, shaders.Variant]:
+    """Return every variant, by name, that the device can run on the problem.
+
+    Raises
+    ------
+    UnsupportedError
+        There is none, for lack of a feature.
+    """
+    half_sums = problem.accumulate.itemsize == 2
+    precision = axis_name(problem.dtype) + ("acc16" if half_sums else "")
+    families = [f"linear_{kind}_{problem.storage}" for kind in ("staged", "tiled", "sliced")]
+    considered = [
+        variant
+        for family in families
+        for variant in shaders.variants(family, dtype=precision, weight=weight_storage)
+        if variant.defines.get("LANES", 1) == problem.lanes
+    ]
+    return runnable(dispatcher, considered, problem)
+
+
+def choose(dispatcher: Dispatcher, problem: Problem, weight_storage: str) -> Choice:
+    """Return what should be fastest: slices of K for few rows, or else the best-fitting tile.
+
+    Raises
+    ------
+    UnsupportedError
+        The device can run no variant, for lack of a feature.
+    """
+    able = candidates(dispatcher, problem, weight_storage).values()
+    preference = _preference(dispatcher, problem.storage, problem.lanes)
+    rows = problem.outputs[0]
+    sliced = [v for v in able if v.family.startswith("linear_sliced")]
+    if sliced and rows <= _FEW_ROWS:
+        enough = [v for v in sliced if v.defines["TILE_M"] >= rows] or sliced
+        variant = min(enough, key=lambda v: ceil_div(rows, v.defines["TILE_M"]))
+        reason = f"few rows ({rows}): the invocations of a workgroup share K"
+        return Choice(variant, preference.workgroup, reason)
+    return choose_tile({v.axes["tile"]: v for v in able}, preference, problem)
+
+
+def plan_linear(
+    dispatcher: Dispatcher,
+    variant: shaders.Variant,
+    problem: Problem,
+    activation: Activation,
+    workgroup: Size3 = (8, 8, 1),
+) -> Plan:
+    """Plan a linear layer over at least one row.
+
+    ``workgroup`` is the shape to prefer, where the variant leaves it open.
+
+    The plan's resources are ``t_in``, ``t_out``, ``packed_weight`` and ``bias``, a buffer of
+    float32 that is zero past N.
+    """
+    _, c, h, k = problem.x_shape
+    rows, n, batches = problem.outputs
+    itemsize = problem.dtype.itemsize
+    step = variant.defines.get("BLOCK_K", 4 * variant.defines["TILE_K4"])
+    return dispatcher.plan(
+        variant,
+        grid(variant, problem),
+        {
+            "batches": batches,
+            "M": rows,
+            "N": n,
+            "K": k,
+            "N4": ceil_div(n, 4),
+            "K4": ceil_div(k, 4),
+            "C": c,
+            "H": h,
+            "pitch_out": row_pitch(h * n, itemsize),
+            "pitch_in": row_pitch(h * k, itemsize),
+            "activation_a": activation.a,
+            "activation_b": activation.b,
+        },
+        {
+            "ACTIVATION": activation.number,
+            "VECTORS_IN": h == 1 or k % 4 == 0,
+            "VECTORS_OUT": h == 1 or n % 4 == 0,
+            "WHOLE_STEPS": k % step == 0,
+        },
+        shape=workgroup,
+    )
+
+
+def _preference(dispatcher: Dispatcher, storage: str, lanes: int) -> Preference:
+    is_cpu = dispatcher.device.info.type == "cpu"
+    return (_PREFERENCES_CPU if is_cpu else _PREFERENCES_ELSEWHERE)[storage][lanes]

@@ -1,0 +1,142 @@
+"""What a variant's tile makes of a problem, and which of several tiles suits it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from pwconv import shaders
+from pwconv.dispatch import Dispatcher, Size3
+from pwconv.dtypes import DType
+from pwconv.errors import UnsupportedError
+from pwconv.layout import ceil_div, packed_extent
+
+# A tile that computes this much more than another, past the output channels there are, is no rival.
+_WASTE_ALLOWED = 1.1
+
+
+class Matmul(Protocol):
+    """A problem, whatever its tensors are, as the product that it is."""
+
+    @property
+    def outputs(self) -> Size3:
+        """M, N and batches."""
+
+    @property
+    def accumulate(self) -> DType:
+        """What products are summed in."""
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A variant for a problem.
+
+    Attributes
+    ----------
+    variant : Variant
+    workgroup : tuple of int
+        Preferred shape, where the variant leaves it open.
+    reason : str
+        Why this one, in a clause.
+    """
+
+    variant: shaders.Variant
+    workgroup: Size3
+    reason: str
+
+
+@dataclass(frozen=True)
+class Preference:
+    """What suits a type of device, for one storage of activations.
+
+    Attributes
+    ----------
+    tiles : tuple of (str, int)
+        Best first; the last fits every shape. The number is of blocks: with fewer of them the
+        device stands partly idle, and a tile that comes later is better.
+    workgroup : tuple of int
+        Preferred shape, where the kernel leaves it open.
+    weight_storage : str
+        Of a weight that the layer packs itself.
+    """
+
+    tiles: tuple[tuple[str, int], ...]
+    workgroup: Size3 = (8, 8, 1)
+    weight_storage: str = "auto"
+
+
+def block_shape(variant: shaders.Variant) -> tuple[int, int]:
+    """Return the positions and output channels of what one workgroup, or invocation, computes."""
+    if variant.workgroup:
+        return variant.defines["BLOCK_M"], variant.defines["BLOCK_N"]
+    return variant.defines["TILE_M"], 4 * variant.defines["TILE_N4"]
+
+
+def blocks(variant: shaders.Variant, problem: Matmul) -> Size3:
+    """Return how many blocks a problem is cut into: along M, along N, and batches."""
+    m, n, batches = problem.outputs
+    tile_m, tile_n = block_shape(variant)
+    return ceil_div(m, tile_m), ceil_div(n, tile_n), batches
+
+
+def grid(variant: shaders.Variant, problem: Matmul) -> Size3:
+    """Return the invocations that a problem takes along each axis."""
+    along_m, along_n, batches = blocks(variant, problem)
+    return along_m * (variant.workgroup[0] if variant.workgroup else 1), along_n, batches
+
+
+def runnable(
+    dispatcher: Dispatcher, considered: Sequence[shaders.Variant], problem: Matmul
+) -> dict[str, shaders.Variant]:
+    """Return those of the variants, by name, that the device can run.
+
+    Raises
+    ------
+    UnsupportedError
+        There is none, for lack of a feature.
+    """
+    lacks = {v.name: v.unmet(dispatcher.limits, dispatcher.features) for v in considered}
+    able = {v.name: v for v in considered if not lacks[v.name]}
+    if not able:
+        raise UnsupportedError(
+            f"accumulate = '{problem.accumulate}' needs {lacks[considered[0].name]}, which "
+            f"{dispatcher.device.info.name} does not have; use accumulate='float32'"
+        )
+    return able
+
+
+def choose_tile(
+    by_tile: Mapping[str, shaders.Variant], preference: Preference, problem: Matmul
+) -> Choice:
+    """Return the best-fitting tile of those that a device prefers, the last of which it can run."""
+    known = [(by_tile[tile], least) for tile, least in preference.tiles if tile in by_tile]
+    filling = [v for v, least in known if math.prod(blocks(v, problem)) >= least]
+    least_waste = min((_waste(v, problem) for v in filling), default=0.0)
+    for variant in filling:
+        if _waste(variant, problem) <= least_waste * _WASTE_ALLOWED:
+            count = math.prod(blocks(variant, problem))
+            reason = (
+                f"the first of {', '.join(v.axes['tile'] for v, _ in known)} that fills the device "
+                f"(blocks: {count}) and wastes little on N"
+            )
+            return Choice(variant, preference.workgroup, reason)
+    reason = "no tile cuts the output into blocks enough to fill the device: the smallest"
+    return Choice(known[-1][0], preference.workgroup, reason)
+
+
+def fitting_weight_storage(
+    dispatcher: Dispatcher, preference: Preference, dtype: DType, shape: tuple[int, int, int]
+) -> str:
+    """Return how a layer should pack a weight [B, N, K], or "auto" where that is too large."""
+    width, height = packed_extent(*shape)
+    fits = width * height * 4 * dtype.itemsize <= dispatcher.limits["maxStorageBufferRange"]
+    return preference.weight_storage if fits else "auto"
+
+
+def _waste(variant: shaders.Variant, problem: Matmul) -> float:
+    """Return the output channels computed for each that there is."""
+    n = problem.outputs[1]
+    tile_n = block_shape(variant)[1]
+    return ceil_div(n, tile_n) * tile_n / n

@@ -1,0 +1,360 @@
+"""What layers share: a packed weight, a plan for each shape, and calls on arrays and tensors."""
+
+from __future__ import annotations
+
+import weakref
+from abc import ABC, abstractmethod
+from collections import OrderedDict
+from typing import Any, ClassVar
+
+import numpy as np
+
+from pwconv.activation import parse_activation
+from pwconv.device import Device, resolve_device
+from pwconv.dispatch import Dispatch, Plan, Resource
+from pwconv.dtypes import FLOAT16, FLOAT32, Array, DType, as_dtype, as_float_array
+from pwconv.errors import UnsupportedError
+from pwconv.explanation import Explanation
+from pwconv.kernels import pack_linear_weight, transfer
+from pwconv.layout import bias_length
+from pwconv.packed_weight import PackedWeight
+from pwconv.staging import upload_buffer
+from pwconv.tensor import (
+    Shape,
+    Tensor,
+    as_shape,
+    check_storage,
+    choose_storage,
+    shape4,
+    storage_order,
+)
+from pwconv.vk.resources import DEVICE, Buffer
+
+_PLANS_KEPT = 32
+
+
+class Layer(ABC):
+    """A weight packed once, called at any shape; its subclasses document what it is made of.
+
+    A subclass says what shapes there are, and which plan computes one.
+    """
+
+    _bias_axis: ClassVar[str]
+    """What the bias's axis is called in errors."""
+
+    def __init__(
+        self,
+        weight: Any,
+        bias: Any,
+        *,
+        activation: Any,
+        dtype: Any,
+        accumulate: Any,
+        storage: str,
+        device: Device | None,
+    ) -> None:
+        check_storage(storage)
+        self.storage = storage
+        self.device = resolve_device(device, weight)
+        self._activation = parse_activation(activation)
+        self.activation = activation
+        self._converts = dtype is not None
+        self._weight = self._pack(weight, dtype)
+        self.dtype: DType = self._weight.dtype
+        self._accumulate = self._parse_accumulate(accumulate)
+        # Says at once what the device lacks, rather than at the first call.
+        self._require_variant(storage_order(self.device._logical, storage)[0])
+        self._bias = self._upload_bias(bias)
+        self._plans: OrderedDict[tuple[str, Shape], tuple[Plan, Shape, str]] = OrderedDict()
+
+    def __call__(self, x: Any, *, out: Tensor | None = None) -> Any:
+        """Apply the layer.
+
+        Parameters
+        ----------
+        x : array_like or Tensor
+            Of a shape that the class takes.
+        out : Tensor, optional
+            Where to write the result, of its shape and type.
+
+        Returns
+        -------
+        numpy.ndarray or Tensor
+            A Tensor where x or ``out`` is one, and then possibly not computed yet.
+
+        Raises
+        ------
+        TypeError, ValueError
+            x or ``out`` has another type, shape or device than the layer takes or gives.
+        UnsupportedError
+            The input or output is past the device's limits.
+        OutOfMemoryError, ClosedError, DeviceLostError
+        """
+        if not isinstance(x, Tensor) and out is None:
+            return self._from_array(self._check_array(x))
+        tensor, out_shape = self._place(x, out)
+        result = self._check_out(out, out_shape, tensor)
+        if 0 not in out_shape:
+            self._submit(tensor, result)
+        return result
+
+    def explain(self, shape: Any, storage: str = "auto") -> Explanation:
+        """Tell what a call runs at a shape, and why; nothing is computed.
+
+        What is told is what the call then takes. With ``PWCONV_TUNE=on-demand`` a new shape is
+        measured here as it would be there.
+
+        Parameters
+        ----------
+        shape : tuple of int
+            Of x.
+        storage : "auto", "texture3d" or "buffer"
+            Of x, where it is a tensor; "auto" where it is an array.
+
+        Returns
+        -------
+        Explanation
+
+        Raises
+        ------
+        TypeError, ValueError
+            A shape or storage that the layer does not take, or a batch of 0, which runs nothing.
+        UnsupportedError
+            The input or output is past the device's limits.
+        OutOfMemoryError, ClosedError
+        """
+        x_shape = as_shape(shape)
+        check_storage(storage)
+        if storage != "auto":
+            self._check_tensor_storage(storage)
+        out_shape = self._output_shape(x_shape)
+        if 0 in out_shape:
+            raise ValueError(f"shape is {x_shape}: a batch of 0 runs nothing")
+        stored = self._array_shape(x_shape) if storage == "auto" else x_shape
+        stored_out, chosen = self._choose_storage(stored, self._storages_from(storage))
+        plan, _, reason = self._plan(chosen, stored, stored_out)
+        return Explanation(
+            x_shape=x_shape,
+            out_shape=out_shape,
+            dtype=self.dtype.name,
+            storage=chosen,
+            storage_reason=self._explain_storage(storage, stored, chosen),
+            variant=plan.variant.name,
+            tile=plan.variant.axes["tile"],
+            workgroup=plan.workgroup,
+            workgroup_counts=tuple(groups for _, groups in plan.parts),
+            weight_storage=self._weight.storage,
+            reason=reason,
+        )
+
+    @abstractmethod
+    def _output_shape(self, x_shape: Shape) -> Shape:
+        """Return the output's shape.
+
+        Raises
+        ------
+        ValueError
+            x cannot have this shape.
+        """
+
+    def _array_shape(self, x_shape: Shape) -> Shape:
+        """Return the shape of the tensor that an array becomes on its way through a call."""
+        return x_shape
+
+    @abstractmethod
+    def _check_packed(self, weight: PackedWeight) -> None:
+        """Raise for a packed weight that the layer does not take."""
+
+    @abstractmethod
+    def _weight_matrix(self, weight: Array) -> Array:
+        """Return a weight as [N, K] or [B, N, K], or raise for one that the layer does not take."""
+
+    @abstractmethod
+    def _weight_storage(self, storage: str, dtype: DType, shape: Shape) -> str:
+        """Return how to pack a weight, where activations are stored so."""
+
+    @abstractmethod
+    def _require_variant(self, storage: str) -> None:
+        """Raise UnsupportedError where the device runs no variant of the layer at all."""
+
+    @abstractmethod
+    def _make_plan(self, storage: str, x_shape: Shape, out_shape: Shape) -> tuple[Plan, str]:
+        """Return a plan, and why its variant."""
+
+    def _from_array(self, array: Array) -> Array:
+        out_shape, storage = self._choose_storage(array.shape, self._storages_from("auto"))
+        x = self.device._empty(array.shape, self.dtype, storage)
+        y = self.device._empty(out_shape, self.dtype, storage)
+        if 0 in out_shape:
+            return np.empty(out_shape, self.dtype)
+        return transfer.pass_through(
+            self.device._dispatcher,
+            array.reshape(shape4(array.shape, "x")),
+            x.resource,
+            self._dispatch(x, y),
+            y.resource,
+            shape4(out_shape, "output"),
+            self.dtype,
+        ).reshape(out_shape)
+
+    def _submit(self, x: Tensor, out: Tensor) -> None:
+        self.device._dispatcher.submit(self._dispatch(x, out))
+
+    def _dispatch(self, x: Tensor, out: Tensor) -> Dispatch:
+        plan, _, _ = self._plan(x.storage, x.shape, out.shape)
+        return self._bind(plan, x.resource, out.resource)
+
+    def _bind(self, plan: Plan, x: Resource, out: Resource) -> Dispatch:
+        resources = {"t_in": x, "t_out": out, "bias": self._bias}
+        if "weight_rows" in plan.binding_names:
+            resources["weight_rows"] = self._weight.rows()
+        else:
+            resources["packed_weight"] = self._weight.resource
+        return Dispatch(plan, resources)
+
+    def _plan(self, storage: str, x_shape: Shape, out_shape: Shape) -> tuple[Plan, Shape, str]:
+        """Return the plan for a shape, the output's shape, and why the plan's variant."""
+        with self.device._logical.lock:
+            known = self._plans.get((storage, x_shape))
+            if known is not None:
+                self._plans.move_to_end((storage, x_shape))
+                return known
+            plan, reason = self._make_plan(storage, x_shape, out_shape)
+            new = self._plans[storage, x_shape] = plan, out_shape, reason
+            if len(self._plans) > _PLANS_KEPT:
+                self._plans.popitem(last=False)
+            return new
+
+    def _explain_storage(self, storage: str, x_shape: Shape, chosen: str) -> str:
+        """Return why a call takes the storage that it takes."""
+        best = self._storages_from(storage)[0]
+        if chosen != best:
+            try:
+                self._choose_storage(x_shape, (best,))
+            except UnsupportedError as error:
+                return f"{best} does not take it: {error}"
+        if storage != "auto":
+            return "as x is"
+        if self.storage != "auto":
+            return "as the layer was made"
+        return f"what suits a device of type {self.device.info.type}"
+
+    def _pack(self, weight: Any, dtype: Any) -> PackedWeight:
+        if isinstance(weight, PackedWeight):
+            self._check_packed(weight)
+            if dtype is not None and as_dtype(dtype) != weight.dtype:
+                raise ValueError(
+                    f"dtype is {dtype!r} and weight is packed as {weight.dtype}; pack it with "
+                    f"pack_linear_weight(…, dtype={dtype!r})"
+                )
+            return weight
+        array = self._weight_matrix(as_float_array(weight, "weight"))
+        storage = self._weight_storage(
+            storage_order(self.device._logical, self.storage)[0],
+            array.dtype if dtype is None else as_dtype(dtype),
+            array.shape,
+        )
+        return pack_linear_weight.pack(
+            self.device, array, transposed=True, dtype=dtype, storage=storage
+        )
+
+    def _parse_accumulate(self, accumulate: Any) -> DType:
+        wanted = as_dtype(accumulate, "accumulate")
+        if wanted == FLOAT16 and self.dtype != FLOAT16:
+            raise ValueError(
+                "accumulate is 'float16' and dtype is float32; use dtype='float16', or leave "
+                "accumulate at 'float32'"
+            )
+        return wanted
+
+    def _upload_bias(self, bias: Any) -> Buffer:
+        channels = self._weight.shape[1]
+        values = np.zeros(bias_length(channels), FLOAT32)
+        if bias is not None:
+            array = as_float_array(bias, "bias")
+            if array.shape != (channels,):
+                raise ValueError(
+                    f"bias has shape {array.shape}; it must be [{self._bias_axis}] = "
+                    f"({channels},), as weight"
+                )
+            values[:channels] = array
+        logical = self.device._logical
+        buffer = Buffer(logical, values.nbytes, DEVICE)
+        weakref.finalize(self, logical.queue.retire, buffer.destroy)
+        upload_buffer(logical, values, buffer)
+        return buffer
+
+    def _place(self, x: Any, out: Any) -> tuple[Tensor, Shape]:
+        """Return x on the device, stored so that it and its output fit, and the output's shape."""
+        if isinstance(x, Tensor):
+            known = self._plans.get((x.storage, x.shape))
+            if known and x.device is self.device and x.dtype == self.dtype:
+                return x, known[1]
+            resolve_device(self.device, x)
+            if x.dtype != self.dtype:
+                raise TypeError(
+                    f"x is a tensor of {x.dtype} and the layer computes in {self.dtype}: make one "
+                    f"with device.tensor(…, dtype='{self.dtype}')"
+                )
+            self._check_tensor_storage(x.storage)
+        else:
+            x = self._check_array(x)
+        out_shape, storage = self._choose_storage(x.shape, self._storages(x, out))
+        if not isinstance(x, Tensor):
+            return self.device.tensor(x, self.dtype, storage), out_shape
+        return x if x.storage == storage else self.device._as_buffer(x), out_shape
+
+    def _check_array(self, x: Any) -> Array:
+        array = as_float_array(x, "x")
+        if array.dtype.newbyteorder("=") != self.dtype and not self._converts:
+            raise TypeError(
+                f"x has dtype {array.dtype} and the layer computes in {self.dtype}: cast x, or "
+                f"make the layer with dtype='{self.dtype}' to have inputs converted"
+            )
+        return array
+
+    def _choose_storage(self, x_shape: Shape, storages: tuple[str, ...]) -> tuple[Shape, str]:
+        """Return the output's shape, and the first storage that x and the output fit."""
+        out_shape = self._output_shape(x_shape)
+        shapes = {"x": x_shape, "the output": out_shape}
+        return out_shape, choose_storage(self.device._logical, shapes, self.dtype, storages)
+
+    def _storages(self, x: Any, out: Any) -> tuple[str, ...]:
+        """Return the storages to try for x and its output, best first."""
+        if isinstance(x, Tensor):
+            return self._storages_from(x.storage)
+        if isinstance(out, Tensor) and self.storage == "auto":
+            return (out.storage,)
+        return self._storages_from("auto")
+
+    def _storages_from(self, storage: str) -> tuple[str, ...]:
+        """Return the storages to try for a tensor stored so, or for an array, which is "auto"."""
+        if storage == "auto":
+            return storage_order(self.device._logical, self.storage)
+        # A texture whose output is past a texture's limit becomes a buffer.
+        may_change = self.storage == "auto" and storage == "texture3d"
+        return ("texture3d", "buffer") if may_change else (storage,)
+
+    def _check_tensor_storage(self, storage: str) -> None:
+        if self.storage not in ("auto", storage):
+            raise ValueError(
+                f"x is stored as {storage} and the layer works on {self.storage}: make one "
+                f"with device.tensor(…, storage='{self.storage}')"
+            )
+
+    def _check_out(self, out: Tensor | None, shape: Shape, x: Tensor) -> Tensor:
+        if out is None:
+            return self.device._empty(shape, self.dtype, x.storage)
+        if not isinstance(out, Tensor):
+            raise TypeError(f"out is a {type(out).__name__}; it must be a pwconv.Tensor")
+        resolve_device(self.device, out)
+        if out.shape != shape or out.dtype != self.dtype:
+            raise ValueError(
+                f"out has shape {out.shape} and dtype {out.dtype}; the result has {shape} and "
+                f"{self.dtype}"
+            )
+        if out.storage != x.storage:
+            raise ValueError(f"out is stored as {out.storage}; the result is, as x, {x.storage}")
+        if out is x:
+            raise ValueError("out is x; a layer cannot overwrite its own input")
+        return out
