@@ -63,7 +63,7 @@ class Problem:
 # With so few rows a tile of them is mostly waste, and there are too few of them to fill a device.
 _FEW_ROWS = 8
 
-# By storage, then by lanes. "cpu" is measured on lavapipe: up to 8 rows slices take 0.1 to 0.9 of
+# By storage, then by lanes. "cpu" is measured on lavapipe: up to 8 rows slices take 0.1 to 1.0 of
 # the time of the best tile, and staging is not worth its barriers. Elsewhere the tiles follow the
 # convolution's, unmeasured.
 _PREFERENCES_CPU = {
