@@ -20,6 +20,9 @@ layout(local_size_x = THREADS, local_size_y = 1, local_size_z = 1) in;
 // True where K is a multiple of BLOCK_K, and where M and N are of BLOCK_M and BLOCK_N.
 layout(constant_id = 4) const bool WHOLE_STEPS = false;
 layout(constant_id = 5) const bool WHOLE_BLOCKS = false;
+// True where a tensor of the output's shape is added before the activation; where it is false nothing
+// reads t_residual, and the input is bound in its place.
+layout(constant_id = 6) const bool RESIDUAL = false;
 
 layout(push_constant) uniform PushConstants {
     uint origin_x, origin_y, origin_z;
@@ -39,6 +42,9 @@ layout(set = 0, binding = 2) restrict readonly buffer Weight {
 };
 layout(set = 0, binding = 3) restrict readonly buffer Bias {
     float bias[];
+};
+layout(set = 0, binding = 4) restrict readonly buffer Residual {
+    float16_t t_residual[];
 };
 
 #include "activation.glslh"
@@ -94,6 +100,12 @@ void main() {
     }
     if (!WHOLE_STEPS && k < pc.K) {
         MULTIPLY_STEP(input_edge)
+    }
+    if (RESIDUAL) {
+        HALVES residual;
+        coopMatLoadTensorNV(residual, t_residual, first_out,
+                            sliceTensorLayoutNV(output_edge, n_first, BLOCK_N, m_first, BLOCK_M));
+        sums += SUMS(residual);
     }
     coopMatPerElementNV(sums, sums, epilogue, n_first);
     const HALVES result = HALVES(sums);

@@ -12,6 +12,9 @@
 layout(constant_id = 4) const bool POINTWISE_GRID = true;
 // True where K is a multiple of BLOCK_K.
 layout(constant_id = 5) const bool WHOLE_STEPS = false;
+// True where a tensor of the output's shape is added before the activation; where it is false nothing
+// reads t_residual, and the input is bound in its place.
+layout(constant_id = 6) const bool RESIDUAL = false;
 
 layout(push_constant) uniform PushConstants {
     uint origin_x, origin_y, origin_z;
@@ -29,6 +32,9 @@ layout(set = 0, binding = 0) restrict writeonly buffer Output {
 };
 layout(set = 0, binding = 1) restrict readonly buffer Input {
     PACKED_VEC4 t_in[];
+};
+layout(set = 0, binding = 4) restrict readonly buffer Residual {
+    PACKED_VEC4 t_residual[];
 };
 
 #include "epilogue.glslh"
@@ -101,15 +107,31 @@ void load_input_tile(out FPInputTile tile, const uint at, const uint k4, const u
     }
 }
 
+// Of four output channels, at positions m … m + 3 each; channels past N repeat the last.
+mat4 load_residual(const uint m, const uint n_first, const uint b) {
+    mat4 rows;
+    [[unroll]] for (uint lane = 0; lane < 4; ++lane) {
+        const uint row = b * pc.N + min(n_first + lane, pc.N - 1u);
+        rows[lane] = unpack_vec4(t_residual[(row * pc.pitch_out + min(m, pc.pitch_out - 4u)) / 4u]);
+    }
+    return rows;
+}
+
 void store_block(const FPOutTile out_tile, const uint m_first, const uint thread_m,
                  const uint n4_first, const uint b) {
     [[unroll]] for (uint n4 = 0; n4 < TILE_N4; ++n4) {
         const uint at_n4 = n4_first + n4 * THREADS_N;
         [[unroll]] for (uint q = 0; q < TILE_M / 4; ++q) {
             const uint m = m_first + 4u * (thread_m + q * THREADS_M);
-            vec4 columns[4];
+            mat4 columns;
             [[unroll]] for (uint j = 0; j < 4; ++j) {
-                columns[j] = activated(vec4(out_tile.data[4 * q + j][n4]) + tile_bias[n4]);
+                columns[j] = vec4(out_tile.data[4 * q + j][n4]) + tile_bias[n4];
+            }
+            if (RESIDUAL) {
+                columns += transpose(load_residual(m, 4u * at_n4, b));
+            }
+            [[unroll]] for (uint j = 0; j < 4; ++j) {
+                columns[j] = activated(columns[j]);
             }
             [[unroll]] for (uint lane = 0; lane < 4; ++lane) {
                 const uint n = 4u * at_n4 + lane;

@@ -26,6 +26,7 @@ layout(set = 0, binding = 1) uniform texture3D t_in;
 
 #include "epilogue.glslh"
 #include "packed_weight.glslh"
+#include "residual_texture3d.glslh"
 #include "staged_block.glslh"
 
 // Element i of a stage of the input is (k4, m): its texel.
@@ -73,8 +74,9 @@ void store_block(const FPOutTile out_tile, const uint m_first, const uint thread
         [[unroll]] for (uint n4 = 0; n4 < TILE_N4; ++n4) {
             const uint at_n4 = n4_first + n4 * THREADS_N;
             if (m < pc.M && at_n4 < pc.N4) {
-                imageStore(t_out, ivec3(position, b * pc.N4 + at_n4),
-                           epilogue(vec4(out_tile.data[r][n4]) + tile_bias[n4], at_n4));
+                const ivec3 texel = ivec3(position, b * pc.N4 + at_n4);
+                const vec4 sum = vec4(out_tile.data[r][n4]) + tile_bias[n4];
+                imageStore(t_out, texel, epilogue(add_residual(sum, texel), at_n4));
             }
         }
     }

@@ -1,6 +1,6 @@
 #version 450
 // Pointwise convolution on channels-packed 3D textures:
-//   Y[n,o,m] = act( bias[o] + Σ_i Wt[o,i] · X[n,i,m] )
+//   Y[n,o,m] = act( bias[o] + Σ_i Wt[o,i] · X[n,i,m] (+ residual[n,o,m]) )
 // with m walking the output, flat: x = m mod W_out, y = m div W_out.
 
 #extension GL_EXT_samplerless_texture_functions : require
@@ -23,6 +23,7 @@ layout(push_constant) uniform PushConstants {
 } pc;
 
 #include "invocation.glslh"
+#include "residual_texture3d.glslh"
 
 layout(set = 0, binding = 0, TEXEL_FORMAT) uniform restrict writeonly TEXEL_IMAGE3D t_out;
 layout(set = 0, binding = 1) uniform texture3D t_in;
@@ -65,6 +66,8 @@ void load_input_tile(out FPInputTile tile, const InputRows rows, const uint k4_f
         }
     }
 }
+
+#define ADD_RESIDUAL(sum, m, n4, b) add_residual(sum, ivec3(output_position(m), (b) * pc.N4 + (n4)))
 
 void store_output(const TEXEL texel, const uint m, const uint n4, const uint b) {
     imageStore(t_out, ivec3(output_position(m), b * pc.N4 + n4), texel);

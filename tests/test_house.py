@@ -30,13 +30,21 @@ FLOORS = {
     "pwconv.device": 5,
     "pwconv.modules": 6,
     "pwconv.functional": 7,
+    "pwconv.graph": 7,
     "pwconv.demo": 7,
     "pwconv.bench": 7,
     "pwconv.cli": 9,
     "pwconv.__main__": 10,
     "pwconv": 8,
 }
-OPEN_FOLDERS = ("pwconv.vk", "pwconv.kernels", "pwconv.timing", "pwconv.tuning", "pwconv.bench")
+OPEN_FOLDERS = (
+    "pwconv.vk",
+    "pwconv.kernels",
+    "pwconv.timing",
+    "pwconv.tuning",
+    "pwconv.graph",
+    "pwconv.bench",
+)
 
 
 def module_name(path: Path) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from pwconv.activation import parse_activation
+from pwconv.activation import Activation, parse_activation
 from pwconv.device import Device, resolve_device
 from pwconv.dispatch import Dispatch, Plan, Resource
 from pwconv.dtypes import FLOAT16, FLOAT32, Array, DType, as_dtype, as_float_array
@@ -241,12 +241,19 @@ class PointwiseConv2d:
         return self._bind(plan, x.resource, out.resource)
 
     def _bind(self, plan: Plan, x: Resource, out: Resource) -> Dispatch:
-        resources = {"t_in": x, "t_out": out, "bias": self._bias}
-        if "weight_rows" in plan.binding_names:
-            resources["weight_rows"] = self._weight.rows()
-        else:
-            resources["packed_weight"] = self._weight.resource
+        resources = {"t_in": x, "t_out": out, "t_residual": x, **self._parameters(plan)}
         return Dispatch(plan, resources)
+
+    @property
+    def _parameter_bytes(self) -> int:
+        """Bytes of the packed weight and the bias."""
+        return self._weight.resource.size + self._bias.size
+
+    def _parameters(self, plan: Plan) -> dict[str, Resource]:
+        """Return the weight and the bias, as a plan's bindings name them."""
+        if "weight_rows" in plan.binding_names:
+            return {"weight_rows": self._weight.rows(), "bias": self._bias}
+        return {"packed_weight": self._weight.resource, "bias": self._bias}
 
     def _plan(self, storage: str, x_shape: Shape, out_shape: Shape) -> tuple[Plan, Shape, str]:
         """Return the plan for a shape, the output's shape, and why the plan's variant."""
@@ -255,19 +262,33 @@ class PointwiseConv2d:
             if known is not None:
                 self._plans.move_to_end((storage, x_shape))
                 return known
-            task = self._task(storage, x_shape, out_shape)
-            choice = self.device._tuner.choose(task)
-            plan = conv2d_pw.plan_conv2d_pw(
-                self.device._dispatcher,
-                choice.variant,
-                task.problem,
-                self._activation,
-                choice.workgroup,
-            )
-            new = self._plans[storage, x_shape] = plan, out_shape, choice.reason
+            plan, reason = self._make_plan(storage, x_shape, out_shape, self._activation)
+            new = self._plans[storage, x_shape] = plan, out_shape, reason
             if len(self._plans) > _PLANS_KEPT:
                 self._plans.popitem(last=False)
             return new
+
+    def _make_plan(
+        self,
+        storage: str,
+        x_shape: Shape,
+        out_shape: Shape,
+        activation: Activation,
+        *,
+        residual: bool = False,
+    ) -> tuple[Plan, str]:
+        """Return a plan, and why its variant."""
+        task = self._task(storage, x_shape, out_shape)
+        choice = self.device._tuner.choose(task)
+        plan = conv2d_pw.plan_conv2d_pw(
+            self.device._dispatcher,
+            choice.variant,
+            task.problem,
+            activation,
+            choice.workgroup,
+            residual=residual,
+        )
+        return plan, choice.reason
 
     def _task(self, storage: str, x_shape: Shape, out_shape: Shape) -> Task:
         problem = conv2d_pw.Problem(

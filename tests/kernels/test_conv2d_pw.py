@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 import pwconv
 from accuracy import check_layer, random_problem
+from mirror import Mirror, random_weight
 from pwconv import shaders
 from pwconv.dispatch import Dispatcher
 from pwconv.dtypes import axis_name
@@ -133,6 +134,18 @@ def test_every_tile_and_weight_storage(
         check_layer(layer, x, weight, bias)
 
 
+@pytest.mark.parametrize(("storage", "family", "tile"), TILES)
+def test_every_tile_adds_a_residual(device, rng, force, storage, family, tile):
+    force(family, tile, dtype="fp16")
+    mirror = Mirror(device, "float16", storage)
+    x, residual = mirror.input("x", (2, 13, 5, 7)), mirror.input("residual", (2, 27, 5, 7))
+    weight, bias = random_weight(rng, "float16", 27, 13)
+    y = mirror.conv2d_pw(x, weight, bias, activation="silu", residual=residual)
+    mirror.output("y", y)
+    arrays = {"x": (2, 13, 5, 7), "residual": (2, 27, 5, 7)}
+    mirror.check({n: rng.standard_normal(s).astype(np.float16) for n, s in arrays.items()})
+
+
 @pytest.mark.parametrize("variant", shaders.variants("conv2d_pw_coopmat2"), ids=lambda v: v.name)
 def test_every_tile_of_the_tensor_cores(device, rng, force, variant):
     force(variant.family, variant.axes["tile"])
@@ -143,6 +156,12 @@ def test_every_tile_of_the_tensor_cores(device, rng, force, variant):
                 weight, bias, activation=activation, storage="buffer", device=device
             )
             check_layer(layer, x, weight, bias)
+        mirror = Mirror(device, "float16", "buffer")
+        pair = mirror.input("x", x.shape), mirror.input("r", (2, c_out, *size))
+        y = mirror.conv2d_pw(pair[0], weight, bias, activation="silu", residual=pair[1])
+        mirror.output("y", y)
+        r = rng.standard_normal((2, c_out, *size)).astype(np.float16)
+        mirror.check({"x": x, "r": r})
 
 
 @pytest.mark.parametrize("weight_storage", ["texture2d", "buffer"])

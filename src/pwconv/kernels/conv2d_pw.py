@@ -77,13 +77,16 @@ def plan_conv2d_pw(
     problem: Problem,
     activation: Activation,
     workgroup: Size3 = (8, 8, 1),
+    *,
+    residual: bool = False,
 ) -> Plan:
     """Plan a convolution over at least one output.
 
     ``workgroup`` is the shape to prefer, where the variant leaves it open.
 
     The plan's resources are ``t_in``, ``t_out``, ``bias``, a buffer of float32 that is zero past
-    C_out, and ``packed_weight`` or ``weight_rows``.
+    C_out, ``packed_weight`` or ``weight_rows``, and ``t_residual``, of the output's shape, which
+    is added before the activation; without ``residual`` it is ``t_in`` again, and not read.
     """
     n, c_in, h_in, w_in = problem.x_shape
     _, c_out, _, w_out = problem.out_shape
@@ -118,6 +121,7 @@ def plan_conv2d_pw(
             "ACTIVATION": activation.number,
             "POINTWISE_GRID": geometry == Geometry(),
             "WHOLE_STEPS": c_in % variant.defines.get("BLOCK_K", 1) == 0,
+            "RESIDUAL": residual,
             "WHOLE_BLOCKS": problem.positions % tile_m == 0 and c_out % tile_n == 0,
         },
         shape=workgroup,

@@ -1,0 +1,555 @@
+"""Graph: nodes added one by one, run as one submission, resized without being rebuilt."""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter, OrderedDict
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from pwconv.activation import parse_activation
+from pwconv.device import Device, resolve_device
+from pwconv.dtypes import Array, DType, as_dtype, as_float_array
+from pwconv.errors import UnsupportedError
+from pwconv.graph.convolutions import PointwiseConvolution
+from pwconv.graph.frames import Frames, Handle
+from pwconv.graph.network import Network, Node, node_shape
+from pwconv.graph.operations import Operation, Setting
+from pwconv.graph.program import Program
+from pwconv.graph.scratch import Scratch
+from pwconv.modules import PointwiseConv2d
+from pwconv.tensor import (
+    Shape,
+    Tensor,
+    as_shape,
+    check_storage,
+    choose_storage,
+    shape4,
+    storage_order,
+)
+
+# Sets of shapes that a graph returns to without planning or recording anything.
+_PROGRAMS_KEPT = 8
+
+
+@dataclass(frozen=True, eq=False)
+class Value:
+    """What a node of a graph gives: what the graph's methods take and return.
+
+    Attributes
+    ----------
+    graph : Graph
+    name : str
+        Of the node.
+    """
+
+    graph: Graph
+    name: str
+    _number: int
+
+    @property
+    def shape(self) -> Shape:
+        """[N, C, H, W] or [C, H, W], as the graph is sized now."""
+        return self.graph._shapes[self._number]
+
+    def __repr__(self) -> str:
+        return f"<pwconv.graph.Value {self.name!r} {self.shape}>"
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Device memory of a graph, in bytes; see :meth:`Graph.memory`.
+
+    Attributes
+    ----------
+    weights : int
+        Packed weights and biases.
+    inputs, outputs : int
+        The tensors that go in and come out.
+    scratch : int
+        Intermediates, which share memory: the most that is in use at the shapes of now.
+    scratch_reserved : int
+        What is held for intermediates: the most of all shapes since the graph was made.
+    """
+
+    weights: int
+    inputs: int
+    outputs: int
+    scratch: int
+    scratch_reserved: int
+
+
+@dataclass(frozen=True, eq=False)
+class _Sized:
+    """A program, and the frames that take arrays through it."""
+
+    program: Program
+    frames: Frames
+
+
+class Graph:
+    """Nodes that run on the device one after the other, in one submission.
+
+    Inputs are declared, nodes added, outputs named; then the graph runs at the inputs' shapes, and
+    after :meth:`resize` at others. Calls may come from several threads.
+
+    Parameters
+    ----------
+    device : Device, optional
+        By default the default device.
+    dtype : "float32" or "float16"
+        Of the activations and the weights on the device; arrays are converted to it.
+    storage : "auto", "texture3d" or "buffer"
+        How activations are stored on the device; "auto" is what suits the device, and what they
+        fit.
+
+    Raises
+    ------
+    TypeError, ValueError
+        Another dtype or storage.
+    NoDeviceError
+
+    Notes
+    -----
+    A float16 graph sums in float32 and rounds each node's output once, to nearest even.
+
+    Every method that adds a node takes its ``name``, which errors and tables then show. A node that
+    no output depends on is not run.
+
+    Examples
+    --------
+    >>> g = pwconv.Graph(dtype="float16")
+    >>> x = g.input("x", (1, 48, 256, 256))
+    >>> h = g.conv2d_pw(x, w1, b1, activation="gelu")
+    >>> g.output("y", g.conv2d_pw(h, w2, b2, residual=x))
+    >>> y = g.run(x=array)["y"]
+    """
+
+    def __init__(
+        self,
+        device: Device | None = None,
+        dtype: Any = "float32",
+        *,
+        storage: str = "auto",
+    ) -> None:
+        check_storage(storage)
+        self.device = resolve_device(device)
+        self.dtype: DType = as_dtype(dtype)
+        self._storage = storage
+        self._lock = threading.RLock()
+        self._nodes: list[Node] = []
+        self._shapes: list[Shape] = []
+        self._names: set[str] = set()
+        self._counts: Counter[str] = Counter()
+        self._inputs: dict[str, int] = {}
+        self._outputs: dict[str, int] = {}
+        self._network: Network | None = None
+        self._scratch = Scratch(self.device._logical)
+        self._programs: OrderedDict[tuple[Shape, ...], _Sized] = OrderedDict()
+
+    # -- building ---------------------------------------------------------------------------------
+
+    def input(self, name: str, shape: Any) -> Value:
+        """Declare an input.
+
+        Parameters
+        ----------
+        name : str
+            What :meth:`run` takes it as.
+        shape : tuple of int
+            [N, C, H, W] or [C, H, W].
+
+        Raises
+        ------
+        TypeError, ValueError
+            No such shape, an axis of length 0, or a name that is taken.
+        """
+        wanted = _input_shape(name, shape)
+        value = self._add(name, None, (), lambda: wanted)
+        self._inputs[name] = value._number
+        return value
+
+    def conv2d_pw(
+        self,
+        x: Value,
+        weight: Any,
+        bias: Any = None,
+        *,
+        stride: Any = 1,
+        padding: Any = 0,
+        activation: Any = None,
+        residual: Value | None = None,
+        name: str | None = None,
+    ) -> Value:
+        """Add a pointwise convolution: ``activation(weight·x + bias + residual)``.
+
+        Parameters
+        ----------
+        x : Value
+        weight, bias, stride, padding, activation
+            As for :class:`pwconv.PointwiseConv2d`; arrays are converted to the graph's dtype.
+        residual : Value, optional
+            Of the output's shape; added in float32, before the activation.
+        name : str, optional
+
+        Raises
+        ------
+        TypeError, ValueError, UnsupportedError, OutOfMemoryError
+            As for :class:`pwconv.PointwiseConv2d`; the message names the node.
+        """
+        inputs = (x,) if residual is None else (x, residual)
+
+        def make() -> Operation:
+            layer = PointwiseConv2d(
+                weight,
+                bias,
+                stride=stride,
+                padding=padding,
+                activation=activation,
+                dtype=self.dtype,
+                storage=self._storage,
+                device=self.device,
+            )
+            return PointwiseConvolution(layer, parse_activation(activation))
+
+        return self._add_operation("conv2d_pw", name, inputs, make)
+
+    def output(self, name: str, value: Value) -> None:
+        """Name a value as an output.
+
+        Raises
+        ------
+        TypeError, ValueError
+            A name that is taken, an input, or a value that is an output already.
+        """
+        with self._lock:
+            self._require_building()
+            (number,) = self._numbers(f"output {name!r}", (value,))
+            if not isinstance(name, str) or not name:
+                raise TypeError(f"name is {name!r}; it must be a string")
+            if name in self._outputs:
+                raise ValueError(f"output {name!r}: there is one of this name already")
+            if self._nodes[number].operation is None:
+                raise ValueError(
+                    f"output {name!r} is the input {value.name!r} itself; nothing is computed"
+                )
+            for other, taken in self._outputs.items():
+                if taken == number:
+                    raise ValueError(
+                        f"output {name!r}: node {value.name!r} is the output {other!r} already"
+                    )
+            self._outputs[name] = number
+
+    # -- running ----------------------------------------------------------------------------------
+
+    @property
+    def storage(self) -> str:
+        """How activations are stored at the shapes of now: "texture3d" or "buffer"."""
+        return self._current().program.setting.storage
+
+    def run(self, **inputs: Any) -> dict[str, Any]:
+        """Run the graph.
+
+        The first run ends the building: no nodes can be added after it.
+
+        Parameters
+        ----------
+        **inputs : array_like or Tensor
+            Every input, by name, of the shape that the graph is sized for. Tensors are of the
+            graph's dtype and :attr:`storage`.
+
+        Returns
+        -------
+        dict
+            The outputs, by name: arrays, or tensors where an input is one, which then may not be
+            computed yet.
+
+        Raises
+        ------
+        TypeError, ValueError
+            An input is missing, unknown, or of another type or shape; or the graph has no output,
+            or an input that no output depends on.
+        UnsupportedError
+            A value is past the device's limits.
+        OutOfMemoryError, ClosedError, DeviceLostError
+        """
+        if any(isinstance(value, Tensor) for value in inputs.values()):
+            return self._run_tensors(inputs)[0]
+        return self.run_async(**inputs).wait()
+
+    def run_async(self, **inputs: Any) -> Handle:
+        """Run the graph without waiting for it.
+
+        Two runs of arrays are in flight at most: a third waits until the first is done, whose
+        results its handle then keeps.
+
+        Parameters
+        ----------
+        **inputs : array_like or Tensor
+            As for :meth:`run`; they are free again when this returns.
+
+        Returns
+        -------
+        Handle
+            ``handle.wait()`` returns what :meth:`run` does, computed.
+
+        Raises
+        ------
+        TypeError, ValueError, UnsupportedError, OutOfMemoryError, ClosedError, DeviceLostError
+            As for :meth:`run`.
+        """
+        if any(isinstance(value, Tensor) for value in inputs.values()):
+            results, serial = self._run_tensors(inputs)
+            return Handle(self.device, serial, results, None)
+        with self._lock:
+            sized = self._current()
+            self._check_names(inputs)
+            arrays = {
+                name: self._check_shape(name, as_float_array(value, name))
+                for name, value in inputs.items()
+            }
+            return sized.frames.run(arrays)
+
+    def resize(self, **shapes: Any) -> None:
+        """Change the shapes of inputs; those of all other values follow.
+
+        Weights and compiled kernels stay. Returning to one of the last eight sets of shapes costs
+        nothing; memory for intermediates grows to the largest and is not given back.
+
+        Parameters
+        ----------
+        **shapes : tuple of int
+            By input; the others keep theirs.
+
+        Raises
+        ------
+        TypeError, ValueError
+            No such input, no such shape, or one that a node does not take, which the message
+            names. The graph is then sized as before.
+        UnsupportedError
+            A value is past the device's limits.
+        OutOfMemoryError, ClosedError
+        """
+        with self._lock:
+            network = self._finish()
+            unknown = [name for name in shapes if name not in self._inputs]
+            if unknown:
+                raise ValueError(f"there is no input {unknown[0]!r}; there are {self._listed()}")
+            wanted = {name: self._shapes[i] for name, i in self._inputs.items()}
+            wanted.update((name, _input_shape(name, shape)) for name, shape in shapes.items())
+            propagated = network.propagate(wanted)
+            self._sized(propagated)
+            self._shapes = propagated
+
+    def memory(self) -> Memory:
+        """Return the device memory that the graph takes, sized as it is.
+
+        Raises
+        ------
+        ValueError, UnsupportedError, OutOfMemoryError, ClosedError
+            As for :meth:`run`.
+        """
+        with self._lock:
+            program = self._current().program
+
+            def tensors(numbers: Mapping[str, int]) -> int:
+                setting = program.setting
+                return sum(
+                    self._scratch.requirements(
+                        setting.storage, program.shape4(i), setting.dtype
+                    ).size
+                    for i in numbers.values()
+                )
+
+            weights = 0
+            for i in program.launches:
+                operation = self._nodes[i].operation
+                weights += operation.weight_bytes if operation else 0
+            return Memory(
+                weights=weights,
+                inputs=tensors(self._inputs),
+                outputs=tensors(self._outputs),
+                scratch=program.scratch_bytes,
+                scratch_reserved=self._scratch.reserved,
+            )
+
+    def __repr__(self) -> str:
+        listed = ", ".join(f"{name}={self._shapes[i]}" for name, i in self._inputs.items())
+        return f"<pwconv.Graph({listed}) of {len(self._nodes)} nodes, {self.dtype}>"
+
+    # -- inside -----------------------------------------------------------------------------------
+
+    def _add_operation(
+        self,
+        kind: str,
+        name: str | None,
+        inputs: tuple[Any, ...],
+        make: Callable[[], Operation],
+    ) -> Value:
+        """Add a node; what ``make()`` raises names it."""
+        with self._lock:
+            if name is None:
+                name = self._free_name(kind)
+            with _naming(name):
+                self._require_building()
+                self._check_name(name)
+                numbers = self._numbers("an operand", inputs)
+                operation = make()
+            node = Node(name, operation, numbers)
+            return self._add(name, operation, numbers, lambda: node_shape(node, self._shapes))
+
+    def _add(
+        self,
+        name: str,
+        operation: Operation | None,
+        inputs: tuple[int, ...],
+        shape: Callable[[], Shape],
+    ) -> Value:
+        with self._lock:
+            self._require_building()
+            self._check_name(name)
+            found = shape()
+            self._names.add(name)
+            self._nodes.append(Node(name, operation, inputs))
+            self._shapes.append(found)
+            return Value(self, name, len(self._nodes) - 1)
+
+    def _check_name(self, name: Any) -> None:
+        if not isinstance(name, str) or not name:
+            raise TypeError(f"name is {name!r}; it must be a string")
+        if name in self._names:
+            raise ValueError(f"name is {name!r}, which another node or input has")
+
+    def _free_name(self, kind: str) -> str:
+        while True:
+            self._counts[kind] += 1
+            name = f"{kind}_{self._counts[kind]}"
+            if name not in self._names:
+                return name
+
+    def _numbers(self, what: str, values: tuple[Any, ...]) -> tuple[int, ...]:
+        for value in values:
+            if not isinstance(value, Value):
+                raise TypeError(
+                    f"{what} is a {type(value).__name__}; it must be a value of the graph, which "
+                    "graph.input and the nodes' methods return"
+                )
+            if value.graph is not self:
+                raise ValueError(f"{what}, {value!r}, is of another graph")
+        return tuple(value._number for value in values)
+
+    def _require_building(self) -> None:
+        if self._network is not None:
+            raise ValueError(
+                "the graph was run, resized or measured before, which ended its building; make "
+                "another"
+            )
+
+    def _finish(self) -> Network:
+        """Return the network; there is nothing to be added any more."""
+        with self._lock:
+            if self._network is None:
+                if not self._outputs:
+                    raise ValueError("the graph has no output; name one with graph.output")
+                network = Network(tuple(self._nodes), dict(self._inputs), dict(self._outputs))
+                unused = [x for x, i in self._inputs.items() if i not in network.reached]
+                if unused:
+                    raise ValueError(f"input {unused[0]!r} is not used: no output depends on it")
+                self._network = network
+            return self._network
+
+    def _current(self) -> _Sized:
+        with self._lock:
+            self._finish()
+            return self._sized(self._shapes)
+
+    def _sized(self, shapes: list[Shape]) -> _Sized:
+        """Return the program for these shapes of all nodes."""
+        network = self._finish()
+        key = tuple(shapes[i] for i in self._inputs.values())
+        known = self._programs.get(key)
+        if known is not None:
+            self._programs.move_to_end(key)
+            return known
+        logical = self.device._logical
+        named = {self._nodes[i].name: shapes[i] for i in range(len(shapes))}
+        storage = choose_storage(logical, named, self.dtype, storage_order(logical, self._storage))
+        setting = Setting(self.device._dispatcher, storage, self.dtype)
+        program = Program(setting, network, tuple(shapes), self._scratch)
+        new = self._programs[key] = _Sized(program, Frames(self.device, program))
+        if len(self._programs) > _PROGRAMS_KEPT:
+            self._programs.popitem(last=False)
+        return new
+
+    def _run_tensors(self, inputs: Mapping[str, Any]) -> tuple[dict[str, Any], int]:
+        """Run on tensors, and on arrays that become some; return the outputs, and the serial."""
+        with self._lock:
+            program = self._current().program
+            self._check_names(inputs)
+            logical, storage = self.device._logical, program.setting.storage
+            tensors = {
+                name: self._check_tensor(name, inputs[name], storage) for name in self._inputs
+            }
+            results = {
+                name: self.device._empty(program.shapes[i], self.dtype, storage)
+                for name, i in self._outputs.items()
+            }
+            given = {self._inputs[name]: tensor.resource for name, tensor in tensors.items()}
+            given.update((self._outputs[name], t.resource) for name, t in results.items())
+            with logical.lock:
+                recording = program.recording(given)
+                serial = logical.queue.submit(recording.command_buffer)
+            return results, serial
+
+    def _check_names(self, inputs: Mapping[str, Any]) -> None:
+        if inputs.keys() == self._inputs.keys():
+            return
+        for name in inputs:
+            if name not in self._inputs:
+                raise ValueError(f"there is no input {name!r}; there are {self._listed()}")
+        missing = next(name for name in self._inputs if name not in inputs)
+        raise ValueError(f"input {missing!r} is missing; the graph takes {self._listed()}")
+
+    def _listed(self) -> str:
+        return ", ".join(map(repr, self._inputs))
+
+    def _check_shape(self, name: str, value: Any) -> Any:
+        wanted = self._shapes[self._inputs[name]]
+        if value.shape != wanted:
+            raise ValueError(
+                f"{name} has shape {value.shape} and the graph is sized for {wanted}; call "
+                f"graph.resize({name}={value.shape}) first"
+            )
+        return value
+
+    def _check_tensor(self, name: str, value: Any, storage: str) -> Tensor:
+        if not isinstance(value, Tensor):
+            array: Array = self._check_shape(name, as_float_array(value, name))
+            return self.device.tensor(array, self.dtype, storage)
+        resolve_device(self.device, value)
+        self._check_shape(name, value)
+        if value.dtype != self.dtype or value.storage != storage:
+            raise ValueError(
+                f"{name} is a tensor of {value.dtype} stored as {value.storage}; the graph takes "
+                f"{self.dtype} and {storage}: make it with device.tensor(…, dtype='{self.dtype}', "
+                f"storage='{storage}')"
+            )
+        return value
+
+
+@contextmanager
+def _naming(name: Any) -> Iterator[None]:
+    """Have errors say of which node they are."""
+    try:
+        yield
+    except (TypeError, ValueError, UnsupportedError) as error:
+        raise type(error)(f"node {name!r}: {error}") from error
+
+
+def _input_shape(name: str, shape: Any) -> Shape:
+    wanted = as_shape(shape)
+    if not all(shape4(wanted, f"input {name!r}")):
+        raise ValueError(f"input {name!r} has shape {wanted}; no axis may be of length 0")
+    return wanted
