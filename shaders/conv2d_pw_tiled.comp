@@ -1,7 +1,8 @@
 #version 450
 // Pointwise convolution on channels-packed 3D textures:
 //   Y[n,o,m] = act( bias[o] + Σ_i Wt[o,i] · X[n,i,m] (+ residual[n,o,m]) )
-// with m walking the output, flat: x = m mod W_out, y = m div W_out.
+// with m walking the output, flat: x = m mod W_out, y = m div W_out. With a kernel of more than one tap
+// (kernel_taps.glslh) the input is gathered, and the rest is the same.
 
 #extension GL_EXT_samplerless_texture_functions : require
 
@@ -23,6 +24,7 @@ layout(push_constant) uniform PushConstants {
 } pc;
 
 #include "invocation.glslh"
+#include "kernel_taps.glslh"
 #include "residual_texture3d.glslh"
 
 layout(set = 0, binding = 0, TEXEL_FORMAT) uniform restrict writeonly TEXEL_IMAGE3D t_out;
@@ -48,7 +50,7 @@ InputRows input_rows(const uint m_first) {
             position = position * ivec2(pc.stride_w, pc.stride_h) - ivec2(pc.pad_w, pc.pad_h);
             const ivec2 nearest = clamp(position, ivec2(0), ivec2(pc.W_in, pc.H_in) - 1);
             rows.inside[m] = position == nearest;
-            position = nearest;
+            position = TAPS == 1 ? nearest : position;
         }
         rows.position[m] = position;
     }
@@ -60,9 +62,16 @@ void load_input_tile(out FPInputTile tile, const InputRows rows, const uint k4_f
     [[unroll]] for (int m = 0; m < TILE_M; ++m) {
         [[unroll]] for (int k4 = 0; k4 < TILE_K4; ++k4) {
             const bool within = TILE_K4 == 1 || k4_first + k4 < pc.K4;
-            const uint z = b * pc.K4 + (within ? k4_first + k4 : 0u);
-            const vec4 texel = texelFetch(t_in, ivec3(rows.position[m], z), 0);
-            tile.data[m][k4] = FP_VEC4(within && rows.inside[m] ? texel : vec4(0.0));
+            const uint at = within ? k4_first + k4 : 0u;
+            ivec3 from = ivec3(rows.position[m], b * (pc.K4 / TAPS) + at / TAPS);
+            bool inside = rows.inside[m];
+            if (TAPS > 1) {
+                const ivec2 position = from.xy + tap_offset(at);
+                from.xy = clamp(position, ivec2(0), ivec2(pc.W_in, pc.H_in) - 1);
+                inside = position == from.xy;
+            }
+            const vec4 texel = texelFetch(t_in, from, 0);
+            tile.data[m][k4] = FP_VEC4(within && inside ? texel : vec4(0.0));
         }
     }
 }

@@ -61,6 +61,88 @@ class Mirror:
 
         return Pair(value, compute)
 
+    def conv2d(
+        self,
+        x: Pair,
+        weight: np.ndarray,
+        bias: np.ndarray | None = None,
+        *,
+        residual: Pair | None = None,
+        **settings: Any,
+    ) -> Pair:
+        value = self.graph.conv2d(
+            x.value, weight, bias, residual=residual and residual.value, **settings
+        )
+
+        def compute(known: Known) -> Approximation:
+            return propagation.conv2d(
+                self._of(x, known),
+                weight,
+                bias,
+                residual=residual and self._of(residual, known),
+                dtype=self.dtype,
+                **settings,
+            )
+
+        return Pair(value, compute)
+
+    def conv2d_dw(
+        self, x: Pair, weight: np.ndarray, bias: np.ndarray | None = None, **settings: Any
+    ) -> Pair:
+        value = self.graph.conv2d_dw(x.value, weight, bias, **settings)
+        groups = weight.shape[0]
+
+        def compute(known: Known) -> Approximation:
+            of_x = self._of(x, known)
+            return propagation.conv2d(
+                of_x, weight, bias, dtype=self.dtype, groups=groups, **settings
+            )
+
+        return Pair(value, compute)
+
+    def activation(self, x: Pair, name: Any) -> Pair:
+        value = self.graph.activation(x.value, name)
+        return Pair(
+            value, lambda known: propagation.activation(self._of(x, known), name, dtype=self.dtype)
+        )
+
+    def add(self, x: Pair, y: Pair, activation: Any = None) -> Pair:
+        return self._binary("add", x, y, activation)
+
+    def mul(self, x: Pair, y: Pair, activation: Any = None) -> Pair:
+        return self._binary("mul", x, y, activation)
+
+    def _binary(self, kind: str, x: Pair, y: Pair, activation: Any) -> Pair:
+        value = getattr(self.graph, kind)(x.value, y.value, activation=activation)
+        function = getattr(propagation, kind)
+
+        def compute(known: Known) -> Approximation:
+            operands = self._of(x, known), self._of(y, known)
+            return function(*operands, activation, dtype=self.dtype)
+
+        return Pair(value, compute)
+
+    def concat(self, pairs: list[Pair]) -> Pair:
+        value = self.graph.concat([pair.value for pair in pairs])
+        return Pair(
+            value, lambda known: propagation.concat([self._of(pair, known) for pair in pairs])
+        )
+
+    def slice(self, x: Pair, start: int, stop: int) -> Pair:
+        value = self.graph.slice(x.value, start, stop)
+        return Pair(value, lambda known: propagation.take(self._of(x, known), start, stop))
+
+    def global_avg_pool(self, x: Pair) -> Pair:
+        value = self.graph.global_avg_pool(x.value)
+        return Pair(
+            value,
+            lambda known: propagation.global_avg_pool(self._of(x, known), dtype=self.dtype),
+        )
+
+    def upsample(self, x: Pair, scale: int = 2) -> Pair:
+        value = self.graph.upsample(x.value, scale)
+        return Pair(value, lambda known: propagation.upsample(self._of(x, known), scale))
+
     def output(self, name: str, pair: Pair) -> None:
         self.graph.output(name, pair.value)
         self.outputs[name] = pair

@@ -56,6 +56,49 @@ def exact(array: np.ndarray) -> Approximation:
     return Approximation(value, np.zeros_like(value))
 
 
+def activation(x: Approximation, name: Any, *, dtype: Any) -> Approximation:
+    return x.activated(name).stored(dtype)
+
+
+def add(x: Approximation, y: Approximation, name: Any, *, dtype: Any) -> Approximation:
+    return x.plus(y.value, y.error).activated(name).stored(dtype)
+
+
+def mul(x: Approximation, y: Approximation, name: Any, *, dtype: Any) -> Approximation:
+    value = x.value * y.value
+    error = np.abs(x.value) * y.error + x.error * np.abs(y.value) + x.error * y.error
+    error += _EPS32 * (np.abs(value) + error) + _TINY
+    return Approximation(value, error).activated(name).stored(dtype)
+
+
+def concat(values: list[Approximation]) -> Approximation:
+    arrays = [v.value for v in values], [v.error for v in values]
+    return Approximation(*(np.concatenate(a, axis=-3) for a in arrays))
+
+
+def take(x: Approximation, start: int, stop: int) -> Approximation:
+    return Approximation(*(a[..., start:stop, :, :] for a in (x.value, x.error)))
+
+
+def global_avg_pool(x: Approximation, *, dtype: Any) -> Approximation:
+    """A sum in any order, and a division within 2.5 ε."""
+    positions = x.value.shape[-2] * x.value.shape[-1]
+
+    def mean(array: np.ndarray) -> np.ndarray:
+        return array.mean((-2, -1), keepdims=True)
+
+    error = _gamma(positions + 1, _EPS32) * mean(x.most) + mean(x.error)
+    value = mean(x.value)
+    error += 2.5 * _EPS32 * (np.abs(value) + error) + _TINY
+    return Approximation(value, error).stored(dtype)
+
+
+def upsample(x: Approximation, scale: int) -> Approximation:
+    return Approximation(
+        *(a.repeat(scale, axis=-2).repeat(scale, axis=-1) for a in (x.value, x.error))
+    )
+
+
 def conv2d(
     x: Approximation,
     weight: np.ndarray,

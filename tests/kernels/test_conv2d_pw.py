@@ -135,13 +135,15 @@ def test_every_tile_and_weight_storage(
 
 
 @pytest.mark.parametrize(("storage", "family", "tile"), TILES)
-def test_every_tile_adds_a_residual(device, rng, force, storage, family, tile):
+def test_every_tile_adds_a_residual_and_gathers_taps(device, rng, force, storage, family, tile):
     force(family, tile, dtype="fp16")
     mirror = Mirror(device, "float16", storage)
     x, residual = mirror.input("x", (2, 13, 5, 7)), mirror.input("residual", (2, 27, 5, 7))
     weight, bias = random_weight(rng, "float16", 27, 13)
     y = mirror.conv2d_pw(x, weight, bias, activation="silu", residual=residual)
     mirror.output("y", y)
+    weight, bias = random_weight(rng, "float16", 9, 13, 3, 3)
+    mirror.output("taps", mirror.conv2d(x, weight, bias, stride=(1, 2), padding=1))
     arrays = {"x": (2, 13, 5, 7), "residual": (2, 27, 5, 7)}
     mirror.check({n: rng.standard_normal(s).astype(np.float16) for n, s in arrays.items()})
 

@@ -2,24 +2,36 @@
 
 from __future__ import annotations
 
+import operator
 import threading
 from collections import Counter, OrderedDict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 from pwconv.activation import parse_activation
 from pwconv.device import Device, resolve_device
-from pwconv.dtypes import Array, DType, as_dtype, as_float_array
+from pwconv.dtypes import FLOAT32, Array, DType, as_dtype, as_float_array
 from pwconv.errors import UnsupportedError
-from pwconv.graph.convolutions import PointwiseConvolution
+from pwconv.graph.channels import Concat, Slice
+from pwconv.graph.convolutions import (
+    DenseConvolution,
+    DepthwiseConvolution,
+    PointwiseConvolution,
+    check_bias,
+    check_kernel,
+    flatten_kernel,
+)
+from pwconv.graph.elementwise import Elementwise
 from pwconv.graph.frames import Frames, Handle
 from pwconv.graph.network import Network, Node, node_shape
 from pwconv.graph.operations import Operation, Setting
 from pwconv.graph.program import Program
+from pwconv.graph.resampling import GlobalAvgPool, Upsample
 from pwconv.graph.scratch import Scratch
-from pwconv.modules import PointwiseConv2d
+from pwconv.kernels.conv2d_pw import Geometry
+from pwconv.modules import PointwiseConv2d, _pair
 from pwconv.tensor import (
     Shape,
     Tensor,
@@ -32,6 +44,8 @@ from pwconv.tensor import (
 
 # Sets of shapes that a graph returns to without planning or recording anything.
 _PROGRAMS_KEPT = 8
+
+_MOST_SCALE = 1024
 
 
 @dataclass(frozen=True, eq=False)
@@ -216,6 +230,232 @@ class Graph:
 
         return self._add_operation("conv2d_pw", name, inputs, make)
 
+    def conv2d(
+        self,
+        x: Value,
+        weight: Any,
+        bias: Any = None,
+        *,
+        stride: Any = 1,
+        padding: Any = 0,
+        activation: Any = None,
+        residual: Value | None = None,
+        name: str | None = None,
+    ) -> Value:
+        """Add a convolution with a kernel of several taps, as a network's stem has.
+
+        Parameters
+        ----------
+        x : Value
+        weight : array_like
+            [C_out, C_in, KH, KW], float32 or float16.
+        bias, stride, padding, activation, residual, name
+            As for :meth:`conv2d_pw`.
+
+        Raises
+        ------
+        TypeError, ValueError, UnsupportedError, OutOfMemoryError
+            As for :meth:`conv2d_pw`.
+        """
+        inputs = (x,) if residual is None else (x, residual)
+
+        def make() -> Operation:
+            array = check_kernel(weight, "[C_out, C_in, KH, KW]", self.dtype)
+            geometry = _geometry(stride, padding, array)
+            layer = PointwiseConv2d(
+                flatten_kernel(array), bias, storage=self._storage, device=self.device
+            )
+            return DenseConvolution(layer, parse_activation(activation), array.shape[1], geometry)
+
+        return self._add_operation("conv2d", name, inputs, make)
+
+    def conv2d_dw(
+        self,
+        x: Value,
+        weight: Any,
+        bias: Any = None,
+        *,
+        stride: Any = 1,
+        padding: Any = 0,
+        activation: Any = None,
+        name: str | None = None,
+    ) -> Value:
+        """Add a depthwise convolution: each channel by a kernel of its own, summed in float32.
+
+        Parameters
+        ----------
+        x : Value
+        weight : array_like
+            [C, 1, KH, KW], float32 or float16.
+        bias : array_like, optional
+            [C].
+        stride, padding, activation, name
+            As for :meth:`conv2d_pw`.
+
+        Raises
+        ------
+        TypeError, ValueError, OutOfMemoryError
+            The message names the node.
+        """
+
+        def make() -> Operation:
+            array = check_kernel(weight, "[C, 1, KH, KW]", self.dtype)
+            if array.shape[1] != 1:
+                raise ValueError(
+                    f"weight has shape {array.shape}; it must be [C, 1, KH, KW]: each channel has "
+                    "a kernel of its own"
+                )
+            return DepthwiseConvolution(
+                self.device,
+                array[:, 0].astype(FLOAT32),
+                check_bias(bias, array.shape[0]),
+                _geometry(stride, padding, array),
+                parse_activation(activation),
+            )
+
+        return self._add_operation("conv2d_dw", name, (x,), make)
+
+    def activation(self, x: Value, activation: Any, *, name: str | None = None) -> Value:
+        """Add an activation; where it can be it becomes part of the node that gives x.
+
+        Parameters
+        ----------
+        x : Value
+        activation : str or tuple
+            As for :class:`pwconv.PointwiseConv2d`.
+        name : str, optional
+
+        Raises
+        ------
+        TypeError, ValueError
+            The message names the node.
+        """
+        return self._elementwise("activation", (x,), activation, name)
+
+    def add(self, x: Value, y: Value, *, activation: Any = None, name: str | None = None) -> Value:
+        """Add ``activation(x + y)``; where it can be it becomes part of a convolution before it.
+
+        Parameters
+        ----------
+        x, y : Value
+            Of one shape, or one of them with H = W = 1.
+        activation : str or tuple, optional
+        name : str, optional
+
+        Raises
+        ------
+        TypeError, ValueError
+            The message names the node.
+        """
+        return self._elementwise("add", (x, y), activation, name)
+
+    def mul(self, x: Value, y: Value, *, activation: Any = None, name: str | None = None) -> Value:
+        """Add ``activation(x · y)``, element by element.
+
+        With a y of [N, C, 1, 1] it is the scale of squeeze-and-excitation.
+
+        Parameters
+        ----------
+        x, y : Value
+            Of one shape, or one of them with H = W = 1.
+        activation : str or tuple, optional
+        name : str, optional
+
+        Raises
+        ------
+        TypeError, ValueError
+            The message names the node.
+        """
+        return self._elementwise("mul", (x, y), activation, name)
+
+    def concat(self, values: Iterable[Value], *, name: str | None = None) -> Value:
+        """Add the concatenation of values along their channels.
+
+        Parameters
+        ----------
+        values : iterable of Value
+            At least one; they may differ in channels only.
+        name : str, optional
+
+        Raises
+        ------
+        TypeError, ValueError
+            The message names the node.
+        """
+        inputs = tuple(values)
+
+        def make() -> Operation:
+            if not inputs:
+                raise ValueError("values is empty; there must be at least one")
+            return Concat()
+
+        return self._add_operation("concat", name, inputs, make)
+
+    def slice(self, x: Value, start: int, stop: int, *, name: str | None = None) -> Value:
+        """Add channels ``start`` … ``stop − 1`` of a value.
+
+        Parameters
+        ----------
+        x : Value
+        start, stop : int
+            0 ≤ start < stop ≤ C.
+        name : str, optional
+
+        Raises
+        ------
+        TypeError, ValueError
+            The message names the node.
+        """
+
+        def make() -> Operation:
+            first, after = operator.index(start), operator.index(stop)
+            if not 0 <= first < after:
+                raise ValueError(
+                    f"start is {first} and stop is {after}; it must be 0 ≤ start < stop"
+                )
+            return Slice(first, after)
+
+        return self._add_operation("slice", name, (x,), make)
+
+    def global_avg_pool(self, x: Value, *, name: str | None = None) -> Value:
+        """Add the mean of each channel over H and W, summed in float32: [N, C, 1, 1].
+
+        Parameters
+        ----------
+        x : Value
+        name : str, optional
+
+        Raises
+        ------
+        TypeError, ValueError
+            The message names the node.
+        """
+        return self._add_operation("global_avg_pool", name, (x,), GlobalAvgPool)
+
+    def upsample(self, x: Value, scale: int = 2, *, name: str | None = None) -> Value:
+        """Add nearest upsampling: each element repeated along H and along W.
+
+        Parameters
+        ----------
+        x : Value
+        scale : int
+            1 to 1024.
+        name : str, optional
+
+        Raises
+        ------
+        TypeError, ValueError
+            The message names the node.
+        """
+
+        def make() -> Operation:
+            factor = operator.index(scale)
+            if not 1 <= factor <= _MOST_SCALE:
+                raise ValueError(f"scale is {factor}; it must be 1 to {_MOST_SCALE}")
+            return Upsample(factor)
+
+        return self._add_operation("upsample", name, (x,), make)
+
     def output(self, name: str, value: Value) -> None:
         """Name a value as an output.
 
@@ -380,6 +620,14 @@ class Graph:
         return f"<pwconv.Graph({listed}) of {len(self._nodes)} nodes, {self.dtype}>"
 
     # -- inside -----------------------------------------------------------------------------------
+
+    def _elementwise(
+        self, kind: str, inputs: tuple[Value, ...], activation: Any, name: str | None
+    ) -> Value:
+        def make() -> Operation:
+            return Elementwise(kind, parse_activation(activation))
+
+        return self._add_operation(kind, name, inputs, make)
 
     def _add_operation(
         self,
@@ -546,6 +794,15 @@ def _naming(name: Any) -> Iterator[None]:
         yield
     except (TypeError, ValueError, UnsupportedError) as error:
         raise type(error)(f"node {name!r}: {error}") from error
+
+
+def _geometry(stride: Any, padding: Any, weight: Array) -> Geometry:
+    """Return the geometry of a convolution by a weight [C_out, C_in, KH, KW]."""
+    return Geometry(
+        _pair(stride, "stride", least=1),
+        _pair(padding, "padding", least=0),
+        (weight.shape[2], weight.shape[3]),
+    )
 
 
 def _input_shape(name: str, shape: Any) -> Shape:

@@ -60,12 +60,14 @@ class Operation(ABC):
     ----------
     kind : str
         The method of :class:`pwconv.Graph` that adds it.
-    weight_bytes : int
-        Device memory of its parameters.
     """
 
     kind: str
-    weight_bytes: int = 0
+
+    @property
+    def weight_bytes(self) -> int:
+        """Device memory of its parameters."""
+        return 0
 
     @abstractmethod
     def output_shape(self, shapes: Sequence[Shape]) -> Shape:

@@ -24,10 +24,11 @@ from pwconv.layout import (
 
 @dataclass(frozen=True)
 class Geometry:
-    """Stride and padding, each (along H, along W)."""
+    """Stride, padding and taps, each (along H, along W); pointwise is one tap."""
 
     stride: tuple[int, int] = (1, 1)
     padding: tuple[int, int] = (0, 0)
+    kernel: tuple[int, int] = (1, 1)
 
     def output_shape(self, x_shape: Shape4, out_channels: int) -> Shape4:
         """Return [N, C_out, H_out, W_out]; sizes below 1 mean that there is no output."""
@@ -35,9 +36,14 @@ class Geometry:
         return (
             n,
             out_channels,
-            conv_output_size(h, self.stride[0], self.padding[0]),
-            conv_output_size(w, self.stride[1], self.padding[1]),
+            conv_output_size(h, self.stride[0], self.padding[0], self.kernel[0]),
+            conv_output_size(w, self.stride[1], self.padding[1], self.kernel[1]),
         )
+
+    def products(self, in_channels: int) -> int:
+        """Return K: with several taps, each has whole vec4s of channels."""
+        taps = self.kernel[0] * self.kernel[1]
+        return in_channels if taps == 1 else taps * 4 * ceil_div(in_channels, 4)
 
 
 @dataclass(frozen=True)
@@ -91,6 +97,7 @@ def plan_conv2d_pw(
     n, c_in, h_in, w_in = problem.x_shape
     _, c_out, _, w_out = problem.out_shape
     geometry, itemsize = problem.geometry, problem.dtype.itemsize
+    k = geometry.products(c_in)
     tile_m, tile_n = block_shape(variant)
     tiles = blocks(variant, problem)
     grid = (tiles[0] * variant.workgroup[0], *tiles[1:]) if variant.workgroup else tiles
@@ -101,12 +108,13 @@ def plan_conv2d_pw(
             "batches": n,
             "M": problem.positions,
             "N": c_out,
-            "K": c_in,
+            "K": k,
             "N4": ceil_div(c_out, 4),
-            "K4": ceil_div(c_in, 4),
+            "K4": ceil_div(k, 4),
+            "C": c_in,
             "pitch_out": row_pitch(problem.positions, itemsize),
             "pitch_in": row_pitch(h_in * w_in, itemsize),
-            "pitch_weight": weight_rows_extent(c_out, c_in)[1],
+            "pitch_weight": weight_rows_extent(c_out, k)[1],
             "W_out": w_out,
             "W_in": w_in,
             "H_in": h_in,
@@ -120,8 +128,10 @@ def plan_conv2d_pw(
         {
             "ACTIVATION": activation.number,
             "POINTWISE_GRID": geometry == Geometry(),
-            "WHOLE_STEPS": c_in % variant.defines.get("BLOCK_K", 1) == 0,
+            "WHOLE_STEPS": k % variant.defines.get("BLOCK_K", 1) == 0,
             "RESIDUAL": residual,
+            "KERNEL_H": geometry.kernel[0],
+            "KERNEL_W": geometry.kernel[1],
             "WHOLE_BLOCKS": problem.positions % tile_m == 0 and c_out % tile_n == 0,
         },
         shape=workgroup,
