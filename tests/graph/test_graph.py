@@ -238,6 +238,23 @@ def test_nothing_leaks(device, rng, storage):
     assert len(live) < with_graph
 
 
+@both
+def test_only_what_depends_waits(device, rng, storage):
+    mirror = Mirror(device, "float32", storage)
+    x = mirror.input("x", (1, 3, 4, 4))
+    weight = random_weight(rng, "float32", 3, 3)[0]
+    branches = [mirror.conv2d_pw(x, weight, activation="silu") for _ in range(3)]
+    for n, branch in enumerate(branches):
+        mirror.output(f"y{n}", mirror.conv2d_pw(branch, weight, activation="silu"))
+    mirror.check({"x": noise(rng, "float32", (1, 3, 4, 4))})
+    program = mirror.graph._current().program
+    numbers = [*program.network.inputs.values(), *program.network.outputs.values()]
+    tensors = {i: device.empty((1, 3, 4, 4), "float32", storage) for i in numbers}
+    commands = program.commands({i: tensor.resource for i, tensor in tensors.items()})
+    waits = [step.waits for steps in program.steps(commands) for step in steps]
+    assert waits == [False, False, False, True, False, False]
+
+
 # -- runs in flight --------------------------------------------------------------------------------
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import weakref
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -135,37 +135,49 @@ def flatten_kernel(weight: Array) -> Array:
     return padded.reshape(c_out, -1, 4, kh * kw).swapaxes(2, 3).reshape(c_out, -1)
 
 
-@dataclass(frozen=True, eq=False)
-class DepthwiseConvolution(Operation):
-    """A convolution of each channel by a kernel of its own.
+class DepthwiseKernels:
+    """A kernel for each channel, and the bias, on a device.
 
-    ``weight`` and ``bias`` are of float32, rounded to the device's type before.
+    Parameters
+    ----------
+    device : Device
+    weight : numpy.ndarray
+        [C, KH, KW] of float32, rounded to the activations' type before.
+    bias : numpy.ndarray or None
+        [C] of float32.
     """
 
-    device: Device
-    weight: Array
-    bias: Array | None
+    def __init__(self, device: Device, weight: Array, bias: Array | None) -> None:
+        self.channels = weight.shape[0]
+        padded = np.zeros(ceil_div(self.channels, 4) * 4, FLOAT32)
+        padded[: self.channels] = 0.0 if bias is None else bias
+        self.weight = self._upload(device, arrange_weight(weight))
+        self.bias = self._upload(device, padded)
+
+    def _upload(self, device: Device, array: Array) -> Buffer:
+        buffer = Buffer(device._logical, array.nbytes)
+        weakref.finalize(self, device._logical.queue.retire, buffer.destroy)
+        upload_buffer(device._logical, array, buffer)
+        return buffer
+
+
+@dataclass(frozen=True, eq=False)
+class DepthwiseConvolution(Operation):
+    """A convolution of each channel by a kernel of its own."""
+
+    kernels: DepthwiseKernels
     geometry: Geometry
     activation: Activation
-    _weight: Buffer = field(init=False)
-    _bias: Buffer = field(init=False)
     kind = "conv2d_dw"
-
-    def __post_init__(self) -> None:
-        channels = self.weight.shape[0]
-        bias = np.zeros(ceil_div(channels, 4) * 4, FLOAT32)
-        bias[:channels] = 0.0 if self.bias is None else self.bias
-        object.__setattr__(self, "_weight", self._upload(arrange_weight(self.weight)))
-        object.__setattr__(self, "_bias", self._upload(bias))
 
     @property
     def weight_bytes(self) -> int:
         """Bytes of the weight and the bias."""
-        return self._weight.size + self._bias.size
+        return self.kernels.weight.size + self.kernels.bias.size
 
     def output_shape(self, shapes: Sequence[Shape]) -> Shape:
         """Return [N, C, H_out, W_out], or without N."""
-        channels = self.weight.shape[0]
+        channels = self.kernels.channels
         return _output_shape(shapes[0], channels, channels, self.geometry)
 
     def launches(self, setting: Setting, shapes: Sequence[Shape], out_shape: Shape) -> list[Launch]:
@@ -178,19 +190,12 @@ class DepthwiseConvolution(Operation):
             self.geometry,
             self.activation,
         )
-        parameters = {"weight": self._weight, "bias": self._bias}
+        parameters = {"weight": self.kernels.weight, "bias": self.kernels.bias}
         return [Launch(plan, {**parameters, "t_in": 0, "t_out": OUTPUT})]
 
     def flop(self, shapes: Sequence[Shape], out_shape: Shape) -> int:
         """Return two for each product."""
         return 2 * math.prod(self.geometry.kernel) * math.prod(out_shape)
-
-    def _upload(self, array: Array) -> Buffer:
-        logical = self.device._logical
-        buffer = Buffer(logical, array.nbytes)
-        weakref.finalize(self, logical.queue.retire, buffer.destroy)
-        upload_buffer(logical, array, buffer)
-        return buffer
 
 
 def check_kernel(weight: Any, axes: str, dtype: DType) -> Array:

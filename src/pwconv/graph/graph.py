@@ -18,12 +18,14 @@ from pwconv.graph.channels import Concat, Slice
 from pwconv.graph.convolutions import (
     DenseConvolution,
     DepthwiseConvolution,
+    DepthwiseKernels,
     PointwiseConvolution,
     check_bias,
     check_kernel,
     flatten_kernel,
 )
 from pwconv.graph.elementwise import Elementwise
+from pwconv.graph.folding import fold
 from pwconv.graph.frames import Frames, Handle
 from pwconv.graph.network import Network, Node, node_shape
 from pwconv.graph.operations import Operation, Setting
@@ -305,12 +307,11 @@ class Graph:
                     f"weight has shape {array.shape}; it must be [C, 1, KH, KW]: each channel has "
                     "a kernel of its own"
                 )
+            kernels = DepthwiseKernels(
+                self.device, array[:, 0].astype(FLOAT32), check_bias(bias, array.shape[0])
+            )
             return DepthwiseConvolution(
-                self.device,
-                array[:, 0].astype(FLOAT32),
-                check_bias(bias, array.shape[0]),
-                _geometry(stride, padding, array),
-                parse_activation(activation),
+                kernels, _geometry(stride, padding, array), parse_activation(activation)
             )
 
         return self._add_operation("conv2d_dw", name, (x,), make)
@@ -605,7 +606,7 @@ class Graph:
 
             weights = 0
             for i in program.launches:
-                operation = self._nodes[i].operation
+                operation = program.network.nodes[i].operation
                 weights += operation.weight_bytes if operation else 0
             return Memory(
                 weights=weights,
@@ -725,7 +726,7 @@ class Graph:
         named = {self._nodes[i].name: shapes[i] for i in range(len(shapes))}
         storage = choose_storage(logical, named, self.dtype, storage_order(logical, self._storage))
         setting = Setting(self.device._dispatcher, storage, self.dtype)
-        program = Program(setting, network, tuple(shapes), self._scratch)
+        program = Program(setting, fold(network, shapes), tuple(shapes), self._scratch)
         new = self._programs[key] = _Sized(program, Frames(self.device, program))
         if len(self._programs) > _PROGRAMS_KEPT:
             self._programs.popitem(last=False)
