@@ -24,14 +24,17 @@ from pwconv.graph.convolutions import (
     check_kernel,
     flatten_kernel,
 )
+from pwconv.graph.dot import draw
 from pwconv.graph.elementwise import Elementwise
 from pwconv.graph.folding import fold
 from pwconv.graph.frames import Frames, Handle
 from pwconv.graph.network import Network, Node, node_shape
 from pwconv.graph.operations import Operation, Setting
+from pwconv.graph.profile import Profile, measure
 from pwconv.graph.program import Program
 from pwconv.graph.resampling import GlobalAvgPool, Upsample
 from pwconv.graph.scratch import Scratch
+from pwconv.graph.table import summarize_nodes
 from pwconv.kernels.conv2d_pw import Geometry
 from pwconv.modules import PointwiseConv2d, _pair
 from pwconv.tensor import (
@@ -43,6 +46,7 @@ from pwconv.tensor import (
     shape4,
     storage_order,
 )
+from pwconv.timing.ceilings import Ceiling
 
 # Sets of shapes that a graph returns to without planning or recording anything.
 _PROGRAMS_KEPT = 8
@@ -97,12 +101,13 @@ class Memory:
     scratch_reserved: int
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
 class _Sized:
-    """A program, and the frames that take arrays through it."""
+    """A program, the frames that take arrays through it, and its times once they are taken."""
 
     program: Program
     frames: Frames
+    profile: Profile | None = None
 
 
 class Graph:
@@ -164,6 +169,7 @@ class Graph:
         self._network: Network | None = None
         self._scratch = Scratch(self.device._logical)
         self._programs: OrderedDict[tuple[Shape, ...], _Sized] = OrderedDict()
+        self._ceilings: list[Ceiling] = []
 
     # -- building ---------------------------------------------------------------------------------
 
@@ -615,6 +621,62 @@ class Graph:
                 scratch=program.scratch_bytes,
                 scratch_reserved=self._scratch.reserved,
             )
+
+    def profile(self, runs: int = 20) -> Profile:
+        """Time every node at the shapes of now, on noise.
+
+        Parameters
+        ----------
+        runs : int
+            How often each node is timed; at least 1.
+
+        Returns
+        -------
+        Profile
+            :meth:`summary` shows it from then on.
+
+        Raises
+        ------
+        TypeError, ValueError
+            ``runs`` is not such a number.
+        UnsupportedError, OutOfMemoryError, ClosedError, DeviceLostError
+        """
+        count = operator.index(runs)
+        if count < 1:
+            raise ValueError(f"runs is {count}; it must be at least 1")
+        with self._lock:
+            sized = self._current()
+            with self.device._logical.lock:
+                sized.profile, self._ceilings = measure(
+                    self.device, sized.program, count, self._ceilings
+                )
+            return sized.profile
+
+    def summary(self) -> str:
+        """Return a table of the nodes that are run, at the shapes of now.
+
+        Shape, compiled variant, arithmetic operations, bytes read and written; and where
+        :meth:`profile` has measured them at these shapes, times and the share of the roofline.
+
+        Raises
+        ------
+        ValueError, UnsupportedError, OutOfMemoryError, ClosedError
+            As for :meth:`run`.
+        """
+        with self._lock:
+            sized = self._current()
+            return summarize_nodes(sized.program, sized.profile)
+
+    def to_dot(self) -> str:
+        """Return the graph that is run in the language of Graphviz: ``dot -Tsvg`` draws it.
+
+        Raises
+        ------
+        ValueError, UnsupportedError, OutOfMemoryError, ClosedError
+            As for :meth:`run`.
+        """
+        with self._lock:
+            return draw(self._current().program)
 
     def __repr__(self) -> str:
         listed = ", ".join(f"{name}={self._shapes[i]}" for name, i in self._inputs.items())

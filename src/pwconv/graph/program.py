@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import weakref
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
@@ -81,6 +82,19 @@ class Program:
         """Changes when what was recorded before must not be submitted any more."""
         self._settle()
         return self._arena.uid if self._arena else -1
+
+    def flop(self, i: int) -> int:
+        """Return a node's arithmetic operations."""
+        node = self.network.nodes[i]
+        assert node.operation is not None
+        return node.operation.flop([self.shapes[j] for j in node.inputs], self.shapes[i])
+
+    def least_bytes(self, i: int) -> int:
+        """Return what a node reads and writes, each once, its weight included."""
+        node = self.network.nodes[i]
+        assert node.operation is not None
+        elements = sum(math.prod(self.shapes[j]) for j in {*node.inputs, i})
+        return elements * self.setting.dtype.itemsize + node.operation.weight_bytes
 
     def shape4(self, i: int) -> Shape4:
         """Return a node's shape, with a batch."""
