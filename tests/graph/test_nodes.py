@@ -8,6 +8,7 @@ import pytest
 import pwconv
 import texels
 from mirror import Mirror, random_weight
+from pwconv.dispatch import Dispatcher
 
 SHAPES = ((2, 5, 7, 9), (13, 4, 3), (1, 4, 8, 8), (3, 1, 1, 1), (1, 3, 1, 17))
 
@@ -173,6 +174,27 @@ def test_padding_that_holds_nan_does_not_matter(device):
             array = results[name].numpy()
             assert np.isfinite(array).all()
             assert array.max() == pytest.approx(centre)
+
+
+@pytest.mark.parametrize(
+    "limits",
+    [
+        {"maxComputeWorkGroupInvocations": 128, "maxComputeWorkGroupSize": (128, 128, 64)},
+        {"maxComputeWorkGroupCount": (2, 3, 2)},
+    ],
+    ids=["invocations", "groups"],
+)
+def test_small_limits(device, rng, monkeypatch, dtype, storage, check, limits):
+    """Limits that other devices have: a grid past maxComputeWorkGroupCount goes in parts."""
+    dispatcher = Dispatcher(device._logical)
+    dispatcher.limits = {**device.info.limits, **limits}
+    monkeypatch.setattr(device, "_dispatcher", dispatcher)
+    mirror = Mirror(device, dtype, storage)
+    x = mirror.input("x", (2, 14, 9, 35))
+    y = mirror.conv2d_dw(x, *random_weight(rng, dtype, 14, 1, 3, 3), padding=1)
+    y = mirror.concat([mirror.mul(y, mirror.global_avg_pool(x)), mirror.slice(x, 3, 12)])
+    mirror.output("y", mirror.upsample(y))
+    check(mirror, {"x": (2, 14, 9, 35)})
 
 
 def test_errors_name_the_node(device):

@@ -61,9 +61,8 @@ class Drawn:
         size = self.draw(st.integers(2, 11)), self.draw(st.integers(2, 11))
         return self.draw(st.integers(1, 2)), size
 
-    def take(self, *, like: Pair | None = None) -> Pair:
-        """Choose a value, of one's shape."""
-        shape = like.value.shape if like else None
+    def take(self, shape: tuple[int, ...] | None = None) -> Pair:
+        """Choose a value, of a shape, for a node."""
         able = [v for v in self.values if shape in (None, v.value.shape)]
         value = self.draw(st.sampled_from(able))
         self.taken.add(value.value.name)
@@ -81,11 +80,11 @@ class Drawn:
         c, h, w = x.value.shape[-3:]
         activation = draw(st.sampled_from(ACTIVATIONS))
         if kind == "conv2d_pw":
-            like = self.take() if draw(st.booleans()) else None
-            residual = like if like and like.value.shape[-2:] == (h, w) else None
-            c_out = like.value.shape[-3] if like else draw(st.integers(1, 9))
+            same_size = [v for v in self.values if v.value.shape[-2:] == (h, w)]
+            like = draw(st.sampled_from(same_size)).value.shape
+            residual = self.take(like) if draw(st.booleans()) else None
             return mirror.conv2d_pw(
-                x, *self.weight(c_out, c), activation=activation, residual=residual
+                x, *self.weight(like[1], c), activation=activation, residual=residual
             )
         if kind == "strided":
             return mirror.conv2d_pw(x, *self.weight(5, c), stride=2, padding=(0, 1))
@@ -96,14 +95,14 @@ class Drawn:
         if kind == "activation":
             return mirror.activation(x, activation or "sigmoid")
         if kind == "add":
-            return mirror.add(x, self.take(like=x), activation)
+            return mirror.add(x, self.take(x.value.shape), activation)
         if kind == "gate":
             return mirror.mul(mirror.activation(x, "tanh"), mirror.activation(x, "sigmoid"))
         if kind == "squeeze":
             pooled = mirror.global_avg_pool(x)
             return mirror.mul(x, mirror.conv2d_pw(pooled, *self.weight(c, c), activation="sigmoid"))
         if kind == "concat":
-            return mirror.concat([x, self.take(like=x)])
+            return mirror.concat([x, self.take(x.value.shape)])
         if kind == "slice":
             start = draw(st.integers(0, c - 1))
             return mirror.slice(x, start, draw(st.integers(start + 1, c)))
