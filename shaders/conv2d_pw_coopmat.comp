@@ -30,6 +30,10 @@ layout(constant_id = 6) const uint MATRIX_K = 16;
 layout(constant_id = 7) const uint SUBGROUPS_N = 2;
 layout(constant_id = 8) const uint SUBGROUPS_M = 2;
 
+// True where a tensor of the output's shape is added before the activation; where it is false nothing
+// reads t_residual, and the input is bound in its place.
+layout(constant_id = 9) const bool RESIDUAL = false;
+
 const uint ROWS = BLOCK_N / (SUBGROUPS_N * MATRIX_M);
 const uint COLUMNS = BLOCK_M / (SUBGROUPS_M * MATRIX_N);
 
@@ -51,6 +55,9 @@ layout(set = 0, binding = 2) restrict readonly buffer Weight {
 };
 layout(set = 0, binding = 3) restrict readonly buffer Bias {
     float bias[];
+};
+layout(set = 0, binding = 4) restrict readonly buffer Residual {
+    uvec4 t_residual[];
 };
 
 #include "activation.glslh"
@@ -98,6 +105,23 @@ void stage(const uint at) {
         staged[at + STAGED_INPUT + i / (BLOCK_K / 8) * PITCH_K + i % (BLOCK_K / 8)] =
             fetched_weight[load];
     }
+}
+
+// Vector i of a block of the output: where it is staged, whether it is within M and N, and where in
+// the tensor it lies.
+#define BLOCK_VECTORS (BLOCK_N * BLOCK_M / 8)
+
+uint staged_at(const uint i) {
+    return i / (BLOCK_M / 8) * PITCH_M + i % (BLOCK_M / 8);
+}
+
+bool within(const uint i, const uint m_first, const uint n_first) {
+    return n_first + i / (BLOCK_M / 8) < pc.N && m_first + 8u * (i % (BLOCK_M / 8)) < pc.M;
+}
+
+uint output_at(const uint i, const uint m_first, const uint n_first, const uint b) {
+    const uint n = n_first + i / (BLOCK_M / 8);
+    return ((b * pc.N + n) * pc.pitch_out + m_first) / 8u + i % (BLOCK_M / 8);
 }
 
 #define SUM coopmat<float, gl_ScopeSubgroup, MATRIX_M, MATRIX_N, gl_MatrixUseAccumulator>
@@ -159,24 +183,34 @@ void main() {
         barrier();
     }
 
+    // The output, and before it the residual, lie in the stages' place.
+    if (RESIDUAL) {
+        for (uint i = gl_LocalInvocationID.x; i < BLOCK_VECTORS; i += THREADS) {
+            staged[staged_at(i)] = within(i, m_first, n_first)
+                                       ? t_residual[output_at(i, m_first, n_first, b)]
+                                       : uvec4(0);
+        }
+        barrier();
+    }
     [[unroll]] for (uint r = 0; r < ROWS; ++r) {
         [[unroll]] for (uint c = 0; c < COLUMNS; ++c) {
             SUM sum = sums[r * COLUMNS + c];
+            const uint at = (row + r * MATRIX_M) * PITCH_M + (column + c * MATRIX_N) / 8;
+            if (RESIDUAL) {
+                RESULT residual;
+                coopMatLoad(residual, staged, at, PITCH_M, gl_CooperativeMatrixLayoutRowMajor);
+                sum += SUM(residual);
+            }
             [[unroll]] for (int i = 0; i < sum.length(); ++i) {
                 sum[i] = activate(vec4(sum[i]), pc.activation_a, pc.activation_b).x;
             }
-            coopMatStore(RESULT(sum), staged,
-                         (row + r * MATRIX_M) * PITCH_M + (column + c * MATRIX_N) / 8, PITCH_M,
-                         gl_CooperativeMatrixLayoutRowMajor);
+            coopMatStore(RESULT(sum), staged, at, PITCH_M, gl_CooperativeMatrixLayoutRowMajor);
         }
     }
     barrier();
-    for (uint i = gl_LocalInvocationID.x; i < BLOCK_N * BLOCK_M / 8; i += THREADS) {
-        const uint n = n_first + i / (BLOCK_M / 8);
-        const uint m = m_first + 8u * (i % (BLOCK_M / 8));
-        if (n < pc.N && m < pc.M) {
-            t_out[((b * pc.N + n) * pc.pitch_out + m) / 8u] =
-                staged[i / (BLOCK_M / 8) * PITCH_M + i % (BLOCK_M / 8)];
+    for (uint i = gl_LocalInvocationID.x; i < BLOCK_VECTORS; i += THREADS) {
+        if (within(i, m_first, n_first)) {
+            t_out[output_at(i, m_first, n_first, b)] = staged[staged_at(i)];
         }
     }
 }

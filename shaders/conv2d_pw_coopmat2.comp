@@ -24,6 +24,9 @@ layout(constant_id = 5) const bool WHOLE_BLOCKS = false;
 // How often BLOCK_K goes into K: the loop is then unrolled, and loads run ahead of products. 0 where
 // that is too often.
 layout(constant_id = 6) const uint STEPS = 0;
+// True where a tensor of the output's shape is added before the activation; where it is false nothing
+// reads t_residual, and the input is bound in its place.
+layout(constant_id = 7) const bool RESIDUAL = false;
 
 layout(push_constant) uniform PushConstants {
     uint origin_x, origin_y, origin_z;
@@ -43,6 +46,9 @@ layout(set = 0, binding = 2) restrict readonly buffer Weight {
 };
 layout(set = 0, binding = 3) restrict readonly buffer Bias {
     float bias[];
+};
+layout(set = 0, binding = 4) restrict readonly buffer Residual {
+    float16_t t_residual[];
 };
 
 #include "activation.glslh"
@@ -109,6 +115,12 @@ void main() {
     }
     if (!WHOLE_STEPS && k < pc.K) {
         MULTIPLY_STEP(input_edge)
+    }
+    if (RESIDUAL) {
+        HALVES residual;
+        coopMatLoadTensorNV(residual, t_residual, first_out,
+                            sliceTensorLayoutNV(output_edge, n_first, BLOCK_N, m_first, BLOCK_M));
+        sums += SUMS(residual);
     }
     if (ACTIVATION != ACTIVATION_NONE) {
         coopMatPerElementNV(sums, sums, activated);

@@ -12,10 +12,13 @@
 layout(constant_id = 4) const bool POINTWISE_GRID = true;
 // True where K is a multiple of BLOCK_K.
 layout(constant_id = 5) const bool WHOLE_STEPS = false;
+// True where a tensor of the output's shape is added before the activation; where it is false nothing
+// reads t_residual, and the input is bound in its place.
+layout(constant_id = 6) const bool RESIDUAL = false;
 
 layout(push_constant) uniform PushConstants {
     uint origin_x, origin_y, origin_z;
-    uint M, N, K, N4, K4;
+    uint M, N, K, N4, K4, C;
     uint pitch_out, pitch_in;
     uint W_out;
     int W_in, H_in;
@@ -30,8 +33,12 @@ layout(set = 0, binding = 0) restrict writeonly buffer Output {
 layout(set = 0, binding = 1) restrict readonly buffer Input {
     PACKED_VEC4 t_in[];
 };
+layout(set = 0, binding = 4) restrict readonly buffer Residual {
+    PACKED_VEC4 t_residual[];
+};
 
 #include "epilogue.glslh"
+#include "kernel_taps.glslh"
 #include "packed_weight.glslh"
 #include "staged_block.glslh"
 
@@ -57,33 +64,43 @@ void begin_input(const uint m_first, const uint b) {
             // Past the end of the row there is padding, or the next row: such outputs are not stored.
             input_at[load] = (row * pc.pitch_in + min(m, pc.pitch_in - 4u)) / 4u;
         } else {
-            input_at[load] = row;
+            input_at[load] = TAPS == 1 ? row : b * pc.C;
             input_m[load] = m;
         }
     }
 }
 
-vec4 gather_positions(const uint row, const uint m) {
+vec4 gather_positions(const uint row, const uint m, const ivec2 offset) {
     vec4 values;
     [[unroll]] for (uint j = 0; j < 4; ++j) {
         const uint at = min(m + j, pc.M - 1u);
         values[j] = load_position(row, ivec2(at % pc.W_out, at / pc.W_out) *
                                                ivec2(pc.stride_w, pc.stride_h) -
-                                           ivec2(pc.pad_w, pc.pad_h));
+                                           ivec2(pc.pad_w, pc.pad_h) + offset);
     }
     return values;
+}
+
+FP_VEC4 gather_tap(const uint row_first, const uint m, const uint k) {
+    const uint c = 4u * (k / 4u / TAPS) + k % 4u;
+    // Channels past C are packed as zeros, and are not there.
+    return FP_VEC4(c < pc.C ? gather_positions(row_first + c, m, tap_offset(k / 4u)) : vec4(0.0));
 }
 
 FP_VEC4 fetch_input(const uint load, const uint k4_first) {
     const uint i = load * THREADS + gl_LocalInvocationID.x;
     const bool within = WHOLE_STEPS || 4u * k4_first + i / BLOCK_M4 < pc.K;
+    if (TAPS > 1) {
+        const uint k = 4u * k4_first + i / BLOCK_M4;
+        return within ? gather_tap(input_at[load], input_m[load], k) : FP_VEC4(0.0);
+    }
     const uint at = within ? input_at[load] : 0u;
     vec4 values;
     if (POINTWISE_GRID) {
         values = unpack_vec4(t_in[at]);
         input_at[load] += BLOCK_K4 * pc.pitch_in;
     } else {
-        values = gather_positions(at, input_m[load]);
+        values = gather_positions(at, input_m[load], ivec2(0));
         input_at[load] += BLOCK_K;
     }
     return FP_VEC4(within ? values : vec4(0.0));
@@ -105,15 +122,31 @@ void load_input_tile(out FPInputTile tile, const uint at, const uint k4, const u
     }
 }
 
+// Of four output channels, at positions m … m + 3 each; channels past N repeat the last.
+mat4 load_residual(const uint m, const uint n_first, const uint b) {
+    mat4 rows;
+    [[unroll]] for (uint lane = 0; lane < 4; ++lane) {
+        const uint row = b * pc.N + min(n_first + lane, pc.N - 1u);
+        rows[lane] = unpack_vec4(t_residual[(row * pc.pitch_out + min(m, pc.pitch_out - 4u)) / 4u]);
+    }
+    return rows;
+}
+
 void store_block(const FPOutTile out_tile, const uint m_first, const uint thread_m,
                  const uint n4_first, const uint b) {
     [[unroll]] for (uint n4 = 0; n4 < TILE_N4; ++n4) {
         const uint at_n4 = n4_first + n4 * THREADS_N;
         [[unroll]] for (uint q = 0; q < TILE_M / 4; ++q) {
             const uint m = m_first + 4u * (thread_m + q * THREADS_M);
-            vec4 columns[4];
+            mat4 columns;
             [[unroll]] for (uint j = 0; j < 4; ++j) {
-                columns[j] = activated(vec4(out_tile.data[4 * q + j][n4]) + tile_bias[n4]);
+                columns[j] = vec4(out_tile.data[4 * q + j][n4]) + tile_bias[n4];
+            }
+            if (RESIDUAL) {
+                columns += transpose(load_residual(m, 4u * at_n4, b));
+            }
+            [[unroll]] for (uint j = 0; j < 4; ++j) {
+                columns[j] = activated(columns[j]);
             }
             [[unroll]] for (uint lane = 0; lane < 4; ++lane) {
                 const uint n = 4u * at_n4 + lane;

@@ -25,7 +25,9 @@ layout(set = 0, binding = 0, TEXEL_FORMAT) uniform restrict writeonly TEXEL_IMAG
 layout(set = 0, binding = 1) uniform texture3D t_in;
 
 #include "epilogue.glslh"
+#include "kernel_taps.glslh"
 #include "packed_weight.glslh"
+#include "residual_texture3d.glslh"
 #include "staged_block.glslh"
 
 // Element i of a stage of the input is (k4, m): its texel.
@@ -44,14 +46,25 @@ void begin_input(const uint m_first, const uint b) {
                                   ivec2(pc.pad_w, pc.pad_h);
             position = clamp(outside, ivec2(0), ivec2(pc.W_in, pc.H_in) - 1);
             input_inside[load] = position == outside;
+            position = TAPS == 1 ? position : outside;
         }
-        input_at[load] = ivec3(position, b * pc.K4 + i / BLOCK_M);
+        input_at[load] = ivec3(position, b * (pc.K4 / TAPS) + (TAPS == 1 ? i / BLOCK_M : 0u));
     }
+}
+
+FP_VEC4 gather_tap(const ivec3 first, const uint k4) {
+    const ivec2 position = first.xy + tap_offset(k4);
+    const ivec2 nearest = clamp(position, ivec2(0), ivec2(pc.W_in, pc.H_in) - 1);
+    const vec4 texel = texelFetch(t_in, ivec3(nearest, first.z + int(k4 / TAPS)), 0);
+    return FP_VEC4(position == nearest ? texel : vec4(0.0));
 }
 
 FP_VEC4 fetch_input(const uint load, const uint k4_first) {
     const uint i = load * THREADS + gl_LocalInvocationID.x;
     const bool within = WHOLE_STEPS || k4_first + i / BLOCK_M < pc.K4;
+    if (TAPS > 1) {
+        return within ? gather_tap(input_at[load], k4_first + i / BLOCK_M) : FP_VEC4(0.0);
+    }
     const ivec3 at = input_at[load];
     input_at[load].z += BLOCK_K4;
     const vec4 texel = texelFetch(t_in, ivec3(at.xy, within ? at.z : 0), 0);
@@ -77,8 +90,9 @@ void store_block(const FPOutTile out_tile, const uint m_first, const uint thread
         [[unroll]] for (uint n4 = 0; n4 < TILE_N4; ++n4) {
             const uint at_n4 = n4_first + n4 * THREADS_N;
             if (m < pc.M && at_n4 < pc.N4) {
-                imageStore(t_out, ivec3(position, b * pc.N4 + at_n4),
-                           epilogue(vec4(out_tile.data[r][n4]) + tile_bias[n4], at_n4));
+                const ivec3 texel = ivec3(position, b * pc.N4 + at_n4);
+                const vec4 sum = vec4(out_tile.data[r][n4]) + tile_bias[n4];
+                imageStore(t_out, texel, epilogue(add_residual(sum, texel), at_n4));
             }
         }
     }

@@ -1,7 +1,8 @@
 #version 450
 // Pointwise convolution on channels-packed 3D textures:
-//   Y[n,o,m] = act( bias[o] + Σ_i Wt[o,i] · X[n,i,m] )
-// with m walking the output, flat: x = m mod W_out, y = m div W_out.
+//   Y[n,o,m] = act( bias[o] + Σ_i Wt[o,i] · X[n,i,m] (+ residual[n,o,m]) )
+// with m walking the output, flat: x = m mod W_out, y = m div W_out. With a kernel of more than one tap
+// (kernel_taps.glslh) the input is gathered, and the rest is the same.
 
 #extension GL_EXT_samplerless_texture_functions : require
 
@@ -24,6 +25,8 @@ layout(push_constant) uniform PushConstants {
 
 #include "epilogue.glslh"
 #include "invocation.glslh"
+#include "kernel_taps.glslh"
+#include "residual_texture3d.glslh"
 
 layout(set = 0, binding = 0, TEXEL_FORMAT) uniform restrict writeonly TEXEL_IMAGE3D t_out;
 layout(set = 0, binding = 1) uniform texture3D t_in;
@@ -48,7 +51,7 @@ InputRows input_rows(const uint m_first, const uint b) {
             position = position * ivec2(pc.stride_w, pc.stride_h) - ivec2(pc.pad_w, pc.pad_h);
             const ivec2 nearest = clamp(position, ivec2(0), ivec2(pc.W_in, pc.H_in) - 1);
             rows.inside[m] = position == nearest;
-            position = nearest;
+            position = TAPS == 1 ? nearest : position;
         }
         rows.position[m] = position;
     }
@@ -60,9 +63,16 @@ void load_input_tile(out FPInputTile tile, const InputRows rows, const uint k4_f
     [[unroll]] for (int m = 0; m < TILE_M; ++m) {
         [[unroll]] for (int k4 = 0; k4 < TILE_K4; ++k4) {
             const bool within = TILE_K4 == 1 || k4_first + k4 < pc.K4;
-            const uint z = b * pc.K4 + (within ? k4_first + k4 : 0u);
-            const vec4 texel = texelFetch(t_in, ivec3(rows.position[m], z), 0);
-            tile.data[m][k4] = FP_VEC4(within && rows.inside[m] ? texel : vec4(0.0));
+            const uint at = within ? k4_first + k4 : 0u;
+            ivec3 from = ivec3(rows.position[m], b * (pc.K4 / TAPS) + at / TAPS);
+            bool inside = rows.inside[m];
+            if (TAPS > 1) {
+                const ivec2 position = from.xy + tap_offset(at);
+                from.xy = clamp(position, ivec2(0), ivec2(pc.W_in, pc.H_in) - 1);
+                inside = position == from.xy;
+            }
+            const vec4 texel = texelFetch(t_in, from, 0);
+            tile.data[m][k4] = FP_VEC4(within && inside ? texel : vec4(0.0));
         }
     }
 }
@@ -72,8 +82,9 @@ void store_tile(const FPOutTile out_tile, const uint m_first, const uint n4_firs
         [[unroll]] for (int n4 = 0; n4 < TILE_N4; ++n4) {
             const uint at_n4 = n4_first + n4;
             if (m_first + m < pc.M && at_n4 < pc.N4) {
-                imageStore(t_out, ivec3(output_position(m_first + m), b * pc.N4 + at_n4),
-                           epilogue(vec4(out_tile.data[m][n4]) + bias[at_n4], at_n4));
+                const ivec3 at = ivec3(output_position(m_first + m), b * pc.N4 + at_n4);
+                const vec4 sum = vec4(out_tile.data[m][n4]) + bias[at_n4];
+                imageStore(t_out, at, epilogue(add_residual(sum, at), at_n4));
             }
         }
     }

@@ -31,13 +31,21 @@ FLOORS = {
     "pwconv.layer": 6,
     "pwconv.modules": 7,
     "pwconv.functional": 8,
+    "pwconv.graph": 8,
     "pwconv.demo": 8,
     "pwconv.bench": 8,
     "pwconv.cli": 10,
     "pwconv.__main__": 11,
     "pwconv": 9,
 }
-OPEN_FOLDERS = ("pwconv.vk", "pwconv.kernels", "pwconv.timing", "pwconv.tuning", "pwconv.bench")
+OPEN_FOLDERS = (
+    "pwconv.vk",
+    "pwconv.kernels",
+    "pwconv.timing",
+    "pwconv.tuning",
+    "pwconv.graph",
+    "pwconv.bench",
+)
 
 
 def module_name(path: Path) -> str:

@@ -13,6 +13,7 @@ from pwconv.errors import (
 )
 from pwconv.explanation import Explanation
 from pwconv.functional import conv2d_pw, linear, pack_linear_weight
+from pwconv.graph import Graph
 from pwconv.modules import Linear, PointwiseConv2d
 from pwconv.packed_weight import PackedWeight
 from pwconv.tensor import Tensor
@@ -24,6 +25,7 @@ __all__ = [
     "DeviceInfo",
     "DeviceLostError",
     "Explanation",
+    "Graph",
     "Linear",
     "NoDeviceError",
     "OutOfMemoryError",

@@ -205,12 +205,19 @@ class Layer(ABC):
         return self._bind(plan, x.resource, out.resource)
 
     def _bind(self, plan: Plan, x: Resource, out: Resource) -> Dispatch:
-        resources = {"t_in": x, "t_out": out, "bias": self._bias}
-        if "weight_rows" in plan.binding_names:
-            resources["weight_rows"] = self._weight.rows()
-        else:
-            resources["packed_weight"] = self._weight.resource
+        resources = {"t_in": x, "t_out": out, "t_residual": x, **self._parameters(plan)}
         return Dispatch(plan, resources)
+
+    @property
+    def _parameter_bytes(self) -> int:
+        """Bytes of the packed weight and the bias."""
+        return self._weight.resource.size + self._bias.size
+
+    def _parameters(self, plan: Plan) -> dict[str, Resource]:
+        """Return the weight and the bias, as a plan's bindings name them."""
+        if "weight_rows" in plan.binding_names:
+            return {"weight_rows": self._weight.rows(), "bias": self._bias}
+        return {"packed_weight": self._weight.resource, "bias": self._bias}
 
     def _plan(self, storage: str, x_shape: Shape, out_shape: Shape) -> tuple[Plan, Shape, str]:
         """Return the plan for a shape, the output's shape, and why the plan's variant."""

@@ -44,9 +44,9 @@ def bias_length(n: int) -> int:
     return 4 * ceil_div(n, 4) + _LARGEST_TILE[0]
 
 
-def conv_output_size(size: int, stride: int, padding: int) -> int:
-    """Return the outputs of a pointwise convolution along one axis; below 1 there are none."""
-    return (size + 2 * padding - 1) // stride + 1
+def conv_output_size(size: int, stride: int, padding: int, kernel: int = 1) -> int:
+    """Return the outputs of a convolution along one axis; below 1 there are none."""
+    return (size + 2 * padding - kernel) // stride + 1
 
 
 def row_pitch(elements: int, itemsize: int) -> int:

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from pwconv.activation import Activation
 from pwconv.device import Device
 from pwconv.dispatch import Plan
 from pwconv.dtypes import Array, DType
@@ -165,14 +166,27 @@ class PointwiseConv2d(Layer):
         conv2d_pw_choice.candidates(self.device._dispatcher, problem, self._weight.storage)
 
     def _make_plan(self, storage: str, x_shape: Shape, out_shape: Shape) -> tuple[Plan, str]:
+        return self._plan_with(storage, x_shape, out_shape, self._activation)
+
+    def _plan_with(
+        self,
+        storage: str,
+        x_shape: Shape,
+        out_shape: Shape,
+        activation: Activation,
+        *,
+        residual: bool = False,
+    ) -> tuple[Plan, str]:
+        """Return a plan, and why its variant."""
         task = self._task(storage, x_shape, out_shape)
         choice = self.device._tuner.choose(task)
         plan = conv2d_pw.plan_conv2d_pw(
             self.device._dispatcher,
             choice.variant,
             task.problem,
-            self._activation,
+            activation,
             choice.workgroup,
+            residual=residual,
         )
         return plan, choice.reason
 

@@ -243,6 +243,51 @@ def _bound(
     return np.where(overflow, np.inf, error)
 
 
+def conv2d(
+    x: npt.ArrayLike,
+    weight: npt.ArrayLike,
+    bias: npt.ArrayLike | None = None,
+    *,
+    stride: Any = 1,
+    padding: Any = 0,
+    groups: int = 1,
+    activation: Any = None,
+) -> Array:
+    """Apply a convolution with a kernel of any size.
+
+    Parameters
+    ----------
+    x : array_like
+        [N, C_in, H, W] or [C_in, H, W].
+    weight : array_like
+        [C_out, C_in / groups, KH, KW].
+    bias : array_like, optional
+        [C_out].
+    stride, padding : int or (int, int)
+    groups : int
+        C_in of a depthwise convolution.
+    activation : str or tuple, optional
+
+    Returns
+    -------
+    numpy.ndarray of float64
+        [N, C_out, H_out, W_out], or without N.
+    """
+    array, kernel = np.asarray(x, np.float64), np.asarray(weight, np.float64)
+    (stride_h, stride_w), (pad_h, pad_w) = _pair(stride), _pair(padding)
+    borders = [(0, 0)] * (array.ndim - 2) + [(pad_h, pad_h), (pad_w, pad_w)]
+    windows = np.lib.stride_tricks.sliding_window_view(
+        np.pad(array, borders), kernel.shape[2:], axis=(-2, -1)
+    )[..., ::stride_h, ::stride_w, :, :]
+    windows = windows.reshape(*array.shape[:-3], groups, -1, *windows.shape[-4:])
+    kernel = kernel.reshape(groups, -1, *kernel.shape[1:])
+    y = np.einsum("...gchwij,gocij->...gohw", windows, kernel, optimize=True)
+    y = y.reshape(*array.shape[:-3], -1, *y.shape[-2:])
+    if bias is not None:
+        y += np.asarray(bias, np.float64)[:, None, None]
+    return activate(y, activation)
+
+
 def pack_linear_weight(
     weight: npt.ArrayLike, *, transposed: bool = True, dtype: Any = None
 ) -> npt.NDArray[Any]:

@@ -24,7 +24,7 @@ _ASKED_AHEAD = 2
 
 
 @dataclass
-class _Staged:
+class Staged:
     """A chunk in a staging buffer, and the submission that uses it, once there is one."""
 
     chunk: Chunk
@@ -35,7 +35,8 @@ class _Staged:
     def rows(self) -> Array:
         """Return the chunk's elements in the buffer, without the padding."""
         assert self.buffer.mapped is not None
-        contents = np.frombuffer(self.buffer.mapped[: _bytes(self.chunk, self.dtype)], self.dtype)
+        size = chunk_bytes(self.chunk, self.dtype)
+        contents = np.frombuffer(self.buffer.mapped[:size], self.dtype)
         return contents.reshape(self.chunk.padded_shape)[..., : self.chunk.shape[2]]
 
     def fill(self, array: Array) -> None:
@@ -56,7 +57,7 @@ def upload_chunks(
     submission's serial. Returns when the last chunk is submitted, not done: the array is free.
     """
     dtype = array.dtype.newbyteorder("=")
-    for chunk in _chunks(device, array):
+    for chunk in _chunks(device, array.shape, array.dtype.itemsize):
         with device.in_use(), _staged(device, chunk, dtype, upload=True) as staged:
             staged.fill(array)
             staged.serial = submit(chunk, staged.buffer)
@@ -86,7 +87,7 @@ def download_chunks(
     ``submit(chunk, buffer)`` has a chunk written to the buffer, rows padded, and returns the
     submission's serial.
     """
-    asked: deque[_Staged] = deque()
+    asked: deque[Staged] = deque()
 
     def take_first() -> None:
         staged = asked[0]
@@ -97,9 +98,9 @@ def download_chunks(
 
     with device.in_use():
         try:
-            for chunk in _chunks(device, array):
-                buffer = device.staging.acquire(_bytes(chunk, array.dtype), upload=False)
-                asked.append(_Staged(chunk, buffer, array.dtype))
+            for chunk in _chunks(device, array.shape, array.dtype.itemsize):
+                buffer = device.staging.acquire(chunk_bytes(chunk, array.dtype), upload=False)
+                asked.append(Staged(chunk, buffer, array.dtype))
                 asked[-1].serial = submit(chunk, buffer)
                 if len(asked) == _ASKED_AHEAD:
                     take_first()
@@ -110,9 +111,10 @@ def download_chunks(
                 device.staging.release(staged.buffer, staged.serial, upload=False)
 
 
-def is_one_chunk(device: LogicalDevice, array: Array) -> bool:
-    """Whether an array [outer, middle, inner] passes through staging at once."""
-    return len(_chunks(device, array)) == 1
+def one_chunk(device: LogicalDevice, shape: tuple[int, ...], itemsize: int) -> Chunk | None:
+    """Return all of an array [outer, middle, inner], if it passes through staging at once."""
+    chunks = _chunks(device, shape, itemsize)
+    return chunks[0] if len(chunks) == 1 else None
 
 
 def exchange(
@@ -127,7 +129,8 @@ def exchange(
     written, and returns the serial of the one submission that does it all.
     """
     dtype = array.dtype.newbyteorder("=")
-    (sent,), (received,) = _chunks(device, array), _chunks(device, result)
+    (sent,) = _chunks(device, array.shape, dtype.itemsize)
+    (received,) = _chunks(device, result.shape, result.dtype.itemsize)
     with (
         device.in_use(),
         _staged(device, sent, dtype, upload=True) as source,
@@ -141,24 +144,23 @@ def exchange(
 
 
 @contextmanager
-def _staged(
-    device: LogicalDevice, chunk: Chunk, dtype: DType, *, upload: bool
-) -> Iterator[_Staged]:
+def _staged(device: LogicalDevice, chunk: Chunk, dtype: DType, *, upload: bool) -> Iterator[Staged]:
     """Lend a staging buffer to a chunk."""
-    buffer = device.staging.acquire(_bytes(chunk, dtype), upload=upload)
-    staged = _Staged(chunk, buffer, dtype)
+    buffer = device.staging.acquire(chunk_bytes(chunk, dtype), upload=upload)
+    staged = Staged(chunk, buffer, dtype)
     try:
         yield staged
     finally:
         device.staging.release(buffer, staged.serial, upload=upload)
 
 
-def _chunks(device: LogicalDevice, array: Array) -> list[Chunk]:
+def _chunks(device: LogicalDevice, shape: tuple[int, ...], itemsize: int) -> list[Chunk]:
     limit = min(_CHUNK_BYTES, device.info.limits["maxStorageBufferRange"])
-    outer, middle, inner = array.shape
-    return list(staging_chunks((outer, middle, inner), array.dtype.itemsize, limit))
+    outer, middle, inner = shape
+    return list(staging_chunks((outer, middle, inner), itemsize, limit))
 
 
-def _bytes(chunk: Chunk, dtype: DType) -> int:
+def chunk_bytes(chunk: Chunk, dtype: DType) -> int:
+    """Return the bytes that a chunk takes in staging."""
     outer, middle, pitch = chunk.padded_shape
     return outer * middle * pitch * dtype.itemsize

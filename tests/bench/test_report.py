@@ -8,7 +8,6 @@ import pytest
 
 import pwconv
 from pwconv.bench import views
-from pwconv.bench.ceilings import Ceiling, Roofline, roofline
 from pwconv.bench.report import (
     SCHEMA,
     HostCost,
@@ -20,7 +19,9 @@ from pwconv.bench.report import (
     to_document,
     write_json,
 )
+from pwconv.bench.run import layer_roofline
 from pwconv.bench.workloads import Layer
+from pwconv.timing.ceilings import Ceiling, Roofline
 from pwconv.timing.clocks import ClockCheck
 from pwconv.timing.samples import Sample
 
@@ -59,7 +60,9 @@ def report() -> Report:
             Run("PyTorch matmul", "float32", sample(10), ClockCheck(1.0, 2.0, 4)),
             Run("ncnn Vulkan", "float32", failure="it fell over"),
         ]
-        layers.append(LayerResult(layer, {"float32": roofline(layer, "float32", CEILINGS)}, runs))
+        layers.append(
+            LayerResult(layer, {"float32": layer_roofline(layer, "float32", CEILINGS)}, runs)
+        )
     return Report(
         date="2026-01-02T03:04:05+00:00",
         method="a stopwatch",
@@ -107,9 +110,11 @@ def test_another_schema():
 
 def test_roofline():
     wide, deep = Layer(8, 8, 64, 64), Layer(1024, 1024, 32, 32)
-    assert roofline(wide, "float32", CEILINGS) == Roofline(wide.least_bytes(4) / 1e12, "memory")
-    assert roofline(deep, "float32", CEILINGS) == Roofline(deep.flop / 10e12, "arithmetic")
-    assert roofline(deep, "float16", CEILINGS) == Roofline(deep.flop / 20e12, "arithmetic")
+    assert layer_roofline(wide, "float32", CEILINGS) == Roofline(
+        wide.least_bytes(4) / 1e12, "memory"
+    )
+    assert layer_roofline(deep, "float32", CEILINGS) == Roofline(deep.flop / 10e12, "arithmetic")
+    assert layer_roofline(deep, "float16", CEILINGS) == Roofline(deep.flop / 20e12, "arithmetic")
 
 
 def test_views(report):

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 import pwconv
 from accuracy import check_layer, random_problem
+from mirror import Mirror, random_weight
 from pwconv import shaders
 from pwconv.dispatch import Dispatcher
 from pwconv.dtypes import axis_name
@@ -142,6 +143,20 @@ def test_every_tile(device, rng, request, force, storage, family, tile, dtype):
         check((13, 27, (5, 7)), "buffer", stride=(2, 1), padding=(1, 2))
 
 
+@pytest.mark.parametrize(("storage", "family", "tile"), TILES)
+def test_every_tile_adds_a_residual_and_gathers_taps(device, rng, force, storage, family, tile):
+    force(family, tile, dtype="fp16")
+    mirror = Mirror(device, "float16", storage)
+    x, residual = mirror.input("x", (2, 13, 5, 7)), mirror.input("residual", (2, 27, 5, 7))
+    weight, bias = random_weight(rng, "float16", 27, 13)
+    y = mirror.conv2d_pw(x, weight, bias, activation="silu", residual=residual)
+    mirror.output("y", y)
+    weight, bias = random_weight(rng, "float16", 9, 13, 3, 3)
+    mirror.output("taps", mirror.conv2d(x, weight, bias, stride=(1, 2), padding=1))
+    arrays = {"x": (2, 13, 5, 7), "residual": (2, 27, 5, 7)}
+    mirror.check({n: rng.standard_normal(s).astype(np.float16) for n, s in arrays.items()})
+
+
 MATRIX_VARIANTS = shaders.variants("conv2d_pw_coopmat") + shaders.variants("conv2d_pw_coopmat2")
 
 
@@ -155,6 +170,12 @@ def test_every_tile_of_the_matrix_units(device, rng, force, variant):
                 weight, bias, activation=activation, storage="buffer", device=device
             )
             check_layer(layer, x, weight, bias)
+        mirror = Mirror(device, "float16", "buffer")
+        pair = mirror.input("x", x.shape), mirror.input("r", (2, c_out, *size))
+        y = mirror.conv2d_pw(pair[0], weight, bias, activation="silu", residual=pair[1])
+        mirror.output("y", y)
+        r = rng.standard_normal((2, c_out, *size)).astype(np.float16)
+        mirror.check({"x": x, "r": r})
 
 
 @pytest.mark.parametrize(("storage", "family", "tile"), TILES)

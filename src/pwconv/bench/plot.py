@@ -7,10 +7,10 @@ import math
 from pathlib import Path
 from typing import Any
 
-from pwconv.bench.ceilings import Ceiling
 from pwconv.bench.report import Report
 from pwconv.bench.views import OURS, contenders, dtypes, find_run
 from pwconv.errors import PwconvError
+from pwconv.timing.ceilings import Ceiling
 
 _ITEMSIZES = {"float32": 4, "float16": 2}
 # Okabe and Ito's colours, which colour-blind readers tell apart; ours come first.

@@ -28,9 +28,9 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pwconv.bench.ceilings import Ceiling, Roofline
 from pwconv.bench.workloads import Layer
 from pwconv.errors import PwconvError
+from pwconv.timing.ceilings import Ceiling, Roofline
 from pwconv.timing.clocks import ClockCheck
 from pwconv.timing.samples import Sample
 

@@ -9,12 +9,13 @@ from datetime import datetime, timezone
 from importlib import metadata
 
 from pwconv.bench import ours
-from pwconv.bench.ceilings import measure_ceilings, roofline
 from pwconv.bench.host import measure_host
 from pwconv.bench.peers import Peer, open_peers
 from pwconv.bench.report import LayerResult, Report, Run
 from pwconv.bench.workloads import Layer
 from pwconv.device import Device
+from pwconv.dtypes import as_dtype
+from pwconv.timing.ceilings import Ceiling, Roofline, measure_ceilings, roofline
 from pwconv.timing.clocks import SPIN_SECONDS, Clocks
 from pwconv.timing.stopwatch import make_stopwatch
 
@@ -73,6 +74,12 @@ def run(device: Device, job: Job, progress: Callable[[str, float], None]) -> Rep
     return report
 
 
+def layer_roofline(layer: Layer, dtype: str, ceilings: Sequence[Ceiling]) -> Roofline:
+    """Return a layer's roofline."""
+    least_bytes = layer.least_bytes(as_dtype(dtype).itemsize)
+    return roofline(layer.flop, least_bytes, dtype, ceilings)
+
+
 def _measure_layer(
     device: Device,
     clocks: Clocks,
@@ -81,7 +88,7 @@ def _measure_layer(
     layer: Layer,
     report: Report,
 ) -> LayerResult:
-    least = {dtype: roofline(layer, dtype, report.ceilings) for dtype in job.dtypes}
+    least = {dtype: layer_roofline(layer, dtype, report.ceilings) for dtype in job.dtypes}
     runs: list[Run] = []
     for dtype in job.dtypes:
         runs += [ours.measure(device, clocks, layer, dtype, name) for name in job.storages]

@@ -30,10 +30,11 @@ _MOST_UNROLLED = 64
 
 @dataclass(frozen=True)
 class Geometry:
-    """Stride and padding, each (along H, along W)."""
+    """Stride, padding and taps, each (along H, along W); pointwise is one tap."""
 
     stride: tuple[int, int] = (1, 1)
     padding: tuple[int, int] = (0, 0)
+    kernel: tuple[int, int] = (1, 1)
 
     def output_shape(self, x_shape: Shape4, out_channels: int) -> Shape4:
         """Return [N, C_out, H_out, W_out]; sizes below 1 mean that there is no output."""
@@ -41,9 +42,14 @@ class Geometry:
         return (
             n,
             out_channels,
-            conv_output_size(h, self.stride[0], self.padding[0]),
-            conv_output_size(w, self.stride[1], self.padding[1]),
+            conv_output_size(h, self.stride[0], self.padding[0], self.kernel[0]),
+            conv_output_size(w, self.stride[1], self.padding[1], self.kernel[1]),
         )
+
+    def products(self, in_channels: int) -> int:
+        """Return K: with several taps, each has whole vec4s of channels."""
+        taps = self.kernel[0] * self.kernel[1]
+        return in_channels if taps == 1 else taps * 4 * ceil_div(in_channels, 4)
 
 
 @dataclass(frozen=True)
@@ -74,19 +80,23 @@ def plan_conv2d_pw(
     problem: Problem,
     activation: Activation,
     workgroup: Size3 = (8, 8, 1),
+    *,
+    residual: bool = False,
 ) -> Plan:
     """Plan a convolution over at least one output.
 
     ``workgroup`` is the shape to prefer, where the variant leaves it open.
 
     The plan's resources are ``t_in``, ``t_out``, ``bias``, a buffer of float32 that is zero past
-    C_out, and ``packed_weight`` or ``weight_rows``.
+    C_out, ``packed_weight`` or ``weight_rows``, and ``t_residual``, of the output's shape, which
+    is added before the activation; without ``residual`` it is ``t_in`` again, and not read.
     """
     n, c_in, h_in, w_in = problem.x_shape
     _, c_out, _, w_out = problem.out_shape
     geometry, itemsize = problem.geometry, problem.dtype.itemsize
+    k = geometry.products(c_in)
     tile_m, tile_n = block_shape(variant)
-    steps = c_in // variant.defines.get("BLOCK_K", 1)
+    steps = k // variant.defines.get("BLOCK_K", 1)
     return dispatcher.plan(
         variant,
         grid(variant, problem),
@@ -94,12 +104,13 @@ def plan_conv2d_pw(
             "batches": n,
             "M": problem.positions,
             "N": c_out,
-            "K": c_in,
+            "K": k,
             "N4": ceil_div(c_out, 4),
-            "K4": ceil_div(c_in, 4),
+            "K4": ceil_div(k, 4),
+            "C": c_in,
             "pitch_out": row_pitch(problem.positions, itemsize),
             "pitch_in": row_pitch(h_in * w_in, itemsize),
-            "pitch_weight": weight_rows_extent(c_out, c_in)[1],
+            "pitch_weight": weight_rows_extent(c_out, k)[1],
             "W_out": w_out,
             "W_in": w_in,
             "H_in": h_in,
@@ -114,7 +125,10 @@ def plan_conv2d_pw(
             "ACTIVATION": activation.number,
             "POINTWISE_GRID": geometry == Geometry(),
             "STEPS": steps if steps <= _MOST_UNROLLED else 0,
-            "WHOLE_STEPS": c_in % variant.defines.get("BLOCK_K", 1) == 0,
+            "WHOLE_STEPS": k % variant.defines.get("BLOCK_K", 1) == 0,
+            "RESIDUAL": residual,
+            "KERNEL_H": geometry.kernel[0],
+            "KERNEL_W": geometry.kernel[1],
             "WHOLE_BLOCKS": problem.positions % tile_m == 0 and c_out % tile_n == 0,
             **_matrix_constants(dispatcher, variant),
         },

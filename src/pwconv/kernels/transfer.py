@@ -8,7 +8,7 @@ from pwconv import shaders
 from pwconv.dispatch import Dispatch, Dispatcher, Plan
 from pwconv.dtypes import Array, DType, axis_name
 from pwconv.layout import Chunk, Shape4, buffer_rows, ceil_div
-from pwconv.staging import download_chunks, exchange, is_one_chunk, upload_chunks
+from pwconv.staging import download_chunks, exchange, one_chunk, upload_chunks
 from pwconv.vk.resources import Buffer, Image
 
 # Neighbours in a workgroup are neighbours in a row of staging.
@@ -22,7 +22,9 @@ def upload(dispatcher: Dispatcher, array: Array, target: Image | Buffer, dtype: 
     """
 
     def submit(chunk: Chunk, staged: Buffer) -> int:
-        dispatch = _upload(dispatcher, array, chunk, staged, target, dtype)
+        dispatch = upload_dispatch(
+            dispatcher, array.shape, array.dtype, chunk, staged, target, dtype
+        )
         return dispatcher.submit(dispatch, awaited=True)
 
     upload_chunks(dispatcher.device, _rows(array), submit)
@@ -32,7 +34,7 @@ def download(dispatcher: Dispatcher, source: Image | Buffer, shape: Shape4, dtyp
     """Return the array [N, C, H, W], of at least one element, that an image or buffer holds."""
 
     def submit(chunk: Chunk, staged: Buffer) -> int:
-        dispatch = _download(dispatcher, source, chunk, staged, shape, dtype)
+        dispatch = download_dispatch(dispatcher, source, chunk, staged, shape, dtype)
         return dispatcher.submit(dispatch, awaited=True)
 
     array = np.empty(shape, dtype)
@@ -57,16 +59,16 @@ def pass_through(
     device = dispatcher.device
     result = np.empty(shape, dtype)
     rows = _rows(array)
-    if not (is_one_chunk(device, rows) and is_one_chunk(device, _rows(result))):
+    if not all(one_chunk(device, a.shape, a.dtype.itemsize) for a in (rows, _rows(result))):
         upload(dispatcher, rows.reshape(array.shape), x, dtype)
         dispatcher.submit(dispatch)
         return download(dispatcher, y, shape, dtype)
 
     def submit(sent: Chunk, sent_in: Buffer, received: Chunk, received_in: Buffer) -> int:
         return dispatcher.submit(
-            _upload(dispatcher, array, sent, sent_in, x, dtype),
+            upload_dispatch(dispatcher, array.shape, array.dtype, sent, sent_in, x, dtype),
             dispatch,
-            _download(dispatcher, y, received, received_in, shape, dtype),
+            download_dispatch(dispatcher, y, received, received_in, shape, dtype),
             awaited=True,
         )
 
@@ -95,16 +97,17 @@ def _rows(array: Array) -> Array:
     return array.reshape(n, c, h * w)
 
 
-def _upload(
+def upload_dispatch(
     dispatcher: Dispatcher,
-    array: Array,
+    shape: Shape4,
+    source_dtype: DType,
     chunk: Chunk,
     staged: Buffer,
     target: Image | Buffer,
     dtype: DType,
 ) -> Dispatch:
     """Return the dispatch of a staged chunk of an array to its place in a tensor's resource."""
-    source, name, shape = axis_name(array.dtype.newbyteorder("=")), axis_name(dtype), array.shape
+    source, name = axis_name(source_dtype.newbyteorder("=")), axis_name(dtype)
     if isinstance(target, Buffer):
         variant = shaders.variant("copy_rows", source=source, dtype=name)
         first, pitch = _place(shape, chunk, dtype)
@@ -115,7 +118,7 @@ def _upload(
     return Dispatch(plan, {"staging": staged, "t_out": target})
 
 
-def _download(
+def download_dispatch(
     dispatcher: Dispatcher,
     source: Image | Buffer,
     chunk: Chunk,

@@ -34,11 +34,25 @@ _WAIT_SLICE_NS = 100_000_000
 
 @dataclass(frozen=True)
 class Step:
-    """One pipeline over its resources, in binding order; each part is push constants and groups."""
+    """One pipeline over its resources, in binding order.
+
+    Attributes
+    ----------
+    pipeline : Pipeline
+    resources : tuple of Buffer or Image
+    parts : tuple of (bytes, (int, int, int))
+        Push constants, and workgroup counts.
+    waits : bool
+        Whether it begins when the steps recorded before it are done.
+    discards : tuple of Image
+        Images in an arena whose memory held something else before; the step waits all the same.
+    """
 
     pipeline: Pipeline
     resources: tuple[Buffer | Image, ...]
     parts: tuple[tuple[bytes, tuple[int, int, int]], ...]
+    waits: bool = True
+    discards: tuple[Image, ...] = ()
 
 
 @dataclass
@@ -279,28 +293,12 @@ class Queue:
         return True
 
     def _record_layouts(self) -> Any:
-        everything = vk.VkImageSubresourceRange(
-            aspectMask=vk.VK_IMAGE_ASPECT_COLOR_BIT, levelCount=1, layerCount=1
+        images = list(self._uninitialized)
+        command_buffer = self.record(
+            lambda command_buffer: _image_barrier(command_buffer, images),
+            reusable=False,
+            host_reads=False,
         )
-        transitions = [
-            vk.VkImageMemoryBarrier(
-                dstAccessMask=_ACCESS,
-                oldLayout=vk.VK_IMAGE_LAYOUT_UNDEFINED,
-                newLayout=vk.VK_IMAGE_LAYOUT_GENERAL,
-                srcQueueFamilyIndex=vk.VK_QUEUE_FAMILY_IGNORED,
-                dstQueueFamilyIndex=vk.VK_QUEUE_FAMILY_IGNORED,
-                image=image,
-                subresourceRange=everything,
-            )
-            for image in self._uninitialized
-        ]
-
-        def record(command_buffer: Any) -> None:
-            vk.vkCmdPipelineBarrier(
-                command_buffer, _STAGES, _STAGES, 0, 0, None, 0, None, len(transitions), transitions
-            )
-
-        command_buffer = self.record(record, reusable=False, host_reads=False)
         self.retire(lambda: self.free(command_buffer))
         return command_buffer
 
@@ -356,9 +354,11 @@ class StepRecorder:
             raise
 
     def record(self, command_buffer: Any, steps: Sequence[Step]) -> None:
-        """Record steps, each after the one before."""
+        """Record steps, each after what it waits for."""
         for position, step in enumerate(steps):
-            if position:
+            if step.discards:
+                _image_barrier(command_buffer, [image.handle for image in step.discards])
+            elif step.waits and position:
                 barrier(command_buffer)
             _record_step(command_buffer, step, self._sets[id(step)])
 
@@ -427,6 +427,30 @@ def barrier(command_buffer: Any, *, to_host: bool = False) -> None:
     )
     stages = _HOST_STAGE if to_host else _STAGES
     vk.vkCmdPipelineBarrier(command_buffer, _STAGES, stages, 0, 1, [memory], 0, None, 0, None)
+
+
+def _image_barrier(command_buffer: Any, images: Sequence[Any]) -> None:
+    """Do as :func:`barrier`, and bring images whose contents do not matter into layout GENERAL."""
+    memory = vk.VkMemoryBarrier(srcAccessMask=_WRITES, dstAccessMask=_ACCESS)
+    everything = vk.VkImageSubresourceRange(
+        aspectMask=vk.VK_IMAGE_ASPECT_COLOR_BIT, levelCount=1, layerCount=1
+    )
+    transitions = [
+        vk.VkImageMemoryBarrier(
+            srcAccessMask=_WRITES,
+            dstAccessMask=_ACCESS,
+            oldLayout=vk.VK_IMAGE_LAYOUT_UNDEFINED,
+            newLayout=vk.VK_IMAGE_LAYOUT_GENERAL,
+            srcQueueFamilyIndex=vk.VK_QUEUE_FAMILY_IGNORED,
+            dstQueueFamilyIndex=vk.VK_QUEUE_FAMILY_IGNORED,
+            image=image,
+            subresourceRange=everything,
+        )
+        for image in images
+    ]
+    vk.vkCmdPipelineBarrier(
+        command_buffer, _STAGES, _STAGES, 0, 1, [memory], 0, None, len(transitions), transitions
+    )
 
 
 def _record_step(command_buffer: Any, step: Step, descriptor_set: Any) -> None:

@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pwconv.errors import PwconvError
 from pwconv.vk import api as vk
-from pwconv.vk.memory import DEVICE_LOCAL, HOST_CACHED, HOST_COHERENT, HOST_VISIBLE
+from pwconv.vk.memory import (
+    DEVICE_LOCAL,
+    HOST_CACHED,
+    HOST_COHERENT,
+    HOST_VISIBLE,
+    Allocation,
+)
 from pwconv.vk.physical_device import PhysicalDevice
 
 if TYPE_CHECKING:
@@ -68,6 +75,114 @@ def _image_flags(image_format: int) -> int:
     return _MUTABLE_FORMAT if image_format in _STORAGE_FORMATS else 0
 
 
+class Arena:
+    """A piece of device memory in which buffers, or images, lie where the caller places them.
+
+    Those that lie over each other must not be in use at the same time; an image is discarded
+    (:class:`pwconv.vk.commands.Step`) before each use.
+
+    Parameters
+    ----------
+    device : LogicalDevice
+    size, alignment, memory_types : int
+        Of the whole: see :func:`buffer_requirements` and :func:`image_requirements`.
+    image : bool
+        Whether it is for images.
+
+    Attributes
+    ----------
+    uid : int
+        Never given twice.
+    """
+
+    __slots__ = ("_allocation", "_device", "memory", "offset", "size", "uid")
+
+    def __init__(
+        self, device: LogicalDevice, size: int, alignment: int, memory_types: int, *, image: bool
+    ) -> None:
+        self._device = device
+        self.size = size
+        requirements = vk.VkMemoryRequirements(
+            size=size, alignment=alignment, memoryTypeBits=memory_types
+        )
+        with device.lock:
+            device.require_open()
+            self._allocation = device.memory.allocate(requirements, DEVICE, image=image)
+            self.memory = self._allocation.memory
+            self.offset = self._allocation.offset
+            self.uid = device.register(self)
+
+    def destroy(self) -> None:
+        """Free the memory now; what lies in it must not be used any more."""
+        self._device.memory.free(self._allocation)
+        self._device.unregister(self.uid)
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where in an arena a resource lies, in bytes from its beginning."""
+
+    arena: Arena
+    offset: int
+
+
+class Requirements(NamedTuple):
+    """What a resource wants of memory: bytes, alignment, and a mask of memory types."""
+
+    size: int
+    alignment: int
+    memory_types: int
+
+
+def buffer_requirements(device: LogicalDevice, size: int) -> Requirements:
+    """Return what a :class:`Buffer` of so many bytes wants of an arena."""
+    with device.lock:
+        device.require_open()
+        handle = vk.vkCreateBuffer(device.handle, _buffer_info(size), None)
+        found = vk.vkGetBufferMemoryRequirements(device.handle, handle)
+        vk.vkDestroyBuffer(device.handle, handle, None)
+    return Requirements(found.size, found.alignment, found.memoryTypeBits)
+
+
+def image_requirements(
+    device: LogicalDevice, extent: tuple[int, int, int], image_format: int
+) -> Requirements:
+    """Return what an :class:`Image` wants of an arena."""
+    with device.lock:
+        device.require_open()
+        handle = vk.vkCreateImage(device.handle, _image_info(extent, image_format), None)
+        found = vk.vkGetImageMemoryRequirements(device.handle, handle)
+        vk.vkDestroyImage(device.handle, handle, None)
+    return Requirements(found.size, found.alignment, found.memoryTypeBits)
+
+
+def _buffer_info(size: int) -> Any:
+    return vk.VkBufferCreateInfo(
+        size=size,
+        usage=vk.VK_BUFFER_USAGE_STORAGE_BUFFER_BIT
+        | vk.VK_BUFFER_USAGE_TRANSFER_SRC_BIT
+        | vk.VK_BUFFER_USAGE_TRANSFER_DST_BIT,
+        sharingMode=vk.VK_SHARING_MODE_EXCLUSIVE,
+    )
+
+
+def _image_info(extent: tuple[int, int, int], image_format: int) -> Any:
+    width, height, depth = extent
+    return vk.VkImageCreateInfo(
+        flags=_image_flags(image_format),
+        imageType=vk.VK_IMAGE_TYPE_3D if depth else vk.VK_IMAGE_TYPE_2D,
+        format=image_format,
+        extent=vk.VkExtent3D(width=width, height=height, depth=max(depth, 1)),
+        mipLevels=1,
+        arrayLayers=1,
+        samples=vk.VK_SAMPLE_COUNT_1_BIT,
+        tiling=vk.VK_IMAGE_TILING_OPTIMAL,
+        usage=_IMAGE_USAGE,
+        sharingMode=vk.VK_SHARING_MODE_EXCLUSIVE,
+        initialLayout=vk.VK_IMAGE_LAYOUT_UNDEFINED,
+    )
+
+
 class Buffer:
     """A storage buffer.
 
@@ -82,30 +197,30 @@ class Buffer:
     __slots__ = ("_allocation", "_device", "handle", "mapped", "size", "uid")
 
     def __init__(
-        self, device: LogicalDevice, size: int, preferences: tuple[tuple[int, int], ...]
+        self,
+        device: LogicalDevice,
+        size: int,
+        preferences: tuple[tuple[int, int], ...] = DEVICE,
+        place: Place | None = None,
     ) -> None:
         self.size = size
         self._device = device
-        info = vk.VkBufferCreateInfo(
-            size=size,
-            usage=vk.VK_BUFFER_USAGE_STORAGE_BUFFER_BIT
-            | vk.VK_BUFFER_USAGE_TRANSFER_SRC_BIT
-            | vk.VK_BUFFER_USAGE_TRANSFER_DST_BIT,
-            sharingMode=vk.VK_SHARING_MODE_EXCLUSIVE,
-        )
+        self._allocation: Allocation | None = None
         with device.lock:
             device.require_open()
-            self.handle = vk.vkCreateBuffer(device.handle, info, None)
+            self.handle = vk.vkCreateBuffer(device.handle, _buffer_info(size), None)
             try:
                 requirements = vk.vkGetBufferMemoryRequirements(device.handle, self.handle)
-                self._allocation = device.memory.allocate(requirements, preferences, image=False)
+                if place is None:
+                    self._allocation = device.memory.allocate(
+                        requirements, preferences, image=False
+                    )
             except BaseException:
                 vk.vkDestroyBuffer(device.handle, self.handle, None)
                 raise
-            vk.vkBindBufferMemory(
-                device.handle, self.handle, self._allocation.memory, self._allocation.offset
-            )
-            self.mapped = self._allocation.mapped
+            memory, offset = _location(self._allocation, place)
+            vk.vkBindBufferMemory(device.handle, self.handle, memory, offset)
+            self.mapped = self._allocation.mapped if self._allocation else None
             self.uid = device.register(self)
             device.check()
 
@@ -113,7 +228,8 @@ class Buffer:
         """Free the buffer now; the device must be done with it."""
         self.mapped = None
         vk.vkDestroyBuffer(self._device.handle, self.handle, None)
-        self._device.memory.free(self._allocation)
+        if self._allocation:
+            self._device.memory.free(self._allocation)
         self._device.unregister(self.uid)
 
 
@@ -144,41 +260,32 @@ class Image:
     )
 
     def __init__(
-        self, device: LogicalDevice, extent: tuple[int, int, int], image_format: int
+        self,
+        device: LogicalDevice,
+        extent: tuple[int, int, int],
+        image_format: int,
+        place: Place | None = None,
     ) -> None:
         self.extent = extent
         self.format = image_format
         self._device = device
-        width, height, depth = extent
-        size = vk.VkExtent3D(width=width, height=height, depth=max(depth, 1))
+        self._allocation: Allocation | None = None
         storage_format = _STORAGE_FORMATS.get(image_format, image_format)
-        info = vk.VkImageCreateInfo(
-            flags=_image_flags(image_format),
-            imageType=vk.VK_IMAGE_TYPE_3D if depth else vk.VK_IMAGE_TYPE_2D,
-            format=image_format,
-            extent=size,
-            mipLevels=1,
-            arrayLayers=1,
-            samples=vk.VK_SAMPLE_COUNT_1_BIT,
-            tiling=vk.VK_IMAGE_TILING_OPTIMAL,
-            usage=_IMAGE_USAGE,
-            sharingMode=vk.VK_SHARING_MODE_EXCLUSIVE,
-            initialLayout=vk.VK_IMAGE_LAYOUT_UNDEFINED,
-        )
+        info = _image_info(extent, image_format)
         with device.lock:
             device.require_open()
             self.handle = vk.vkCreateImage(device.handle, info, None)
             try:
                 requirements = vk.vkGetImageMemoryRequirements(device.handle, self.handle)
-                self._allocation = device.memory.allocate(requirements, DEVICE, image=True)
+                if place is None:
+                    self._allocation = device.memory.allocate(requirements, DEVICE, image=True)
             except BaseException:
                 vk.vkDestroyImage(device.handle, self.handle, None)
                 raise
-            self.size = self._allocation.size
+            self.size = requirements.size
             try:
-                vk.vkBindImageMemory(
-                    device.handle, self.handle, self._allocation.memory, self._allocation.offset
-                )
+                memory, offset = _location(self._allocation, place)
+                vk.vkBindImageMemory(device.handle, self.handle, memory, offset)
                 self.view = self._make_view(image_format)
                 try:
                     self.storage_view = self._make_view(storage_format)
@@ -187,9 +294,11 @@ class Image:
                     raise
             except BaseException:
                 vk.vkDestroyImage(device.handle, self.handle, None)
-                device.memory.free(self._allocation)
+                if self._allocation:
+                    device.memory.free(self._allocation)
                 raise
-            device.queue.initialize_layout(self.handle)
+            if place is None:
+                device.queue.initialize_layout(self.handle)
             self.uid = device.register(self)
             device.check()
 
@@ -199,7 +308,8 @@ class Image:
         vk.vkDestroyImageView(self._device.handle, self.storage_view, None)
         vk.vkDestroyImageView(self._device.handle, self.view, None)
         vk.vkDestroyImage(self._device.handle, self.handle, None)
-        self._device.memory.free(self._allocation)
+        if self._allocation:
+            self._device.memory.free(self._allocation)
         self._device.unregister(self.uid)
 
     def _make_view(self, view_format: int) -> Any:
@@ -213,3 +323,11 @@ class Image:
             subresourceRange=everything,
         )
         return vk.vkCreateImageView(self._device.handle, info, None)
+
+
+def _location(allocation: Allocation | None, place: Place | None) -> tuple[Any, int]:
+    """Return the memory that a resource is bound to, and the offset in it."""
+    if allocation is not None:
+        return allocation.memory, allocation.offset
+    assert place is not None
+    return place.arena.memory, place.arena.offset + place.offset

@@ -8,12 +8,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from pwconv import shaders
-from pwconv.bench.matrix import MatrixKernel, measurable
-from pwconv.bench.workloads import Layer
 from pwconv.dispatch import Dispatch, Dispatcher
 from pwconv.staging import upload_buffer
 from pwconv.timing.clocks import ClockCheck, Clocks
 from pwconv.timing.fma import FmaKernel
+from pwconv.timing.matrix import MatrixKernel, measurable
 from pwconv.timing.samples import Sample
 from pwconv.vk import api as vk
 from pwconv.vk.cooperative_matrix import Matrix
@@ -28,7 +27,6 @@ _CALIBRATIONS_LONG = 5
 _MATRIX_FLOP = (5e11, 1e9)
 _SAMPLES = 20
 _SAMPLES_CPU = 5
-_ITEMSIZES = {"float32": 4, "float16": 2}
 
 
 @dataclass(frozen=True)
@@ -56,7 +54,7 @@ class Ceiling:
 
 @dataclass(frozen=True)
 class Roofline:
-    """The least time a layer can take, and what sets it: "memory" or "arithmetic"."""
+    """The least time something can take, and what sets it: "memory" or "arithmetic"."""
 
     seconds: float
     bound: str
@@ -72,14 +70,14 @@ def measure_ceilings(dispatcher: Dispatcher, clocks: Clocks) -> Iterator[Ceiling
         yield _matrix(dispatcher, clocks, matrix, variant)
 
 
-def roofline(layer: Layer, dtype: str, ceilings: Sequence[Ceiling]) -> Roofline:
-    """Return a layer's roofline: the larger of the time to move and the time to compute."""
+def roofline(flop: int, least_bytes: int, dtype: str, ceilings: Sequence[Ceiling]) -> Roofline:
+    """Return the larger of the time to move so many bytes and the time to compute."""
     rates = {
         unit: max(c.rate for c in ceilings if c.unit == unit and dtype in c.dtypes)
         for unit in ("byte/s", "flop/s")
     }
-    move = layer.least_bytes(_ITEMSIZES[dtype]) / rates["byte/s"]
-    compute = layer.flop / rates["flop/s"]
+    move = least_bytes / rates["byte/s"]
+    compute = flop / rates["flop/s"]
     return Roofline(max(move, compute), "memory" if move >= compute else "arithmetic")
 
 

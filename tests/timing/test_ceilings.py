@@ -7,10 +7,10 @@ import pytest
 
 import pwconv
 from pwconv import shaders
-from pwconv.bench.matrix import MatrixKernel, measurable
 from pwconv.dispatch import Dispatch
 from pwconv.staging import download_chunks, upload_buffer
 from pwconv.timing.fma import FmaKernel
+from pwconv.timing.matrix import MatrixKernel, measurable
 from pwconv.vk import api as vk
 from pwconv.vk.commands import Recording
 from pwconv.vk.resources import DEVICE, Buffer

@@ -1,0 +1,253 @@
+"""Convolutions as nodes."""
+
+from __future__ import annotations
+
+import math
+import weakref
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from pwconv.activation import Activation
+from pwconv.device import Device
+from pwconv.dispatch import Plan
+from pwconv.dtypes import FLOAT32, Array, DType, as_float_array
+from pwconv.graph.operations import OUTPUT, Launch, Operation, Setting
+from pwconv.kernels.conv2d_dw import arrange_weight, plan_conv2d_dw
+from pwconv.kernels.conv2d_pw import Geometry, Problem, plan_conv2d_pw
+from pwconv.kernels.conv2d_pw_choice import choose
+from pwconv.layout import ceil_div
+from pwconv.modules import PointwiseConv2d
+from pwconv.staging import upload_buffer
+from pwconv.tensor import Shape, shape4
+from pwconv.vk.resources import Buffer
+
+_MOST_TAPS = 2**10  # of a kernel: products are counted in 32 bits
+
+
+@dataclass(frozen=True, eq=False)
+class MatrixConvolution(Operation):
+    """A convolution that is a matrix product, over the tiles and the epilogue of pointwise ones.
+
+    Input 1, where there is one, is its residual. The activation is the node's and not the layer's:
+    a later node's may be folded into it.
+    """
+
+    layer: PointwiseConv2d
+    activation: Activation
+
+    @property
+    def weight_bytes(self) -> int:
+        """Bytes of the packed weight and the bias."""
+        return self.layer._parameter_bytes
+
+    def launches(self, setting: Setting, shapes: Sequence[Shape], out_shape: Shape) -> list[Launch]:
+        """Plan the one dispatch that computes it, bias, residual and activation included."""
+        has_residual = len(shapes) > 1
+        plan, reason = self._plan(setting, shapes[0], out_shape, residual=has_residual)
+        bindings = {
+            **self.layer._parameters(plan),
+            "t_in": 0,
+            "t_residual": 1 if has_residual else 0,
+            "t_out": OUTPUT,
+        }
+        return [Launch(plan, bindings, reason)]
+
+    def flop(self, shapes: Sequence[Shape], out_shape: Shape) -> int:
+        """Return two for each product."""
+        return 2 * shapes[0][-3] * math.prod(out_shape)
+
+    def _plan(
+        self, setting: Setting, x_shape: Shape, out_shape: Shape, *, residual: bool
+    ) -> tuple[Plan, str]:
+        raise NotImplementedError
+
+
+class PointwiseConvolution(MatrixConvolution):
+    """A convolution by a kernel of one tap."""
+
+    kind = "conv2d_pw"
+
+    def output_shape(self, shapes: Sequence[Shape]) -> Shape:
+        """Return [N, C_out, H_out, W_out], or without N."""
+        return _with_residual(self.layer._output_shape(shapes[0]), shapes)
+
+    def _plan(
+        self, setting: Setting, x_shape: Shape, out_shape: Shape, *, residual: bool
+    ) -> tuple[Plan, str]:
+        return self.layer._plan_with(
+            setting.storage, x_shape, out_shape, self.activation, residual=residual
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class DenseConvolution(MatrixConvolution):
+    """A convolution by a kernel of several taps, which the input is gathered for.
+
+    The layer is the one whose K are taps and channels; see :func:`flatten_kernel`.
+    """
+
+    in_channels: int
+    geometry: Geometry
+    kind = "conv2d"
+
+    def output_shape(self, shapes: Sequence[Shape]) -> Shape:
+        """Return [N, C_out, H_out, W_out], or without N."""
+        out_shape = _output_shape(
+            shapes[0], self.in_channels, self.layer.out_channels, self.geometry
+        )
+        return _with_residual(out_shape, shapes)
+
+    def flop(self, shapes: Sequence[Shape], out_shape: Shape) -> int:
+        """Return two for each product."""
+        return math.prod(self.geometry.kernel) * super().flop(shapes, out_shape)
+
+    def _plan(
+        self, setting: Setting, x_shape: Shape, out_shape: Shape, *, residual: bool
+    ) -> tuple[Plan, str]:
+        problem = Problem(
+            setting.storage,
+            shape4(x_shape, "x"),
+            shape4(out_shape, "output"),
+            setting.dtype,
+            FLOAT32,
+            self.geometry,
+        )
+        choice = choose(setting.dispatcher, problem, self.layer._weight.storage)
+        plan = plan_conv2d_pw(
+            setting.dispatcher,
+            choice.variant,
+            problem,
+            self.activation,
+            choice.workgroup,
+            residual=residual,
+        )
+        return plan, choice.reason
+
+
+def flatten_kernel(weight: Array) -> Array:
+    """Return a weight [C_out, C_in, KH, KW] as the [C_out, K] of include/kernel_taps.glslh."""
+    c_out, c_in, kh, kw = weight.shape
+    padded = np.zeros((c_out, ceil_div(c_in, 4) * 4, kh * kw), weight.dtype)
+    padded[:, :c_in] = weight.reshape(c_out, c_in, kh * kw)
+    return padded.reshape(c_out, -1, 4, kh * kw).swapaxes(2, 3).reshape(c_out, -1)
+
+
+class DepthwiseKernels:
+    """A kernel for each channel, and the bias, on a device.
+
+    Parameters
+    ----------
+    device : Device
+    weight : numpy.ndarray
+        [C, KH, KW] of float32, rounded to the activations' type before.
+    bias : numpy.ndarray or None
+        [C] of float32.
+    """
+
+    def __init__(self, device: Device, weight: Array, bias: Array | None) -> None:
+        self.channels = weight.shape[0]
+        padded = np.zeros(ceil_div(self.channels, 4) * 4, FLOAT32)
+        padded[: self.channels] = 0.0 if bias is None else bias
+        self.weight = self._upload(device, arrange_weight(weight))
+        self.bias = self._upload(device, padded)
+
+    def _upload(self, device: Device, array: Array) -> Buffer:
+        buffer = Buffer(device._logical, array.nbytes)
+        weakref.finalize(self, device._logical.queue.retire, buffer.destroy)
+        upload_buffer(device._logical, array, buffer)
+        return buffer
+
+
+@dataclass(frozen=True, eq=False)
+class DepthwiseConvolution(Operation):
+    """A convolution of each channel by a kernel of its own."""
+
+    kernels: DepthwiseKernels
+    geometry: Geometry
+    activation: Activation
+    kind = "conv2d_dw"
+
+    @property
+    def weight_bytes(self) -> int:
+        """Bytes of the weight and the bias."""
+        return self.kernels.weight.size + self.kernels.bias.size
+
+    def output_shape(self, shapes: Sequence[Shape]) -> Shape:
+        """Return [N, C, H_out, W_out], or without N."""
+        channels = self.kernels.channels
+        return _output_shape(shapes[0], channels, channels, self.geometry)
+
+    def launches(self, setting: Setting, shapes: Sequence[Shape], out_shape: Shape) -> list[Launch]:
+        """Plan the one dispatch."""
+        plan = plan_conv2d_dw(
+            setting.dispatcher,
+            setting.storage,
+            shape4(shapes[0], "x"),
+            setting.dtype,
+            self.geometry,
+            self.activation,
+        )
+        parameters = {"weight": self.kernels.weight, "bias": self.kernels.bias}
+        return [Launch(plan, {**parameters, "t_in": 0, "t_out": OUTPUT})]
+
+    def flop(self, shapes: Sequence[Shape], out_shape: Shape) -> int:
+        """Return two for each product."""
+        return 2 * math.prod(self.geometry.kernel) * math.prod(out_shape)
+
+
+def check_kernel(weight: Any, axes: str, dtype: DType) -> Array:
+    """Return the weight of a convolution with a kernel, in the device's type.
+
+    Raises
+    ------
+    TypeError, ValueError
+        Another element type, or a shape that is not as ``axes`` says.
+    """
+    array = as_float_array(weight, "weight")
+    if array.ndim != 4 or 0 in array.shape or math.prod(array.shape[2:]) > _MOST_TAPS:
+        raise ValueError(
+            f"weight has shape {array.shape}; it must be {axes}, with no axis of length 0 and at "
+            f"most {_MOST_TAPS} taps KH·KW"
+        )
+    return array.astype(dtype)
+
+
+def check_bias(bias: Any, channels: int) -> Array | None:
+    """Return the bias of so many channels.
+
+    Raises
+    ------
+    TypeError, ValueError
+    """
+    if bias is None:
+        return None
+    array = as_float_array(bias, "bias")
+    if array.shape != (channels,):
+        raise ValueError(
+            f"bias has shape {array.shape}; it must be [C_out] = ({channels},), as weight"
+        )
+    return array.astype(FLOAT32)
+
+
+def _output_shape(x_shape: Shape, c_in: int, c_out: int, geometry: Geometry) -> Shape:
+    whole = shape4(x_shape, "x")
+    if whole[1] != c_in:
+        raise ValueError(
+            f"x has shape {x_shape}, {whole[1]} channels; the weight takes C_in = {c_in}"
+        )
+    out = geometry.output_shape(whole, c_out)
+    if min(out[2:]) < 1:
+        raise ValueError(
+            f"x has shape {x_shape}: with a kernel of {geometry.kernel} and padding "
+            f"{geometry.padding} there is no output"
+        )
+    return out if len(x_shape) == 4 else out[1:]
+
+
+def _with_residual(out_shape: Shape, shapes: Sequence[Shape]) -> Shape:
+    if len(shapes) > 1 and shapes[1] != out_shape:
+        raise ValueError(f"residual has shape {shapes[1]}; it must be the output's, {out_shape}")
+    return out_shape

@@ -1,0 +1,216 @@
+"""Arrays through a program: uploads, nodes and downloads in one submission, two of them in flight.
+
+Programs run one after the other on the device, so that frames share the intermediates. Inputs,
+outputs and staging are each frame's own.
+"""
+
+from __future__ import annotations
+
+import threading
+import weakref
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from pwconv.device import Device
+from pwconv.dtypes import Array, DType
+from pwconv.graph.program import Command, Program
+from pwconv.kernels import transfer
+from pwconv.staging import Staged, chunk_bytes, one_chunk
+from pwconv.vk.logical_device import LogicalDevice
+from pwconv.vk.resources import DOWNLOAD, UPLOAD, Buffer
+
+_FRAMES = 2
+
+
+class Handle:
+    """A run that may not be done yet; made by :meth:`pwconv.Graph.run_async`."""
+
+    def __init__(
+        self, device: Device, serial: int, results: Mapping[str, Any], frame: Frame | None
+    ) -> None:
+        self._device = device
+        self._serial = serial
+        self._results = results
+        self._frame = frame
+        self._lock = threading.Lock()
+
+    def wait(self) -> dict[str, Any]:
+        """Return the outputs, by name, once they are computed.
+
+        Calling it again returns the same arrays or tensors.
+
+        Raises
+        ------
+        ClosedError, DeviceLostError
+        """
+        logical = self._device._logical
+        with self._lock:
+            if self._frame is not None:
+                with logical.in_use():
+                    logical.queue.wait(self._serial)
+                    self._results, self._frame = self._frame.read(), None
+            else:
+                logical.require_open()
+                logical.queue.wait(self._serial)
+            return dict(self._results)
+
+
+class Frame:
+    """One run's inputs, outputs and staging, and the recording that uses them.
+
+    Parameters
+    ----------
+    device : Device
+    program : Program
+    source_dtypes : Mapping
+        The type of each input's arrays.
+    """
+
+    def __init__(
+        self, device: Device, program: Program, source_dtypes: Mapping[str, DType]
+    ) -> None:
+        self._device = device
+        self._program = program
+        self._generation: int | None = None
+        self._command_buffer: Any = None
+        self._handle: weakref.ref[Handle] | None = None
+        self._serial = 0
+        self._buffers: list[Buffer] = []
+        weakref.finalize(self, _retire_all, device._logical, self._buffers)
+        setting, network = program.setting, program.network
+        self._tensors = {
+            i: device._empty(program.shapes[i], setting.dtype, setting.storage)
+            for i in (*network.inputs.values(), *network.outputs.values())
+        }
+        self._sent: dict[str, Staged] = {}
+        for name, i in network.inputs.items():
+            self._stage(self._sent, name, i, source_dtypes[name], UPLOAD)
+        self._received: dict[str, Staged] = {}
+        for name, i in network.outputs.items():
+            self._stage(self._received, name, i, setting.dtype, DOWNLOAD)
+
+    @property
+    def busy(self) -> bool:
+        """Whether a run's results have not been taken yet, and somebody may."""
+        handle = self._handle() if self._handle else None
+        return handle is not None and handle._frame is not None
+
+    @property
+    def serial(self) -> int:
+        """Of the last submission."""
+        return self._serial
+
+    def run(self, arrays: Mapping[str, Array]) -> Handle:
+        """Submit a run; what the last one gave goes to its handle first."""
+        previous = self._handle() if self._handle else None
+        if previous is not None:
+            previous.wait()
+        logical, program = self._device._logical, self._program
+        with logical.in_use():
+            logical.queue.wait(self._serial)
+            for name, array in arrays.items():
+                i = program.network.inputs[name]
+                n, c, h, w = program.shape4(i)
+                if name in self._sent:
+                    self._sent[name].fill(array.reshape(n, c, h * w))
+                else:
+                    transfer.upload(
+                        program.setting.dispatcher,
+                        array.reshape(n, c, h, w),
+                        self._tensors[i].resource,
+                        program.setting.dtype,
+                    )
+            with logical.lock:
+                if self._generation != program.generation:
+                    self._command_buffer = program.record(
+                        self._commands(), host_reads=True
+                    ).command_buffer
+                    self._generation = program.generation
+                self._serial = logical.queue.submit(self._command_buffer, awaited=True)
+        handle = Handle(self._device, self._serial, {}, self)
+        self._handle = weakref.ref(handle)
+        return handle
+
+    def read(self) -> dict[str, Array]:
+        """Return what the last run gave; the device is done with it."""
+        program = self._program
+        results: dict[str, Array] = {}
+        for name, i in program.network.outputs.items():
+            n, c, h, w = program.shape4(i)
+            dtype = program.setting.dtype
+            if name in self._received:
+                array = np.empty((n, c, h * w), dtype)
+                self._received[name].empty(array)
+            else:
+                array = transfer.download(
+                    program.setting.dispatcher, self._tensors[i].resource, (n, c, h, w), dtype
+                )
+            results[name] = array.reshape(program.shapes[i])
+        return results
+
+    def _stage(
+        self,
+        staged: dict[str, Staged],
+        name: str,
+        i: int,
+        dtype: DType,
+        preferences: tuple[tuple[int, int], ...],
+    ) -> None:
+        """Give an input or output a staging buffer, if it passes through one at once."""
+        n, c, h, w = self._program.shape4(i)
+        logical = self._device._logical
+        chunk = one_chunk(logical, (n, c, h * w), dtype.itemsize)
+        if chunk is not None:
+            buffer = Buffer(logical, chunk_bytes(chunk, dtype), preferences)
+            self._buffers.append(buffer)
+            staged[name] = Staged(chunk, buffer, dtype)
+
+    def _commands(self) -> list[Command]:
+        program, tensors = self._program, self._tensors
+        dispatcher, dtype = program.setting.dispatcher, program.setting.dtype
+        uploads, downloads = [], []
+        for name, staged in self._sent.items():
+            i = program.network.inputs[name]
+            target, source = tensors[i].resource, staged.buffer
+            upload = transfer.upload_dispatch(
+                dispatcher, program.shape4(i), staged.dtype, staged.chunk, source, target, dtype
+            )
+            uploads.append(Command([upload], [source], [target]))
+        for name, staged in self._received.items():
+            i = program.network.outputs[name]
+            result = tensors[i].resource
+            download = transfer.download_dispatch(
+                dispatcher, result, staged.chunk, staged.buffer, program.shape4(i), dtype
+            )
+            downloads.append(Command([download], [result], [staged.buffer]))
+        given = {i: tensor.resource for i, tensor in tensors.items()}
+        return [*uploads, *program.commands(given), *downloads]
+
+
+class Frames:
+    """The frames of one program."""
+
+    def __init__(self, device: Device, program: Program) -> None:
+        self._device = device
+        self._program = program
+        self._frames: dict[tuple[DType, ...], list[Frame]] = {}
+
+    def run(self, arrays: Mapping[str, Array]) -> Handle:
+        """Submit a run of arrays by input; with two in flight the older one is waited for."""
+        dtypes = {name: array.dtype.newbyteorder("=") for name, array in arrays.items()}
+        frames = self._frames.setdefault(tuple(dtypes[name] for name in sorted(dtypes)), [])
+        frame = next((frame for frame in frames if not frame.busy), None)
+        if frame is None:
+            if len(frames) < _FRAMES:
+                frame = Frame(self._device, self._program, dtypes)
+                frames.append(frame)
+            else:
+                frame = min(frames, key=lambda frame: frame.serial)
+        return frame.run(arrays)
+
+
+def _retire_all(device: LogicalDevice, buffers: list[Buffer]) -> None:
+    for buffer in buffers:
+        device.queue.retire(buffer.destroy)

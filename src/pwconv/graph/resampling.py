@@ -1,0 +1,57 @@
+"""Pooling and upsampling as nodes."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from pwconv.graph.operations import OUTPUT, Launch, Operation, Setting
+from pwconv.kernels.global_avg_pool import plan_global_avg_pool
+from pwconv.kernels.upsample import plan_upsample
+from pwconv.tensor import Shape, shape4
+
+
+class GlobalAvgPool(Operation):
+    """The mean of each channel."""
+
+    kind = "global_avg_pool"
+
+    def output_shape(self, shapes: Sequence[Shape]) -> Shape:
+        """Return [N, C, 1, 1], or without N."""
+        return (*shapes[0][:-2], 1, 1)
+
+    def launches(self, setting: Setting, shapes: Sequence[Shape], out_shape: Shape) -> list[Launch]:
+        """Plan the one dispatch."""
+        plan = plan_global_avg_pool(
+            setting.dispatcher, setting.storage, shape4(shapes[0], "x"), setting.dtype
+        )
+        return [Launch(plan, {"t_in": 0, "t_out": OUTPUT})]
+
+    def flop(self, shapes: Sequence[Shape], out_shape: Shape) -> int:
+        """Return the additions."""
+        return math.prod(shapes[0])
+
+
+@dataclass(frozen=True, eq=False)
+class Upsample(Operation):
+    """Each element repeated ``scale`` times along H and along W."""
+
+    scale: int
+    kind = "upsample"
+
+    def output_shape(self, shapes: Sequence[Shape]) -> Shape:
+        """Return [N, C, scale·H, scale·W], or without N."""
+        h, w = shapes[0][-2:]
+        return (*shapes[0][:-2], self.scale * h, self.scale * w)
+
+    def launches(self, setting: Setting, shapes: Sequence[Shape], out_shape: Shape) -> list[Launch]:
+        """Plan the one dispatch."""
+        plan = plan_upsample(
+            setting.dispatcher, setting.storage, shape4(shapes[0], "x"), setting.dtype, self.scale
+        )
+        return [Launch(plan, {"t_in": 0, "t_out": OUTPUT})]
+
+    def flop(self, shapes: Sequence[Shape], out_shape: Shape) -> int:
+        """Return 0: elements are copied."""
+        return 0

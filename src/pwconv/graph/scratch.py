@@ -1,0 +1,82 @@
+"""The memory of a graph's intermediates, one piece for all the shapes that it is resized to."""
+
+from __future__ import annotations
+
+import weakref
+
+from pwconv.dtypes import DType
+from pwconv.layout import Shape4, buffer_bytes, ceil_div, texture3d_extent
+from pwconv.tensor import VK_FORMATS
+from pwconv.vk.logical_device import LogicalDevice
+from pwconv.vk.resources import (
+    Arena,
+    Buffer,
+    Image,
+    Place,
+    Requirements,
+    buffer_requirements,
+    image_requirements,
+)
+
+
+class Scratch:
+    """Arenas that grow: one for buffers and one for images, each made when it is needed."""
+
+    def __init__(self, device: LogicalDevice) -> None:
+        self._device = device
+        self._arenas: dict[str, Arena] = {}
+        # By storage and what a resource is made from: asking means making one.
+        self._requirements: dict[tuple[object, ...], Requirements] = {}
+        weakref.finalize(self, _retire, device, self._arenas)
+
+    @property
+    def reserved(self) -> int:
+        """Bytes of device memory."""
+        return sum(arena.size for arena in self._arenas.values())
+
+    def requirements(self, storage: str, shape: Shape4, dtype: DType) -> Requirements:
+        """Return what a value wants, its size a multiple of its alignment."""
+        made_of: tuple[object, ...]
+        if storage == "buffer":
+            size = buffer_bytes(shape, dtype.itemsize)
+            made_of = (storage, size)
+        else:
+            extent = texture3d_extent(shape)
+            made_of = (storage, extent, dtype)
+        found = self._requirements.get(made_of)
+        if found is None:
+            if storage == "buffer":
+                found = buffer_requirements(self._device, size)
+            else:
+                found = image_requirements(self._device, extent, VK_FORMATS[dtype])
+            found = found._replace(size=ceil_div(found.size, found.alignment) * found.alignment)
+            self._requirements[made_of] = found
+        return found
+
+    def arena(self, storage: str, wanted: Requirements) -> Arena:
+        """Return an arena that holds so much: the one there is, or else a new one in its place.
+
+        Raises
+        ------
+        OutOfMemoryError
+            The old arena is then still there.
+        """
+        known = self._arenas.get(storage)
+        if known is not None and known.size >= wanted.size:
+            return known
+        new = Arena(self._device, *wanted, image=storage == "texture3d")
+        if known is not None:
+            self._device.queue.retire(known.destroy)
+        self._arenas[storage] = new
+        return new
+
+    def resource(self, storage: str, shape: Shape4, dtype: DType, place: Place) -> Buffer | Image:
+        """Return a value's resource in an arena."""
+        if storage == "buffer":
+            return Buffer(self._device, buffer_bytes(shape, dtype.itemsize), place=place)
+        return Image(self._device, texture3d_extent(shape), VK_FORMATS[dtype], place)
+
+
+def _retire(device: LogicalDevice, arenas: dict[str, Arena]) -> None:
+    for arena in arenas.values():
+        device.queue.retire(arena.destroy)

@@ -1,0 +1,94 @@
+"""Channels of some tensors to those of another: copy_rows.comp, gather_channels.comp."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from pwconv import shaders
+from pwconv.dispatch import Dispatcher, Plan
+from pwconv.dtypes import DType, axis_name
+from pwconv.layout import Shape4, buffer_rows, ceil_div
+
+# What a texel of a texture holds, and so how many sources it may have.
+_LANES = 4
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Channels ``first`` … ``first + count − 1`` of source ``source``, which has ``channels``."""
+
+    source: int
+    channels: int
+    first: int
+    count: int
+
+
+def plan_channels(
+    dispatcher: Dispatcher, storage: str, pieces: Sequence[Piece], shape: Shape4, dtype: DType
+) -> list[tuple[Plan, dict[str, int]]]:
+    """Plan a tensor [N, C, H, W] made of pieces of others of its N, H and W, one after the other.
+
+    Returns
+    -------
+    list of (Plan, dict)
+        Dispatches that do not depend on each other, and the number of the source that each of the
+        plan's bindings is; the output is −1.
+    """
+    if storage == "buffer":
+        return list(_copy_rows(dispatcher, pieces, shape, dtype))
+    return list(_gather(dispatcher, pieces, shape, dtype))
+
+
+def _copy_rows(
+    dispatcher: Dispatcher, pieces: Sequence[Piece], shape: Shape4, dtype: DType
+) -> Iterator[tuple[Plan, dict[str, int]]]:
+    """Copy each piece: in each sample its rows are consecutive."""
+    name = axis_name(dtype)
+    variant = shaders.variant("copy_rows", source=name, dtype=name)
+    n, c = shape[:2]
+    _, pitch = buffer_rows(shape, dtype.itemsize)
+    begin = 0
+    for piece in pieces:
+        elements = piece.count * pitch
+        sizes = {
+            "rows": n,
+            "positions": elements,
+            "source_first": piece.first * pitch,
+            "source_pitch": piece.channels * pitch,
+            "target_first": begin * pitch,
+            "target_pitch": c * pitch,
+        }
+        grid = (elements // (4 // dtype.itemsize), n, 1)
+        plan = dispatcher.plan(variant, grid, sizes, shape=(64, 1, 1))
+        yield plan, {"staging": piece.source, "target": -1}
+        begin += piece.count
+
+
+def _gather(
+    dispatcher: Dispatcher, pieces: Sequence[Piece], shape: Shape4, dtype: DType
+) -> Iterator[tuple[Plan, dict[str, int]]]:
+    """Gather runs of texels, each from as many pieces as the shader takes."""
+    variant = shaders.variant("gather_channels", dtype=axis_name(dtype))
+    n, c, h, w = shape
+    begins = [sum(piece.count for piece in pieces[:i]) for i in range(len(pieces) + 1)]
+    c4 = 0
+    while c4 < ceil_div(c, 4):
+        # From the piece that holds the run's first channel; the run ends with the last whole texel
+        # of the last of its pieces.
+        first = next(i for i in range(len(pieces)) if begins[i + 1] > 4 * c4)
+        last = min(first + _LANES, len(pieces)) - 1
+        end = ceil_div(c, 4) if last == len(pieces) - 1 else begins[last + 1] // 4
+        run = [*range(first, last + 1)]
+        run += [last] * (_LANES - len(run))
+        sizes = {"W": w, "H": h, "batches": n, "c4_first": c4, "count": end - c4, "C": c}
+        sizes["C4"] = ceil_div(c, 4)
+        bindings = {"t_out": -1}
+        for lane, i in enumerate(run):
+            if lane:
+                sizes[f"begin_{lane}"] = begins[i] if lane <= last - first else c
+            sizes[f"shift_{lane}"] = (pieces[i].first - begins[i]) % 2**32
+            sizes[f"C4_{lane}"] = ceil_div(pieces[i].channels, 4)
+            bindings[f"t_{lane}"] = pieces[i].source
+        yield dispatcher.plan(variant, (w, h, (end - c4) * n), sizes), bindings
+        c4 = end

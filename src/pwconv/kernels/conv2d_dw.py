@@ -1,0 +1,69 @@
+"""Depthwise convolution: conv2d_dw_texture3d.comp, conv2d_dw_buffer.comp."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from pwconv import shaders
+from pwconv.activation import Activation
+from pwconv.dispatch import Dispatcher, Plan
+from pwconv.dtypes import FLOAT32, Array, DType, axis_name
+from pwconv.kernels.conv2d_pw import Geometry
+from pwconv.layout import Shape4, buffer_rows, ceil_div, texture3d_extent
+
+
+def arrange_weight(weight: Array) -> Array:
+    """Return a weight [C, KH, KW] as the shaders read it: [C4, KH·KW, 4] of float32."""
+    c, taps = weight.shape[0], weight.shape[1] * weight.shape[2]
+    padded = np.zeros((ceil_div(c, 4) * 4, taps), FLOAT32)
+    padded[:c] = weight.reshape(c, taps)
+    return np.ascontiguousarray(padded.reshape(-1, 4, taps).swapaxes(1, 2))
+
+
+def plan_conv2d_dw(
+    dispatcher: Dispatcher,
+    storage: str,
+    shape: Shape4,
+    dtype: DType,
+    geometry: Geometry,
+    activation: Activation,
+) -> Plan:
+    """Plan a depthwise convolution of [N, C, H, W] that has at least one output.
+
+    The plan's resources are ``t_in``, ``t_out``, ``weight`` as :func:`arrange_weight` gives it, and
+    ``bias``, a buffer of float32 that is zero past C.
+    """
+    variant = shaders.variant(f"conv2d_dw_{storage}", dtype=axis_name(dtype))
+    out_shape = geometry.output_shape(shape, shape[1])
+    common = {
+        "N": shape[1],
+        "W_out": out_shape[3],
+        "W_in": shape[3],
+        "H_in": shape[2],
+        "stride_w": geometry.stride[1],
+        "stride_h": geometry.stride[0],
+        "pad_w": geometry.padding[1],
+        "pad_h": geometry.padding[0],
+        "activation_a": activation.a,
+        "activation_b": activation.b,
+    }
+    constants = {
+        "ACTIVATION": activation.number,
+        "KERNEL_W": geometry.kernel[1],
+        "KERNEL_H": geometry.kernel[0],
+    }
+    if storage == "buffer":
+        rows, pitch_out = buffer_rows(out_shape, dtype.itemsize)
+        positions = out_shape[2] * out_shape[3]
+        sizes = {
+            **common,
+            "rows": rows,
+            "M": positions,
+            "pitch_out": pitch_out,
+            "pitch_in": buffer_rows(shape, dtype.itemsize)[1],
+        }
+        grid = (ceil_div(positions, 4), rows, 1)
+        return dispatcher.plan(variant, grid, sizes, constants, shape=(64, 1, 1))
+    width, height, depth = texture3d_extent(out_shape)
+    sizes = {**common, "H_out": height, "depth": depth, "N4": ceil_div(shape[1], 4)}
+    return dispatcher.plan(variant, (width, height, depth), sizes, constants)

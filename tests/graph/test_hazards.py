@@ -1,0 +1,26 @@
+"""A barrier where a step depends on another, and nowhere else."""
+
+from __future__ import annotations
+
+from pwconv.graph.hazards import Hazards, Range
+
+A, B, C = (Range(space, 0, 1) for space in range(3))
+
+
+def test_reads_and_writes():
+    hazards = Hazards()
+    assert not hazards.add([A], [B])
+    assert not hazards.add([A], [C])  # both read A: neither depends on the other
+    assert hazards.add([B], [Range(5, 0, 1)])  # reads what was written
+    assert not hazards.add([C], [Range(6, 0, 1)])  # written before that barrier
+    assert hazards.add([], [B])  # writes what was read
+    assert not hazards.add([], [A])
+    assert hazards.add([], [A])  # writes what was written
+
+
+def test_ranges_of_one_memory():
+    hazards = Hazards()
+    assert not hazards.add([], [Range(0, 0, 10)])
+    assert not hazards.add([], [Range(0, 10, 20)])
+    assert not hazards.add([Range(1, 0, 20)], [])
+    assert hazards.add([Range(0, 19, 30)], [])

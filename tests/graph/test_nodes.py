@@ -1,0 +1,232 @@
+"""Each node's numbers: ragged shapes, both types, both storages, into poisoned outputs."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+import pwconv
+import texels
+from mirror import Mirror, random_weight
+from pwconv.dispatch import Dispatcher
+
+SHAPES = ((2, 5, 7, 9), (13, 4, 3), (1, 4, 8, 8), (3, 1, 1, 1), (1, 3, 1, 17))
+
+
+@pytest.fixture(params=["float32", "float16"])
+def dtype(request: pytest.FixtureRequest) -> str:
+    return request.param
+
+
+@pytest.fixture(params=["texture3d", "buffer"])
+def storage(request: pytest.FixtureRequest) -> str:
+    return request.param
+
+
+@pytest.fixture
+def check(device, rng, monkeypatch, dtype, storage):
+    """Run a graph on tensors; assert every element, and zeros in lanes past C."""
+    empty = device._empty
+
+    def poisoned(shape: tuple[int, ...], dtype: np.dtype, storage: str) -> pwconv.Tensor:
+        tensor = empty(shape, dtype, storage)
+        texels.fill(tensor, float("nan"))
+        return tensor
+
+    def check(mirror: Mirror, shapes: dict[str, tuple[int, ...]], scale: float = 1.0) -> None:
+        arrays = {
+            name: (scale * rng.standard_normal(shape)).astype(dtype)
+            for name, shape in shapes.items()
+        }
+        tensors = {name: device.tensor(a, storage=storage) for name, a in arrays.items()}
+        with monkeypatch.context() as patch:
+            patch.setattr(device, "_empty", poisoned)
+            results = mirror.graph.run(**tensors)
+        for name, array in mirror.check(arrays, results).items():
+            if storage == "texture3d":
+                whole = array if array.ndim == 4 else array[None]
+                lanes = texels.channels_packed(whole)
+                np.testing.assert_array_equal(texels.read(results[name]), lanes)
+
+    return check
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.parametrize("kind", ["add", "mul"])
+def test_two_operands(device, dtype, storage, check, kind, shape):
+    mirror = Mirror(device, dtype, storage)
+    pooled = (*shape[:-2], 1, 1)
+    x, y, s = (mirror.input(n, a) for n, a in (("x", shape), ("y", shape), ("s", pooled)))
+    node = getattr(mirror, kind)
+    mirror.output("same", node(x, y))
+    mirror.output("scaled", node(x, s, "sigmoid"))
+    mirror.output("swapped", node(s, y, ("leaky_relu", 0.1)))
+    mirror.output("itself", node(x, x))
+    check(mirror, {"x": shape, "y": shape, "s": pooled})
+
+
+@pytest.mark.parametrize("name", ["sigmoid", "gelu", "relu6", ("clamp", 0.5, 2.0)], ids=str)
+def test_activation(device, dtype, storage, check, name):
+    mirror = Mirror(device, dtype, storage)
+    mirror.output("y", mirror.activation(mirror.input("x", (2, 5, 7, 9)), name))
+    check(mirror, {"x": (2, 5, 7, 9)}, scale=3)
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_global_avg_pool(device, dtype, storage, check, shape):
+    mirror = Mirror(device, dtype, storage)
+    mirror.output("y", mirror.global_avg_pool(mirror.input("x", shape)))
+    check(mirror, {"x": shape})
+
+
+def test_global_avg_pool_of_many_positions(device, dtype, storage, check):
+    mirror = Mirror(device, dtype, storage)
+    mirror.output("y", mirror.global_avg_pool(mirror.input("x", (1, 6, 61, 67))))
+    check(mirror, {"x": (1, 6, 61, 67)})
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.parametrize("scale", [1, 2, 3])
+def test_upsample(device, dtype, storage, check, shape, scale):
+    mirror = Mirror(device, dtype, storage)
+    mirror.output("y", mirror.upsample(mirror.input("x", shape), scale))
+    check(mirror, {"x": shape})
+
+
+@pytest.mark.parametrize(
+    "channels", [(4, 8), (3, 5), (1, 1, 1, 1, 1, 1, 1), (7, 1, 2, 9, 4), (5,), (1, 16, 1)], ids=str
+)
+def test_concat(device, dtype, storage, check, channels):
+    mirror = Mirror(device, dtype, storage)
+    shapes = {f"x{i}": (2, c, 5, 7) for i, c in enumerate(channels)}
+    mirror.output("y", mirror.concat([mirror.input(n, s) for n, s in shapes.items()]))
+    check(mirror, shapes)
+
+
+def test_concat_of_one_value_twice(device, dtype, storage, check):
+    mirror = Mirror(device, dtype, storage)
+    x = mirror.input("x", (3, 5, 7))
+    mirror.output("y", mirror.concat([x, x]))
+    check(mirror, {"x": (3, 5, 7)})
+
+
+@pytest.mark.parametrize(("start", "stop"), [(0, 4), (0, 13), (3, 9), (12, 13), (5, 6)])
+def test_slice(device, dtype, storage, check, start, stop):
+    mirror = Mirror(device, dtype, storage)
+    mirror.output("y", mirror.slice(mirror.input("x", (2, 13, 5, 7)), start, stop))
+    check(mirror, {"x": (2, 13, 5, 7)})
+
+
+@pytest.mark.parametrize("kernel", [(3, 3), (5, 5), (7, 7), (1, 4)], ids=str)
+@pytest.mark.parametrize("stride", [1, 2])
+def test_depthwise(device, rng, dtype, storage, check, kernel, stride):
+    mirror = Mirror(device, dtype, storage)
+    weight, bias = random_weight(rng, dtype, 6, 1, *kernel)
+    for name, shape in (("x", (2, 6, 9, 11)), ("small", (6, 4, 7))):
+        x = mirror.input(name, shape)
+        padding = (kernel[0] // 2, kernel[1] // 2 + 1)
+        y = mirror.conv2d_dw(x, weight, bias, stride=stride, padding=padding, activation="silu")
+        mirror.output(f"y_{name}", y)
+    plain = mirror.conv2d_dw(mirror.input("z", (1, 6, 8, 8)), weight, stride=(1, stride))
+    mirror.output("plain", plain)
+    check(mirror, {"x": (2, 6, 9, 11), "small": (6, 4, 7), "z": (1, 6, 8, 8)})
+
+
+@pytest.mark.parametrize("channels", [(3, 24), (5, 7), (4, 1), (1, 6)], ids=str)
+@pytest.mark.parametrize("stride", [1, 2])
+def test_dense(device, rng, dtype, storage, check, channels, stride):
+    mirror = Mirror(device, dtype, storage)
+    c_in, c_out = channels
+    weight, bias = random_weight(rng, dtype, c_out, c_in, 3, 3)
+    x, r = mirror.input("x", (2, c_in, 9, 11)), mirror.input("r", (2, c_out, 9, 11))
+    y = mirror.conv2d(x, weight, bias, stride=stride, padding=1, activation="gelu")
+    mirror.output("y", y)
+    mirror.output("sum", mirror.conv2d(x, weight, padding=(1, 1), residual=r))
+    check(mirror, {"x": (2, c_in, 9, 11), "r": (2, c_out, 9, 11)})
+
+
+def test_dense_kernels_of_other_sizes(device, rng, dtype, storage, check):
+    mirror = Mirror(device, dtype, storage)
+    x = mirror.input("x", (1, 3, 10, 12))
+    for kernel, stride, padding in (((1, 1), 1, 0), ((2, 5), (2, 3), (0, 4)), ((7, 7), 4, 3)):
+        weight, bias = random_weight(rng, dtype, 9, 3, *kernel)
+        name = f"y{kernel[0]}"
+        mirror.output(name, mirror.conv2d(x, weight, bias, stride=stride, padding=padding))
+    check(mirror, {"x": (1, 3, 10, 12)})
+
+
+def test_padding_that_holds_nan_does_not_matter(device):
+    """What lies past a row's end, or past C, is nobody's."""
+    for storage in ("texture3d", "buffer"):
+        graph = pwconv.Graph(device, storage=storage)
+        x = graph.input("x", (1, 3, 3, 3))
+        weight = np.ones((3, 1, 3, 3), np.float32)
+        graph.output("pooled", graph.global_avg_pool(x))
+        graph.output("dw", graph.conv2d_dw(x, weight, padding=1))
+        graph.output("dense", graph.conv2d(x, np.ones((2, 3, 3, 3), np.float32), padding=1))
+        tensor = device.empty((1, 3, 3, 3), "float32", storage)
+        texels.fill(tensor, float("nan") if storage == "buffer" else 0.0)
+        pwconv.PointwiseConv2d(np.eye(3, dtype=np.float32), storage=storage, device=device)(
+            device.tensor(np.ones((1, 3, 3, 3), np.float32), storage=storage), out=tensor
+        )
+        results = graph.run(x=tensor)
+        for name, centre in (("pooled", 1.0), ("dw", 9.0), ("dense", 27.0)):
+            array = results[name].numpy()
+            assert np.isfinite(array).all()
+            assert array.max() == pytest.approx(centre)
+
+
+@pytest.mark.parametrize(
+    "limits",
+    [
+        {"maxComputeWorkGroupInvocations": 128, "maxComputeWorkGroupSize": (128, 128, 64)},
+        {"maxComputeWorkGroupCount": (2, 3, 2)},
+    ],
+    ids=["invocations", "groups"],
+)
+def test_small_limits(device, rng, monkeypatch, dtype, storage, check, limits):
+    """Limits that other devices have: a grid past maxComputeWorkGroupCount goes in parts."""
+    dispatcher = Dispatcher(device._logical)
+    dispatcher.limits = {**device.info.limits, **limits}
+    monkeypatch.setattr(device, "_dispatcher", dispatcher)
+    mirror = Mirror(device, dtype, storage)
+    x = mirror.input("x", (2, 14, 9, 35))
+    y = mirror.conv2d_dw(x, *random_weight(rng, dtype, 14, 1, 3, 3), padding=1)
+    y = mirror.concat([mirror.mul(y, mirror.global_avg_pool(x)), mirror.slice(x, 3, 12)])
+    mirror.output("y", mirror.upsample(y))
+    check(mirror, {"x": (2, 14, 9, 35)})
+
+
+def test_errors_name_the_node(device):
+    graph = pwconv.Graph(device)
+    x, y = graph.input("x", (1, 4, 6, 6)), graph.input("y", (1, 5, 6, 6))
+    weight = np.ones((4, 1, 3, 3), np.float32)
+    for build, error, says in (
+        (lambda: graph.add(x, y), ValueError, r"node 'add_1': the operands have shapes \(1, 4"),
+        (lambda: graph.mul(x, y, name="m"), ValueError, "node 'm': the operands"),
+        (lambda: graph.mul(x, 2.0, name="m"), TypeError, "node 'm': an operand is a float"),
+        (lambda: graph.activation(x, "no"), ValueError, "node 'activation_1': activation is 'no'"),
+        (lambda: graph.concat([]), ValueError, "node 'concat_1': values is empty"),
+        (
+            lambda: graph.concat([x, graph.global_avg_pool(x)]),
+            ValueError,
+            "may differ in channels only",
+        ),
+        (lambda: graph.slice(x, 2, 2), ValueError, "start is 2 and stop is 2"),
+        (lambda: graph.slice(x, -1, 2), ValueError, "0 ≤ start"),
+        (lambda: graph.slice(x, 0, 5), ValueError, "stop is 5; x has shape"),
+        (lambda: graph.slice(x, 0.5, 3), TypeError, "node 'slice_"),
+        (lambda: graph.upsample(x, 0), ValueError, "scale is 0; it must be 1 to 1024"),
+        (lambda: graph.conv2d_dw(y, weight, name="d"), ValueError, "node 'd': x has .* 5 channels"),
+        (lambda: graph.conv2d_dw(x, weight[:, 0]), ValueError, "weight has shape"),
+        (lambda: graph.conv2d_dw(x, np.ones((4, 2, 3, 3), "f4")), ValueError, "kernel of its own"),
+        (lambda: graph.conv2d_dw(x, np.ones((4, 1, 7, 7), "f4")), ValueError, "there is no output"),
+        (lambda: graph.conv2d_dw(x, weight, np.ones(5, "f4")), ValueError, "bias has shape"),
+        (lambda: graph.conv2d_dw(x, weight, stride=0), ValueError, "stride is 0"),
+        (lambda: graph.conv2d(x, weight), ValueError, "C_in = 1"),
+        (lambda: graph.conv2d(x, np.ones((4, 4), "f4")), ValueError, "KH, KW"),
+        (lambda: graph.conv2d(x, np.ones((4, 4, 99, 99), "f4")), ValueError, "at most 1024 taps"),
+        (lambda: graph.conv2d(x, np.ones((4, 4, 3, 3), "i4")), TypeError, "weight has dtype"),
+    ):
+        with pytest.raises(error, match=says):
+            build()

@@ -1,0 +1,201 @@
+"""Graphs drawn at random: every output against float64, at several sizes, memory poisoned."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import pwconv
+from mirror import Mirror, Pair
+from pwconv.vk import api as vk
+from pwconv.vk.commands import Recording
+from pwconv.vk.resources import Buffer, Image
+
+ACTIVATIONS = (None, "relu", "silu")
+KINDS = (
+    "conv2d_pw",
+    "strided",
+    "conv2d",
+    "conv2d_dw",
+    "activation",
+    "add",
+    "gate",
+    "squeeze",
+    "concat",
+    "slice",
+    "upsample",
+)
+
+
+class Drawn:
+    """A graph of nodes that hypothesis chooses; every value that nothing takes is an output."""
+
+    def __init__(self, draw: Callable, device: pwconv.Device, most_nodes: int) -> None:
+        self.draw = draw
+        self.rng = np.random.default_rng(draw(st.integers(0, 2**32)))
+        self.dtype = draw(st.sampled_from(["float32", "float16"]))
+        self.mirror = Mirror(device, self.dtype, draw(st.sampled_from(["texture3d", "buffer"])))
+        self.taken: set[str] = set()
+        self.channels = {"x": draw(st.integers(1, 9)), "y": draw(st.integers(1, 9))}
+        batch, size = self.draw_size()
+        self.values = [
+            self.mirror.input(name, (batch, c, *size)) for name, c in self.channels.items()
+        ]
+        for kind in draw(st.lists(st.sampled_from(KINDS), min_size=1, max_size=most_nodes)):
+            self.values.append(self.node(kind))
+        for n, value in enumerate(self.values[2:]):
+            if value.value.name not in self.taken:
+                self.mirror.output(f"out{n}", value)
+        if "y" not in self.taken:
+            self.mirror.output("of_y", self.mirror.activation(self.values[1], "relu"))
+        if "x" not in self.taken:
+            self.mirror.output("of_x", self.mirror.activation(self.values[0], "relu"))
+
+    def draw_size(self) -> tuple[int, tuple[int, int]]:
+        size = self.draw(st.integers(2, 11)), self.draw(st.integers(2, 11))
+        return self.draw(st.integers(1, 2)), size
+
+    def take(self, shape: tuple[int, ...] | None = None) -> Pair:
+        """Choose a value, of a shape, for a node."""
+        able = [v for v in self.values if shape in (None, v.value.shape)]
+        value = self.draw(st.sampled_from(able))
+        self.taken.add(value.value.name)
+        return value
+
+    def weight(self, *shape: int) -> tuple[np.ndarray, np.ndarray]:
+        """Weights whose magnitudes sum to one for an output: errors that come in do not grow."""
+        weight = self.rng.standard_normal(shape)
+        weight /= np.abs(weight).sum(tuple(range(1, len(shape))), keepdims=True)
+        return weight.astype(self.dtype), self.rng.standard_normal(shape[0]).astype(self.dtype)
+
+    def node(self, kind: str) -> Pair:
+        mirror, draw = self.mirror, self.draw
+        x = self.take()
+        c, h, w = x.value.shape[-3:]
+        activation = draw(st.sampled_from(ACTIVATIONS))
+        if kind == "conv2d_pw":
+            same_size = [v for v in self.values if v.value.shape[-2:] == (h, w)]
+            like = draw(st.sampled_from(same_size)).value.shape
+            residual = self.take(like) if draw(st.booleans()) else None
+            return mirror.conv2d_pw(
+                x, *self.weight(like[1], c), activation=activation, residual=residual
+            )
+        if kind == "strided":
+            return mirror.conv2d_pw(x, *self.weight(5, c), stride=2, padding=(0, 1))
+        if kind == "conv2d":
+            return mirror.conv2d(x, *self.weight(6, c, 3, 3), stride=2, padding=1)
+        if kind == "conv2d_dw":
+            return mirror.conv2d_dw(x, *self.weight(c, 1, 3, 3), padding=1, activation=activation)
+        if kind == "activation":
+            return mirror.activation(x, activation or "sigmoid")
+        if kind == "add":
+            return mirror.add(x, self.take(x.value.shape), activation)
+        if kind == "gate":
+            return mirror.mul(mirror.activation(x, "tanh"), mirror.activation(x, "sigmoid"))
+        if kind == "squeeze":
+            pooled = mirror.global_avg_pool(x)
+            return mirror.mul(x, mirror.conv2d_pw(pooled, *self.weight(c, c), activation="sigmoid"))
+        if kind == "concat":
+            return mirror.concat([x, self.take(x.value.shape)])
+        if kind == "slice":
+            start = draw(st.integers(0, c - 1))
+            return mirror.slice(x, start, draw(st.integers(start + 1, c)))
+        return mirror.upsample(x) if h * w < 200 else mirror.activation(x, "relu")
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        graph = self.mirror.graph
+        shapes = {name: graph._shapes[i] for name, i in graph._inputs.items()}
+        return {n: self.rng.standard_normal(s).astype(self.dtype) for n, s in shapes.items()}
+
+    def resize(self) -> None:
+        """Resize to something drawn, if the nodes take it."""
+        batch, size = self.draw_size()
+        shapes = {name: (batch, c, *size) for name, c in self.channels.items()}
+        # Shapes that are equal at one size, before and after a stride, are not at every size.
+        with contextlib.suppress(ValueError):
+            self.mirror.graph.resize(**shapes)
+
+
+@settings(max_examples=40)
+@given(data=st.data())
+def test_any_graph_at_any_size(device, data):
+    drawn = Drawn(data.draw, device, most_nodes=20)
+    for _ in range(3):
+        arrays = drawn.arrays()
+        first = drawn.mirror.check(arrays)
+        again = drawn.mirror.graph.run(**arrays)
+        for name, array in first.items():
+            np.testing.assert_array_equal(again[name], array)
+        drawn.resize()
+
+
+@settings(max_examples=25)
+@given(data=st.data())
+def test_memory_that_is_free_may_hold_anything(device, data):
+    """Nodes one by one; after each, what was used for the last time becomes NaN."""
+    drawn = Drawn(data.draw, device, most_nodes=12)
+    drawn.resize()
+    arrays = drawn.arrays()
+    drawn.mirror.check(arrays, run_poisoned(drawn.mirror.graph, arrays))
+
+
+def run_poisoned(graph: pwconv.Graph, arrays: dict[str, np.ndarray]) -> dict[str, pwconv.Tensor]:
+    program = graph._current().program
+    network, storage = program.network, program.setting.storage
+    tensors = {
+        network.inputs[name]: graph.device.tensor(array, graph.dtype, storage)
+        for name, array in arrays.items()
+    }
+    for i in network.outputs.values():
+        tensors[i] = graph.device._empty(program.shapes[i], graph.dtype, storage)
+    commands = program.commands({i: tensor.resource for i, tensor in tensors.items()})
+    logical = graph.device._logical
+    order, readers = network.order, network.readers()
+    last = {i: readers.get(i, [i])[-1] for i in order}
+    for i, steps in zip(order, program.steps(commands), strict=True):
+        recording = Recording(logical, steps, host_reads=False)
+        logical.queue.wait(logical.queue.submit(recording.command_buffer, awaited=True))
+        logical.queue.retire(recording.destroy)
+        for done in (j for j in order if last[j] == i and j in program._resources):
+            poison(graph, program._resources[done])
+    return {name: tensors[i] for name, i in network.outputs.items()}
+
+
+def poison(graph: pwconv.Graph, resource: Buffer | Image) -> None:
+    def record(command_buffer: object) -> None:
+        if isinstance(resource, Buffer):
+            nan = np.full(2, math.nan, graph.dtype).view(np.uint32)[0]
+            vk.vkCmdFillBuffer(command_buffer, resource.handle, 0, vk.WHOLE_SIZE, int(nan))
+            return
+        everything = vk.VkImageSubresourceRange(aspectMask=1, levelCount=1, layerCount=1)
+        colour = vk.VkClearColorValue(float32=[math.nan] * 4)
+        layout = vk.VK_IMAGE_LAYOUT_GENERAL
+        vk.vkCmdClearColorImage(command_buffer, resource.handle, layout, colour, 1, [everything])
+
+    graph.device._logical.queue.run_once(record)
+
+
+def test_overlapping_memory_is_noticed(device, rng, monkeypatch):
+    """The test above fails where everything lies in one place."""
+    from pwconv.graph import program
+
+    def place_wrongly(lifetimes):
+        size = max(lifetime.size for lifetime in lifetimes)
+        return program.Placement((0,) * len(lifetimes), size)
+
+    monkeypatch.setattr(program, "place", place_wrongly)
+    mirror = Mirror(device, "float32", "buffer")
+    x = mirror.input("x", (1, 3, 4, 4))
+    weight = np.eye(3, dtype=np.float32)
+    first = mirror.conv2d_pw(x, weight, activation="silu")
+    second = mirror.conv2d_pw(first, weight, activation="silu")
+    mirror.output("y", mirror.add(first, second))
+    arrays = {"x": rng.standard_normal((1, 3, 4, 4)).astype(np.float32)}
+    with pytest.raises(AssertionError):
+        mirror.check(arrays, run_poisoned(mirror.graph, arrays))

@@ -1,0 +1,182 @@
+"""A graph and its float64 composition, built by the same calls."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+import propagation
+import pwconv
+from accuracy import assert_within
+from propagation import Approximation
+from pwconv.graph import Value
+
+Known = dict[str, Approximation]
+
+
+@dataclass(frozen=True, eq=False)
+class Pair:
+    """A value of a graph, and what computes it in float64."""
+
+    value: Value
+    compute: Callable[[Known], Approximation]
+
+
+class Mirror:
+    """Adds each node to a graph and to its float64 composition."""
+
+    def __init__(self, device: pwconv.Device, dtype: str, storage: str) -> None:
+        self.graph = pwconv.Graph(device, dtype, storage=storage)
+        self.dtype = dtype
+        self.outputs: dict[str, Pair] = {}
+
+    def input(self, name: str, shape: tuple[int, ...]) -> Pair:
+        return Pair(self.graph.input(name, shape), lambda known: known[name])
+
+    def conv2d_pw(
+        self,
+        x: Pair,
+        weight: np.ndarray,
+        bias: np.ndarray | None = None,
+        *,
+        residual: Pair | None = None,
+        **settings: Any,
+    ) -> Pair:
+        value = self.graph.conv2d_pw(
+            x.value, weight, bias, residual=residual and residual.value, **settings
+        )
+
+        def compute(known: Known) -> Approximation:
+            return propagation.conv2d(
+                self._of(x, known),
+                weight[:, :, None, None],
+                bias,
+                residual=residual and self._of(residual, known),
+                dtype=self.dtype,
+                **settings,
+            )
+
+        return Pair(value, compute)
+
+    def conv2d(
+        self,
+        x: Pair,
+        weight: np.ndarray,
+        bias: np.ndarray | None = None,
+        *,
+        residual: Pair | None = None,
+        **settings: Any,
+    ) -> Pair:
+        value = self.graph.conv2d(
+            x.value, weight, bias, residual=residual and residual.value, **settings
+        )
+
+        def compute(known: Known) -> Approximation:
+            return propagation.conv2d(
+                self._of(x, known),
+                weight,
+                bias,
+                residual=residual and self._of(residual, known),
+                dtype=self.dtype,
+                **settings,
+            )
+
+        return Pair(value, compute)
+
+    def conv2d_dw(
+        self, x: Pair, weight: np.ndarray, bias: np.ndarray | None = None, **settings: Any
+    ) -> Pair:
+        value = self.graph.conv2d_dw(x.value, weight, bias, **settings)
+        groups = weight.shape[0]
+
+        def compute(known: Known) -> Approximation:
+            of_x = self._of(x, known)
+            return propagation.conv2d(
+                of_x, weight, bias, dtype=self.dtype, groups=groups, **settings
+            )
+
+        return Pair(value, compute)
+
+    def activation(self, x: Pair, name: Any) -> Pair:
+        value = self.graph.activation(x.value, name)
+        return Pair(
+            value, lambda known: propagation.activation(self._of(x, known), name, dtype=self.dtype)
+        )
+
+    def add(self, x: Pair, y: Pair, activation: Any = None) -> Pair:
+        return self._binary("add", x, y, activation)
+
+    def mul(self, x: Pair, y: Pair, activation: Any = None) -> Pair:
+        return self._binary("mul", x, y, activation)
+
+    def _binary(self, kind: str, x: Pair, y: Pair, activation: Any) -> Pair:
+        value = getattr(self.graph, kind)(x.value, y.value, activation=activation)
+        function = getattr(propagation, kind)
+
+        def compute(known: Known) -> Approximation:
+            operands = self._of(x, known), self._of(y, known)
+            return function(*operands, activation, dtype=self.dtype)
+
+        return Pair(value, compute)
+
+    def concat(self, pairs: list[Pair]) -> Pair:
+        value = self.graph.concat([pair.value for pair in pairs])
+        return Pair(
+            value, lambda known: propagation.concat([self._of(pair, known) for pair in pairs])
+        )
+
+    def slice(self, x: Pair, start: int, stop: int) -> Pair:
+        value = self.graph.slice(x.value, start, stop)
+        return Pair(value, lambda known: propagation.take(self._of(x, known), start, stop))
+
+    def global_avg_pool(self, x: Pair) -> Pair:
+        value = self.graph.global_avg_pool(x.value)
+        return Pair(
+            value,
+            lambda known: propagation.global_avg_pool(self._of(x, known), dtype=self.dtype),
+        )
+
+    def upsample(self, x: Pair, scale: int = 2) -> Pair:
+        value = self.graph.upsample(x.value, scale)
+        return Pair(value, lambda known: propagation.upsample(self._of(x, known), scale))
+
+    def output(self, name: str, pair: Pair) -> None:
+        self.graph.output(name, pair.value)
+        self.outputs[name] = pair
+
+    def expected(self, inputs: Mapping[str, np.ndarray]) -> dict[str, Approximation]:
+        """Return what is known of every output for arrays that are of the graph's dtype."""
+        known = {name: propagation.exact(array) for name, array in inputs.items()}
+        return {name: self._of(pair, known) for name, pair in self.outputs.items()}
+
+    def check(
+        self, inputs: Mapping[str, np.ndarray], results: Mapping[str, Any] | None = None
+    ) -> dict[str, np.ndarray]:
+        """Assert that a run's results, of a run made here unless given, are within the bounds."""
+        results = self.graph.run(**inputs) if results is None else results
+        expected = self.expected(inputs)
+        assert results.keys() == expected.keys()
+        arrays = {name: np.asarray(result) for name, result in results.items()}
+        for name, approximation in expected.items():
+            assert np.isfinite(approximation.error).all()
+            assert arrays[name].dtype == self.dtype
+            assert_within(arrays[name], approximation.value, approximation.error)
+        return arrays
+
+    def _of(self, pair: Pair, known: Known) -> Approximation:
+        key = f"node {pair.value.name}"
+        if key not in known:
+            known[key] = pair.compute(known)
+        return known[key]
+
+
+def random_weight(
+    rng: np.random.Generator, dtype: str, *shape: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return a weight and a bias whose results are of order one."""
+    products = int(np.prod(shape[1:]))
+    weight = (rng.standard_normal(shape) / np.sqrt(products)).astype(dtype)
+    return weight, rng.standard_normal(shape[0]).astype(dtype)
