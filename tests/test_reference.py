@@ -136,3 +136,24 @@ def test_the_bound_is_infinite_where_half_may_overflow():
     assert np.isinf(
         reference.conv2d_pw_bound(np.ones((2000, 1, 1)), long, accumulate="float16")
     ).all()
+
+
+@pytest.mark.parametrize("groups", [1, 2, 6])
+def test_a_convolution_with_a_kernel_is_its_sum(rng, groups):
+    x, weight = rng.standard_normal((2, 6, 7, 8)), rng.standard_normal((12, 6 // groups, 3, 2))
+    bias = rng.standard_normal(12)
+    y = reference.conv2d(x, weight, bias, stride=(2, 3), padding=(1, 0), groups=groups)
+    padded = np.pad(x, ((0, 0), (0, 0), (1, 1), (0, 0)))
+    assert y.shape == (2, 12, 4, 3)
+    for n, o, row, column in np.ndindex(y.shape):
+        first = o // (12 // groups) * (6 // groups)
+        channels = padded[n, first : first + 6 // groups]
+        patch = channels[:, 2 * row : 2 * row + 3, 3 * column : 3 * column + 2]
+        assert y[n, o, row, column] == pytest.approx((patch * weight[o]).sum() + bias[o])
+
+
+def test_a_kernel_of_one_tap_is_pointwise(rng):
+    x, weight = rng.standard_normal((3, 5, 7)), rng.standard_normal((4, 3, 1, 1))
+    settings = {"stride": 2, "padding": (1, 3), "activation": "gelu"}
+    expected = reference.conv2d_pw(x, weight, **settings)
+    np.testing.assert_allclose(reference.conv2d(x, weight, **settings), expected, rtol=1e-12)

@@ -115,3 +115,9 @@ def test_stale_code_is_refused_beside_its_sources(copied, tmp_path):
         stream.write("// changed\n")
     with pytest.raises(PwconvError, match="has changed since the shaders were compiled"):
         shaders.variants("conv2d_pw_tiled")
+
+
+def test_elementwise_numbers_are_the_shaders():
+    text = (ROOT / "shaders/include/elementwise.glslh").read_text()
+    for name in ("FIRST", "ADD", "MULTIPLY"):
+        assert f"const uint OPERATION_{name} = {getattr(elementwise, name)};" in text

@@ -210,8 +210,9 @@ class Layer(ABC):
 
     @property
     def _parameter_bytes(self) -> int:
-        """Bytes of the packed weight and the bias."""
-        return self._weight.resource.size + self._bias.size
+        """Bytes of the packed weight, of its rows where a plan takes them, and of the bias."""
+        rows = self._weight._rows
+        return self._weight.resource.size + self._bias.size + (rows.size if rows else 0)
 
     def _parameters(self, plan: Plan) -> dict[str, Resource]:
         """Return the weight and the bias, as a plan's bindings name them."""

@@ -387,6 +387,17 @@ def test_errors_of_a_run(device, rng):
     mirror.check({"x": x})
 
 
+def test_inputs_of_any_name(device):
+    graph = pwconv.Graph(device)
+    names = ("self", "the image", "graph")
+    x, y, z = (graph.input(name, (1, 2, 2)) for name in names)
+    graph.output("self", graph.add(graph.add(x, y), z))
+    ones = dict.fromkeys(names, np.ones((1, 2, 2), np.float32))
+    assert (graph.run(**ones)["self"] == 3).all()
+    graph.resize(**dict.fromkeys(names, (1, 1, 1)))
+    assert graph.run(**{name: array[:, :1, :1] for name, array in ones.items()})["self"] == 3
+
+
 def test_values_that_no_output_needs_are_not_run(device, rng):
     mirror = Mirror(device, "float32", "auto")
     x = mirror.input("x", (1, 3, 4, 4))

@@ -136,8 +136,12 @@ class Graph:
     -----
     A float16 graph sums in float32 and rounds each node's output once, to nearest even.
 
-    Every method that adds a node takes its ``name``, which errors and tables then show. A node that
-    no output depends on is not run.
+    Every method that adds a node takes its ``name``, which errors and tables then show. A node
+    takes values that there are already, so that there are no cycles; one that no output depends on
+    is not run.
+
+    What is recorded at a set of shapes is kept, and submitted again when they come back: going to
+    and fro costs the host some microseconds.
 
     Examples
     --------
@@ -496,7 +500,7 @@ class Graph:
         """How activations are stored at the shapes of now: "texture3d" or "buffer"."""
         return self._current().program.setting.storage
 
-    def run(self, **inputs: Any) -> dict[str, Any]:
+    def run(self, /, **inputs: Any) -> dict[str, Any]:
         """Run the graph.
 
         The first run ends the building: no nodes can be added after it.
@@ -526,7 +530,7 @@ class Graph:
             return self._run_tensors(inputs)[0]
         return self.run_async(**inputs).wait()
 
-    def run_async(self, **inputs: Any) -> Handle:
+    def run_async(self, /, **inputs: Any) -> Handle:
         """Run the graph without waiting for it.
 
         Two runs of arrays are in flight at most: a third waits until the first is done, whose
@@ -559,7 +563,7 @@ class Graph:
             }
             return sized.frames.run(arrays)
 
-    def resize(self, **shapes: Any) -> None:
+    def resize(self, /, **shapes: Any) -> None:
         """Change the shapes of inputs; those of all other values follow.
 
         Weights and compiled kernels stay. Returning to one of the last eight sets of shapes costs
@@ -856,7 +860,10 @@ def _naming(name: Any) -> Iterator[None]:
     try:
         yield
     except (TypeError, ValueError, UnsupportedError) as error:
-        raise type(error)(f"node {name!r}: {error}") from error
+        # Not the error's own type: one that derives from these may take other arguments.
+        kinds = (TypeError, ValueError, UnsupportedError)
+        kind = next(kind for kind in kinds if isinstance(error, kind))
+        raise kind(f"node {name!r}: {error}") from error
 
 
 def _geometry(stride: Any, padding: Any, weight: Array) -> Geometry:
