@@ -10,6 +10,7 @@ import pytest
 
 from pwconv import PwconvError, shaders
 from pwconv import activation as activations
+from pwconv.kernels import elementwise
 
 ROOT = Path(__file__).parents[1]
 
