@@ -33,9 +33,10 @@ FLOORS = {
     "pwconv.graph": 7,
     "pwconv.demo": 7,
     "pwconv.bench": 7,
-    "pwconv.cli": 9,
-    "pwconv.__main__": 10,
-    "pwconv": 8,
+    "pwconv.models": 8,
+    "pwconv.cli": 10,
+    "pwconv.__main__": 11,
+    "pwconv": 9,
 }
 OPEN_FOLDERS = (
     "pwconv.vk",
@@ -43,6 +44,7 @@ OPEN_FOLDERS = (
     "pwconv.timing",
     "pwconv.tuning",
     "pwconv.graph",
+    "pwconv.models",
     "pwconv.bench",
 )
 

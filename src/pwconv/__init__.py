@@ -1,6 +1,6 @@
 """Pointwise convolutions on any Vulkan device, from numpy."""
 
-from pwconv import reference
+from pwconv import models, reference
 from pwconv.device import Device, devices
 from pwconv.errors import (
     ClosedError,
@@ -36,6 +36,7 @@ __all__ = [
     "ValidationError",
     "conv2d_pw",
     "devices",
+    "models",
     "pack_linear_weight",
     "reference",
 ]
