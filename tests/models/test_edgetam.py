@@ -82,6 +82,14 @@ def test_numbers(device, rng, dtype, storage):
         np.testing.assert_array_equal(result, parts[names[maps[name]]])
 
 
+@pytest.mark.parametrize("storage", ["texture3d", "buffer"])
+def test_scratch_is_the_two_largest_neighbours(device, storage):
+    """At 1024×1024: the largest lateral and the stage before it; rows' padding is below 1 %."""
+    neighbours = 2 * (48 + 256) * 256 * 256
+    scratch = edgetam_pointwise(device, storage=storage).memory().scratch
+    assert neighbours <= scratch < 1.01 * neighbours
+
+
 def test_values_stay_of_order_one(device, rng):
     graph = edgetam_pointwise(device, size=32)
     maps = graph.run(x=rng.standard_normal((1, 48, 8, 8)).astype(np.float16))
@@ -98,3 +106,8 @@ def test_values_stay_of_order_one(device, rng):
 def test_sizes_that_do_not_halve(device, size):
     with pytest.raises(ValueError, match=f"size is {size}; it must be a positive multiple of 32"):
         pwconv.models.edgetam_pointwise(device, size=size)
+
+
+def test_a_negative_seed(device):
+    with pytest.raises(ValueError, match="seed is -1; it must not be negative"):
+        edgetam_pointwise(device, seed=-1)

@@ -49,7 +49,7 @@ def edgetam_pointwise(
     storage : "auto", "texture3d" or "buffer"
         How activations are stored on the device.
     seed : int
-        Of the weights and biases.
+        Of the weights and biases; 0 or more.
 
     Returns
     -------
@@ -74,6 +74,8 @@ def edgetam_pointwise(
     side = operator.index(size)
     if side < _COARSEST or side % _COARSEST:
         raise ValueError(f"size is {side}; it must be a positive multiple of {_COARSEST}")
+    if operator.index(seed) < 0:
+        raise ValueError(f"seed is {seed}; it must not be negative")
     layers = Layers(seed, as_dtype(dtype))
     graph = Graph(device, dtype, storage=storage)
     x = graph.input("x", (1, _CHANNELS[0], side // 4, side // 4))
