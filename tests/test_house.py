@@ -34,9 +34,10 @@ FLOORS = {
     "pwconv.graph": 8,
     "pwconv.demo": 8,
     "pwconv.bench": 8,
-    "pwconv.cli": 10,
-    "pwconv.__main__": 11,
-    "pwconv": 9,
+    "pwconv.models": 9,
+    "pwconv.cli": 11,
+    "pwconv.__main__": 12,
+    "pwconv": 10,
 }
 OPEN_FOLDERS = (
     "pwconv.vk",
@@ -44,6 +45,7 @@ OPEN_FOLDERS = (
     "pwconv.timing",
     "pwconv.tuning",
     "pwconv.graph",
+    "pwconv.models",
     "pwconv.bench",
 )
 

@@ -1,6 +1,6 @@
 """Pointwise convolutions and linear layers on any Vulkan device, from numpy."""
 
-from pwconv import reference
+from pwconv import models, reference
 from pwconv.device import Device, devices
 from pwconv.errors import (
     ClosedError,
@@ -38,6 +38,7 @@ __all__ = [
     "conv2d_pw",
     "devices",
     "linear",
+    "models",
     "pack_linear_weight",
     "reference",
 ]
