@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import math
-import operator
-from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -18,11 +16,8 @@ from pwconv.kernels import conv2d_pw, conv2d_pw_choice, linear
 from pwconv.layer import Layer
 from pwconv.layout import Shape4
 from pwconv.packed_weight import PackedWeight
-from pwconv.tensor import Shape, shape4
+from pwconv.tensor import Shape, as_pair, shape4
 from pwconv.tuning.race import Task
-
-# Of stride and padding: coordinates in the shader stay far from 2**31.
-_MOST = 2**20
 
 
 class PointwiseConv2d(Layer):
@@ -89,7 +84,7 @@ class PointwiseConv2d(Layer):
         device: Device | None = None,
     ) -> None:
         self._geometry = conv2d_pw.Geometry(
-            _pair(stride, "stride", least=1), _pair(padding, "padding", least=0)
+            as_pair(stride, "stride", least=1), as_pair(padding, "padding", least=0)
         )
         super().__init__(
             weight,
@@ -374,17 +369,3 @@ def _images(shape: Shape) -> Shape4:
     if min(shape[-3:]) < 1 or shape[0] < 0:
         raise ValueError(f"x has shape {shape}; only the batch may be 0")
     return shape4(shape, "x")
-
-
-def _pair(value: Any, argument: str, *, least: int) -> tuple[int, int]:
-    try:
-        parts = tuple(value) if isinstance(value, Iterable) else (value, value)
-        height, width = map(operator.index, parts)
-        if least <= height <= _MOST and least <= width <= _MOST:
-            return height, width
-    except (TypeError, ValueError):
-        pass
-    raise ValueError(
-        f"{argument} is {value!r}; it must be an int from {least} to {_MOST}, or two of them, "
-        "along H and W"
-    )

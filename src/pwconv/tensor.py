@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from pwconv.dtypes import FLOAT16, FLOAT32, Array, DType
@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from pwconv.device import Device
 
 Shape = tuple[int, ...]
+
+# Of what is given along H and W: coordinates in the shader stay far from 2**31.
+_MOST_ALONG = 2**20
 
 VK_FORMATS = {FLOAT32: 109, FLOAT16: 97}  # R32G32B32A32_SFLOAT, R16G16B16A16_SFLOAT
 
@@ -114,6 +117,27 @@ class Tensor:
             f"pwconv.Tensor(shape={self.shape}, dtype={self.dtype}, storage={self.storage!r}, "
             f"device={self.device.info.name!r})"
         )
+
+
+def as_pair(value: Any, argument: str, *, least: int) -> tuple[int, int]:
+    """Return what a user gives along H and W: an int for both, or two.
+
+    Raises
+    ------
+    ValueError
+        Anything else, or a number below ``least`` or past 2**20.
+    """
+    try:
+        parts = tuple(value) if isinstance(value, Iterable) else (value, value)
+        height, width = map(operator.index, parts)
+        if least <= height <= _MOST_ALONG and least <= width <= _MOST_ALONG:
+            return height, width
+    except (TypeError, ValueError):
+        pass
+    raise ValueError(
+        f"{argument} is {value!r}; it must be an int from {least} to {_MOST_ALONG}, or two of them, "
+        "along H and W"
+    )
 
 
 def shape4(shape: Shape, argument: str) -> Shape4:

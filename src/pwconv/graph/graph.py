@@ -36,10 +36,11 @@ from pwconv.graph.resampling import GlobalAvgPool, Upsample
 from pwconv.graph.scratch import Scratch
 from pwconv.graph.table import summarize_nodes
 from pwconv.kernels.conv2d_pw import Geometry
-from pwconv.modules import PointwiseConv2d, _pair
+from pwconv.modules import PointwiseConv2d
 from pwconv.tensor import (
     Shape,
     Tensor,
+    as_pair,
     as_shape,
     check_storage,
     choose_storage,
@@ -869,8 +870,8 @@ def _naming(name: Any) -> Iterator[None]:
 def _geometry(stride: Any, padding: Any, weight: Array) -> Geometry:
     """Return the geometry of a convolution by a weight [C_out, C_in, KH, KW]."""
     return Geometry(
-        _pair(stride, "stride", least=1),
-        _pair(padding, "padding", least=0),
+        as_pair(stride, "stride", least=1),
+        as_pair(padding, "padding", least=0),
         (weight.shape[2], weight.shape[3]),
     )
 

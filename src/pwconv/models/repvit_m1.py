@@ -16,8 +16,7 @@ from pwconv.device import Device
 from pwconv.dtypes import Array, DType, as_dtype
 from pwconv.graph import Graph, Value
 from pwconv.models.parameters import check_parameters, fold_batch_norm, rounded
-from pwconv.modules import _pair
-from pwconv.tensor import Shape
+from pwconv.tensor import Shape, as_pair
 
 _CHANNELS = (48, 96, 192, 384)  # of the stages
 _DEPTHS = (2, 2, 14, 2)  # blocks of each
@@ -80,7 +79,7 @@ def repvit_m1_backbone(
     (1, 384, 16, 16)
     """
     parameters = check_parameters(state, parameter_shapes(), (_CLASSIFIER,))
-    height, width = _pair(size, "size", least=1)
+    height, width = as_pair(size, "size", least=1)
     images = operator.index(batch)
     if images < 1:
         raise ValueError(f"batch is {images}; it must be at least 1")
