@@ -135,8 +135,8 @@ def as_pair(value: Any, argument: str, *, least: int) -> tuple[int, int]:
     except (TypeError, ValueError):
         pass
     raise ValueError(
-        f"{argument} is {value!r}; it must be an int from {least} to {_MOST_ALONG}, or two of them, "
-        "along H and W"
+        f"{argument} is {value!r}; it must be an int from {least} to {_MOST_ALONG}, or two of "
+        "them, along H and W"
     )
 
 
