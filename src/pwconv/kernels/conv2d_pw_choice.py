@@ -59,8 +59,7 @@ _PREFERENCES = {
     ),
     **{
         ("texture3d", "cpu", dtype): Preference(
-            (("m16n3k1", 64), ("m8n2k1", 64), ("m4n1k1", 64), ("m1n1k1", 0)),
-            weight_storage="buffer",
+            (("m16n3k1", 64), ("m8n2k1", 64), ("m4n1k1", 64), ("m1n1k1", 0))
         )
         for dtype in ("float32", "float16")
     },
