@@ -36,48 +36,30 @@ class Mirror:
     def input(self, name: str, shape: tuple[int, ...]) -> Pair:
         return Pair(self.graph.input(name, shape), lambda known: known[name])
 
-    def conv2d_pw(
+    def conv2d_pw(self, x: Pair, weight: np.ndarray, *rest: Any, **settings: Any) -> Pair:
+        kernel = weight[:, :, None, None]
+        return self._convolution(self.graph.conv2d_pw, x, weight, kernel, *rest, **settings)
+
+    def conv2d(self, x: Pair, weight: np.ndarray, *rest: Any, **settings: Any) -> Pair:
+        return self._convolution(self.graph.conv2d, x, weight, weight, *rest, **settings)
+
+    def _convolution(
         self,
+        add: Callable[..., Value],
         x: Pair,
         weight: np.ndarray,
+        kernel: np.ndarray,
         bias: np.ndarray | None = None,
         *,
         residual: Pair | None = None,
         **settings: Any,
     ) -> Pair:
-        value = self.graph.conv2d_pw(
-            x.value, weight, bias, residual=residual and residual.value, **settings
-        )
+        value = add(x.value, weight, bias, residual=residual and residual.value, **settings)
 
         def compute(known: Known) -> Approximation:
             return propagation.conv2d(
                 self._of(x, known),
-                weight[:, :, None, None],
-                bias,
-                residual=residual and self._of(residual, known),
-                dtype=self.dtype,
-                **settings,
-            )
-
-        return Pair(value, compute)
-
-    def conv2d(
-        self,
-        x: Pair,
-        weight: np.ndarray,
-        bias: np.ndarray | None = None,
-        *,
-        residual: Pair | None = None,
-        **settings: Any,
-    ) -> Pair:
-        value = self.graph.conv2d(
-            x.value, weight, bias, residual=residual and residual.value, **settings
-        )
-
-        def compute(known: Known) -> Approximation:
-            return propagation.conv2d(
-                self._of(x, known),
-                weight,
+                kernel,
                 bias,
                 residual=residual and self._of(residual, known),
                 dtype=self.dtype,

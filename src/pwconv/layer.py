@@ -101,8 +101,8 @@ class Layer(ABC):
     def explain(self, shape: Any, storage: str = "auto") -> Explanation:
         """Tell what a call runs at a shape, and why; nothing is computed.
 
-        What is told is what the call then takes. With ``PWCONV_TUNE=on-demand`` a new shape is
-        measured here as it would be there.
+        What is told is what the call then takes. With ``PWCONV_TUNE=on-demand`` a convolution's new
+        shape is measured here as it would be there.
 
         Parameters
         ----------
@@ -278,19 +278,9 @@ class Layer(ABC):
     def _upload_bias(self, bias: Any) -> Buffer:
         channels = self._weight.shape[1]
         values = np.zeros(bias_length(channels), FLOAT32)
-        if bias is not None:
-            array = as_float_array(bias, "bias")
-            if array.shape != (channels,):
-                raise ValueError(
-                    f"bias has shape {array.shape}; it must be [{self._bias_axis}] = "
-                    f"({channels},), as weight"
-                )
-            values[:channels] = array
-        logical = self.device._logical
-        buffer = Buffer(logical, values.nbytes, DEVICE)
-        weakref.finalize(self, logical.queue.retire, buffer.destroy)
-        upload_buffer(logical, values, buffer)
-        return buffer
+        checked = check_bias(bias, channels, self._bias_axis)
+        values[:channels] = 0.0 if checked is None else checked
+        return upload_parameter(self, self.device, values)
 
     def _place(self, x: Any, out: Any) -> tuple[Tensor, Shape]:
         """Return x on the device, stored so that it and its output fit, and the output's shape."""
@@ -366,3 +356,30 @@ class Layer(ABC):
         if out is x:
             raise ValueError("out is x; a layer cannot overwrite its own input")
         return out
+
+
+def check_bias(bias: Any, channels: int, axis: str) -> Array | None:
+    """Return a bias of so many channels, in float32; ``axis`` is what errors call its axis.
+
+    Raises
+    ------
+    TypeError, ValueError
+        Another element type, or another shape.
+    """
+    if bias is None:
+        return None
+    array = as_float_array(bias, "bias")
+    if array.shape != (channels,):
+        raise ValueError(
+            f"bias has shape {array.shape}; it must be [{axis}] = ({channels},), as weight"
+        )
+    return array.astype(FLOAT32)
+
+
+def upload_parameter(owner: object, device: Device, array: Array) -> Buffer:
+    """Return a buffer that holds a contiguous array for as long as its owner lives."""
+    logical = device._logical
+    buffer = Buffer(logical, array.nbytes, DEVICE)
+    weakref.finalize(owner, logical.queue.retire, buffer.destroy)
+    upload_buffer(logical, array, buffer)
+    return buffer

@@ -14,7 +14,6 @@ from pwconv.dtypes import Array, DType
 from pwconv.errors import UnsupportedError
 from pwconv.kernels import conv2d_pw, conv2d_pw_choice, linear
 from pwconv.layer import Layer
-from pwconv.layout import Shape4
 from pwconv.packed_weight import PackedWeight
 from pwconv.tensor import Shape, as_pair, shape4
 from pwconv.tuning.race import Task
@@ -124,16 +123,9 @@ class PointwiseConv2d(Layer):
         )
 
     def _output_shape(self, x_shape: Shape) -> Shape:
-        images = _images(x_shape)
-        if images[1] != self.in_channels:
-            raise ValueError(
-                f"x has shape {x_shape}, {images[1]} channels; the weight takes C_in = "
-                f"{self.in_channels}"
-            )
-        out = self._geometry.output_shape(images, self.out_channels)
-        if min(out[2:]) < 1:
-            raise ValueError(f"x has shape {x_shape}: with {self} there is no output")
-        return out if len(x_shape) == 4 else out[1:]
+        return conv_output_shape(
+            x_shape, self.in_channels, self.out_channels, self._geometry, str(self)
+        )
 
     def _check_packed(self, weight: PackedWeight) -> None:
         if weight.shape[0] != 1:
@@ -362,10 +354,28 @@ class Linear(Layer):
         return plan, choice.reason
 
 
-def _images(shape: Shape) -> Shape4:
-    """Return [N, C, H, W] for the shape of a convolution's input."""
-    if len(shape) not in (3, 4):
-        raise ValueError(f"x has shape {shape}; it must be [N, C, H, W] or [C, H, W]: use reshape")
-    if min(shape[-3:]) < 1 or shape[0] < 0:
-        raise ValueError(f"x has shape {shape}; only the batch may be 0")
-    return shape4(shape, "x")
+def conv_output_shape(
+    x_shape: Shape, c_in: int, c_out: int, geometry: conv2d_pw.Geometry, what: str
+) -> Shape:
+    """Return [N, C_out, H_out, W_out] for an x of [N, C_in, H, W], or both without N.
+
+    Raises
+    ------
+    ValueError
+        Another shape, or one with which ``what`` has no output.
+    """
+    if len(x_shape) not in (3, 4):
+        raise ValueError(
+            f"x has shape {x_shape}; it must be [N, C, H, W] or [C, H, W]: use reshape"
+        )
+    if min(x_shape[-3:]) < 1 or x_shape[0] < 0:
+        raise ValueError(f"x has shape {x_shape}; only the batch may be 0")
+    images = shape4(x_shape, "x")
+    if images[1] != c_in:
+        raise ValueError(
+            f"x has shape {x_shape}, {images[1]} channels; the weight takes C_in = {c_in}"
+        )
+    out = geometry.output_shape(images, c_out)
+    if min(out[2:]) < 1:
+        raise ValueError(f"x has shape {x_shape}: with {what} there is no output")
+    return out if len(x_shape) == 4 else out[1:]

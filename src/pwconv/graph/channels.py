@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -13,9 +14,9 @@ from pwconv.tensor import Shape, shape4
 class _Channels(Operation):
     """An output made of pieces of the inputs."""
 
+    @abstractmethod
     def pieces(self, shapes: Sequence[Shape]) -> list[Piece]:
         """Return the pieces, in order."""
-        raise NotImplementedError
 
     def launches(self, setting: Setting, shapes: Sequence[Shape], out_shape: Shape) -> list[Launch]:
         """Plan a dispatch a piece, or for several."""

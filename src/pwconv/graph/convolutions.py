@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-import weakref
+from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -18,11 +18,10 @@ from pwconv.graph.operations import OUTPUT, Launch, Operation, Setting
 from pwconv.kernels.conv2d_dw import arrange_weight, plan_conv2d_dw
 from pwconv.kernels.conv2d_pw import Geometry, Problem, plan_conv2d_pw
 from pwconv.kernels.conv2d_pw_choice import choose
+from pwconv.layer import upload_parameter
 from pwconv.layout import ceil_div
-from pwconv.modules import PointwiseConv2d
-from pwconv.staging import upload_buffer
+from pwconv.modules import PointwiseConv2d, conv_output_shape
 from pwconv.tensor import Shape, shape4
-from pwconv.vk.resources import Buffer
 
 _MOST_TAPS = 2**10  # of a kernel: products are counted in 32 bits
 
@@ -59,10 +58,11 @@ class MatrixConvolution(Operation):
         """Return two for each product."""
         return 2 * shapes[0][-3] * math.prod(out_shape)
 
+    @abstractmethod
     def _plan(
         self, setting: Setting, x_shape: Shape, out_shape: Shape, *, residual: bool
     ) -> tuple[Plan, str]:
-        raise NotImplementedError
+        """Return the plan, and why its variant."""
 
 
 class PointwiseConvolution(MatrixConvolution):
@@ -95,8 +95,12 @@ class DenseConvolution(MatrixConvolution):
 
     def output_shape(self, shapes: Sequence[Shape]) -> Shape:
         """Return [N, C_out, H_out, W_out], or without N."""
-        out_shape = _output_shape(
-            shapes[0], self.in_channels, self.layer.out_channels, self.geometry
+        out_shape = conv_output_shape(
+            shapes[0],
+            self.in_channels,
+            self.layer.out_channels,
+            self.geometry,
+            _taps_of(self.geometry),
         )
         return _with_residual(out_shape, shapes)
 
@@ -151,14 +155,8 @@ class DepthwiseKernels:
         self.channels = weight.shape[0]
         padded = np.zeros(ceil_div(self.channels, 4) * 4, FLOAT32)
         padded[: self.channels] = 0.0 if bias is None else bias
-        self.weight = self._upload(device, arrange_weight(weight))
-        self.bias = self._upload(device, padded)
-
-    def _upload(self, device: Device, array: Array) -> Buffer:
-        buffer = Buffer(device._logical, array.nbytes)
-        weakref.finalize(self, device._logical.queue.retire, buffer.destroy)
-        upload_buffer(device._logical, array, buffer)
-        return buffer
+        self.weight = upload_parameter(self, device, arrange_weight(weight))
+        self.bias = upload_parameter(self, device, padded)
 
 
 @dataclass(frozen=True, eq=False)
@@ -178,7 +176,9 @@ class DepthwiseConvolution(Operation):
     def output_shape(self, shapes: Sequence[Shape]) -> Shape:
         """Return [N, C, H_out, W_out], or without N."""
         channels = self.kernels.channels
-        return _output_shape(shapes[0], channels, channels, self.geometry)
+        return conv_output_shape(
+            shapes[0], channels, channels, self.geometry, _taps_of(self.geometry)
+        )
 
     def launches(self, setting: Setting, shapes: Sequence[Shape], out_shape: Shape) -> list[Launch]:
         """Plan the one dispatch."""
@@ -215,36 +215,8 @@ def check_kernel(weight: Any, axes: str, dtype: DType) -> Array:
     return array.astype(dtype)
 
 
-def check_bias(bias: Any, channels: int) -> Array | None:
-    """Return the bias of so many channels.
-
-    Raises
-    ------
-    TypeError, ValueError
-    """
-    if bias is None:
-        return None
-    array = as_float_array(bias, "bias")
-    if array.shape != (channels,):
-        raise ValueError(
-            f"bias has shape {array.shape}; it must be [C_out] = ({channels},), as weight"
-        )
-    return array.astype(FLOAT32)
-
-
-def _output_shape(x_shape: Shape, c_in: int, c_out: int, geometry: Geometry) -> Shape:
-    whole = shape4(x_shape, "x")
-    if whole[1] != c_in:
-        raise ValueError(
-            f"x has shape {x_shape}, {whole[1]} channels; the weight takes C_in = {c_in}"
-        )
-    out = geometry.output_shape(whole, c_out)
-    if min(out[2:]) < 1:
-        raise ValueError(
-            f"x has shape {x_shape}: with a kernel of {geometry.kernel} and padding "
-            f"{geometry.padding} there is no output"
-        )
-    return out if len(x_shape) == 4 else out[1:]
+def _taps_of(geometry: Geometry) -> str:
+    return f"a kernel of {geometry.kernel} and padding {geometry.padding}"
 
 
 def _with_residual(out_shape: Shape, shapes: Sequence[Shape]) -> Shape:

@@ -20,7 +20,6 @@ from pwconv.graph.convolutions import (
     DepthwiseConvolution,
     DepthwiseKernels,
     PointwiseConvolution,
-    check_bias,
     check_kernel,
     flatten_kernel,
 )
@@ -36,6 +35,7 @@ from pwconv.graph.resampling import GlobalAvgPool, Upsample
 from pwconv.graph.scratch import Scratch
 from pwconv.graph.table import summarize_nodes
 from pwconv.kernels.conv2d_pw import Geometry
+from pwconv.layer import check_bias
 from pwconv.modules import PointwiseConv2d
 from pwconv.tensor import (
     Shape,
@@ -319,7 +319,7 @@ class Graph:
                     "a kernel of its own"
                 )
             kernels = DepthwiseKernels(
-                self.device, array[:, 0].astype(FLOAT32), check_bias(bias, array.shape[0])
+                self.device, array[:, 0].astype(FLOAT32), check_bias(bias, array.shape[0], "C_out")
             )
             return DepthwiseConvolution(
                 kernels, _geometry(stride, padding, array), parse_activation(activation)

@@ -6,7 +6,7 @@ import math
 
 from pwconv import shaders
 from pwconv.dispatch import Dispatcher
-from pwconv.dtypes import DType, axis_name
+from pwconv.dtypes import DType
 from pwconv.kernels.conv2d_pw import Geometry, Problem
 from pwconv.kernels.matrix_units import has_flexible_matrix, plan_matrices
 from pwconv.kernels.tiling import (
@@ -16,6 +16,7 @@ from pwconv.kernels.tiling import (
     choose_tile,
     fitting_weight_storage,
     runnable,
+    tiled_variants,
 )
 
 _FAMILIES = {
@@ -102,13 +103,7 @@ def candidates(
     UnsupportedError
         There is none, for lack of a feature.
     """
-    half_sums = problem.accumulate.itemsize == 2
-    precision = axis_name(problem.dtype) + ("acc16" if half_sums else "")
-    considered = [
-        variant
-        for family in _FAMILIES[problem.storage]
-        for variant in shaders.variants(family, dtype=precision, weight=weight_storage)
-    ]
+    considered = tiled_variants(_FAMILIES[problem.storage], problem, weight_storage)
     if _suits_matrices(problem):
         info = dispatcher.device.info
         considered += [v for v in shaders.variants(_COOPMAT) if plan_matrices(v, info)]
@@ -126,12 +121,13 @@ def choose(dispatcher: Dispatcher, problem: Problem, weight_storage: str) -> Cho
     """
     able = candidates(dispatcher, problem, weight_storage)
     preference = _preference(dispatcher, problem.storage, problem.dtype)
-    for family, choose_matrices in ((_COOPMAT2, _choose_coopmat2), (_COOPMAT, _choose_coopmat)):
-        matrices = {v.axes["tile"]: v for v in able.values() if v.family == family}
-        found = choose_matrices(matrices, problem)
-        # A CPU has no such units: its driver makes loops of them.
-        if found and dispatcher.device.info.type != "cpu":
-            return Choice(found[0], preference.workgroup, f"matrix units; {found[1]}")
+    # A CPU has no such units: its driver makes loops of them.
+    if dispatcher.device.info.type != "cpu":
+        for family, choose_matrices in ((_COOPMAT2, _choose_coopmat2), (_COOPMAT, _choose_coopmat)):
+            matrices = {v.axes["tile"]: v for v in able.values() if v.family == family}
+            found = choose_matrices(matrices, problem)
+            if found:
+                return Choice(found[0], preference.workgroup, f"matrix units; {found[1]}")
     by_tile = {v.axes["tile"]: v for v in able.values() if v.family in _FAMILIES[problem.storage]}
     return choose_tile(by_tile, preference, problem)
 

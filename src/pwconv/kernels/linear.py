@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pwconv import shaders
 from pwconv.activation import Activation
 from pwconv.dispatch import Dispatcher, Plan, Size3
-from pwconv.dtypes import DType, axis_name
+from pwconv.dtypes import DType
 from pwconv.kernels.tiling import (
     Choice,
     Preference,
@@ -20,6 +20,7 @@ from pwconv.kernels.tiling import (
     fitting_weight_storage,
     grid,
     runnable,
+    tiled_variants,
 )
 from pwconv.layout import Shape4, ceil_div, row_pitch
 
@@ -111,13 +112,10 @@ def candidates(
     UnsupportedError
         There is none, for lack of a feature.
     """
-    half_sums = problem.accumulate.itemsize == 2
-    precision = axis_name(problem.dtype) + ("acc16" if half_sums else "")
     families = [f"linear_{kind}_{problem.storage}" for kind in ("staged", "tiled", "sliced")]
     considered = [
         variant
-        for family in families
-        for variant in shaders.variants(family, dtype=precision, weight=weight_storage)
+        for variant in tiled_variants(families, problem, weight_storage)
         if variant.defines.get("LANES", 1) == problem.lanes
     ]
     return runnable(dispatcher, considered, problem)

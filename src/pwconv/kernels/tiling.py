@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 from pwconv import shaders
 from pwconv.dispatch import Dispatcher, Size3
-from pwconv.dtypes import DType
+from pwconv.dtypes import DType, axis_name
 from pwconv.errors import UnsupportedError
 from pwconv.layout import ceil_div, packed_extent
 
@@ -23,6 +23,10 @@ class Matmul(Protocol):
     @property
     def outputs(self) -> Size3:
         """M, N and batches."""
+
+    @property
+    def dtype(self) -> DType:
+        """What factors and results are."""
 
     @property
     def accumulate(self) -> DType:
@@ -85,6 +89,19 @@ def grid(variant: shaders.Variant, problem: Matmul) -> Size3:
     """Return the invocations that a problem takes along each axis."""
     along_m, along_n, batches = blocks(variant, problem)
     return along_m * (variant.workgroup[0] if variant.workgroup else 1), along_n, batches
+
+
+def tiled_variants(
+    families: Iterable[str], problem: Matmul, weight_storage: str
+) -> list[shaders.Variant]:
+    """Return the variants of some families for a problem's types and a weight's storage."""
+    half_sums = problem.accumulate.itemsize == 2
+    precision = axis_name(problem.dtype) + ("acc16" if half_sums else "")
+    return [
+        variant
+        for family in families
+        for variant in shaders.variants(family, dtype=precision, weight=weight_storage)
+    ]
 
 
 def runnable(

@@ -79,17 +79,15 @@ def query(instance: Any, device: Any, features: frozenset[str]) -> tuple[Matrix,
     Saturating ones, and ones whose factors or sums differ in type, are left out.
     """
     found: list[Matrix] = []
-    if "cooperativeMatrix" in features:
-        for m, n, k, a, b, c, result, saturating, scope in _ask(instance, device, _FIXED):
-            if a == b and c == result and not saturating and _known(a, c, scope):
-                found.append(Matrix(m, n, k, _COMPONENTS[a], _COMPONENTS[c], _SCOPES[scope]))
-    if "cooperativeMatrixFlexibleDimensions" in features:
-        for m, n, k, a, b, c, result, saturating, scope, invocations in _ask(
-            instance, device, _FLEXIBLE
-        ):
+    for feature, wanted in (
+        ("cooperativeMatrix", _FIXED),
+        ("cooperativeMatrixFlexibleDimensions", _FLEXIBLE),
+    ):
+        listed = _ask(instance, device, wanted) if feature in features else []
+        for m, n, k, a, b, c, result, saturating, scope, *invocations in listed:
             if a == b and c == result and not saturating and _known(a, c, scope):
                 types = _COMPONENTS[a], _COMPONENTS[c], _SCOPES[scope]
-                found.append(Matrix(m, n, k, *types, flexible=True, invocations=invocations))
+                found.append(Matrix(m, n, k, *types, wanted is _FLEXIBLE, *invocations))
     # lavapipe lists each twice.
     return tuple(dict.fromkeys(found))
 
