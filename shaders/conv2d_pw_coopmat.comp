@@ -33,6 +33,9 @@ layout(constant_id = 8) const uint SUBGROUPS_M = 2;
 // True where a tensor of the output's shape is added before the activation; where it is false nothing
 // reads t_residual, and the input is bound in its place.
 layout(constant_id = 9) const bool RESIDUAL = false;
+// True where the input is multiplied by a tensor [batches, K, 1, 1] as it is staged; where it is false
+// nothing reads t_scale, and the input is bound in its place.
+layout(constant_id = 10) const bool SCALE = false;
 
 const uint ROWS = BLOCK_N / (SUBGROUPS_N * MATRIX_M);
 const uint COLUMNS = BLOCK_M / (SUBGROUPS_M * MATRIX_N);
@@ -59,8 +62,13 @@ layout(set = 0, binding = 3) restrict readonly buffer Bias {
 layout(set = 0, binding = 4) restrict readonly buffer Residual {
     uvec4 t_residual[];
 };
+// A row of one element, padded to a vector, for each row of the input.
+layout(set = 0, binding = 5) restrict readonly buffer Scale {
+    uvec4 t_scale[];
+};
 
 #include "activation.glslh"
+#include "half_bits.glslh"
 
 // In vectors. A vector more than its length between rows: neighbouring rows begin in other banks.
 #define PITCH_M (BLOCK_M / 8 + 1)
@@ -75,6 +83,7 @@ shared uvec4 staged[max(2 * STAGED, BLOCK_N * PITCH_M)];
 shared float staged_bias[BLOCK_N];
 
 uvec4 fetched_input[INPUT_LOADS];
+float fetched_scale[INPUT_LOADS];
 uvec4 fetched_weight[WEIGHT_LOADS];
 
 void fetch(const uint m_first, const uint n_first, const uint k_first, const uint b) {
@@ -84,8 +93,13 @@ void fetch(const uint m_first, const uint n_first, const uint k_first, const uin
         // Past the end of the row, its last vector: such outputs are not stored.
         const uint m = min(m_first + 8u * (i % (BLOCK_M / 8)), pc.pitch_in - 8u);
         const bool within = k < pc.K;
-        const uvec4 values = t_in[((b * pc.K + (within ? k : 0u)) * pc.pitch_in + m) / 8u];
+        const uint row = b * pc.K + (within ? k : 0u);
+        const uvec4 values = t_in[(row * pc.pitch_in + m) / 8u];
         fetched_input[load] = within ? values : uvec4(0);
+        if (SCALE) {
+            // Zero past K: an infinite scale would make NaN of the input's zeros.
+            fetched_scale[load] = within ? unpackHalf2x16(t_scale[row].x).x : 0.0;
+        }
     }
     [[unroll]] for (uint load = 0; load < WEIGHT_LOADS; ++load) {
         const uint i = load * THREADS + gl_LocalInvocationID.x;
@@ -95,10 +109,20 @@ void fetch(const uint m_first, const uint n_first, const uint k_first, const uin
     }
 }
 
+// In fp32, rounded once: what a product of the two that was stored before would be.
+uvec4 scaled(const uvec4 halves, const float scale) {
+    uvec4 products;
+    [[unroll]] for (int i = 0; i < 4; ++i) {
+        products[i] = half_bits(unpackHalf2x16(halves[i]) * scale);
+    }
+    return products;
+}
+
 void stage(const uint at) {
     [[unroll]] for (uint load = 0; load < INPUT_LOADS; ++load) {
         const uint i = load * THREADS + gl_LocalInvocationID.x;
-        staged[at + i / (BLOCK_M / 8) * PITCH_M + i % (BLOCK_M / 8)] = fetched_input[load];
+        staged[at + i / (BLOCK_M / 8) * PITCH_M + i % (BLOCK_M / 8)] =
+            SCALE ? scaled(fetched_input[load], fetched_scale[load]) : fetched_input[load];
     }
     [[unroll]] for (uint load = 0; load < WEIGHT_LOADS; ++load) {
         const uint i = load * THREADS + gl_LocalInvocationID.x;

@@ -40,6 +40,7 @@ layout(set = 0, binding = 4) restrict readonly buffer Residual {
 #include "epilogue.glslh"
 #include "kernel_taps.glslh"
 #include "packed_weight.glslh"
+#include "scale_rows.glslh"
 #include "staged_block.glslh"
 
 float load_position(const uint row, const ivec2 position) {
@@ -48,12 +49,14 @@ float load_position(const uint row, const ivec2 position) {
         return 0.0;
     }
     const uint at = row * pc.pitch_in + uint(position.y * pc.W_in + position.x);
-    return unpack_vec4(t_in[at / 4u])[at % 4u];
+    return scaled(unpack_vec4(t_in[at / 4u]), row)[at % 4u];
 }
 
 // Element i of a stage of the input is (k, m4): where it comes from, in vec4s where POINTWISE_GRID.
 uint input_at[INPUT_LOADS];
 uint input_m[INPUT_LOADS];
+// Its row, where POINTWISE_GRID.
+uint input_row[INPUT_LOADS];
 
 void begin_input(const uint m_first, const uint b) {
     [[unroll]] for (uint load = 0; load < INPUT_LOADS; ++load) {
@@ -63,6 +66,7 @@ void begin_input(const uint m_first, const uint b) {
         if (POINTWISE_GRID) {
             // Past the end of the row there is padding, or the next row: such outputs are not stored.
             input_at[load] = (row * pc.pitch_in + min(m, pc.pitch_in - 4u)) / 4u;
+            input_row[load] = row;
         } else {
             input_at[load] = TAPS == 1 ? row : b * pc.C;
             input_m[load] = m;
@@ -97,8 +101,9 @@ FP_VEC4 fetch_input(const uint load, const uint k4_first) {
     const uint at = within ? input_at[load] : 0u;
     vec4 values;
     if (POINTWISE_GRID) {
-        values = unpack_vec4(t_in[at]);
+        values = scaled(unpack_vec4(t_in[at]), within ? input_row[load] : 0u);
         input_at[load] += BLOCK_K4 * pc.pitch_in;
+        input_row[load] += BLOCK_K;
     } else {
         values = gather_positions(at, input_m[load], ivec2(0));
         input_at[load] += BLOCK_K;

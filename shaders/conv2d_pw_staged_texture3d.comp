@@ -28,6 +28,7 @@ layout(set = 0, binding = 1) uniform texture3D t_in;
 #include "kernel_taps.glslh"
 #include "packed_weight.glslh"
 #include "residual_texture3d.glslh"
+#include "scale_texture3d.glslh"
 #include "staged_block.glslh"
 
 // Element i of a stage of the input is (k4, m): its texel.
@@ -65,9 +66,10 @@ FP_VEC4 fetch_input(const uint load, const uint k4_first) {
     if (TAPS > 1) {
         return within ? gather_tap(input_at[load], k4_first + i / BLOCK_M) : FP_VEC4(0.0);
     }
-    const ivec3 at = input_at[load];
+    const ivec2 at = input_at[load].xy;
+    const int layer = within ? input_at[load].z : 0;
     input_at[load].z += BLOCK_K4;
-    const vec4 texel = texelFetch(t_in, ivec3(at.xy, within ? at.z : 0), 0);
+    const vec4 texel = scaled(texelFetch(t_in, ivec3(at, layer), 0), layer);
     return FP_VEC4(within && input_inside[load] ? texel : vec4(0.0));
 }
 

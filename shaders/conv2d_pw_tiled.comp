@@ -1,6 +1,6 @@
 #version 450
 // Pointwise convolution on channels-packed 3D textures:
-//   Y[n,o,m] = act( bias[o] + Σ_i Wt[o,i] · X[n,i,m] (+ residual[n,o,m]) )
+//   Y[n,o,m] = act( bias[o] + Σ_i Wt[o,i] · X[n,i,m] (· scale[n,i]) (+ residual[n,o,m]) )
 // with m walking the output, flat: x = m mod W_out, y = m div W_out. With a kernel of more than one tap
 // (kernel_taps.glslh) the input is gathered, and the rest is the same.
 
@@ -27,6 +27,7 @@ layout(push_constant) uniform PushConstants {
 #include "invocation.glslh"
 #include "kernel_taps.glslh"
 #include "residual_texture3d.glslh"
+#include "scale_texture3d.glslh"
 
 layout(set = 0, binding = 0, TEXEL_FORMAT) uniform restrict writeonly TEXEL_IMAGE3D t_out;
 layout(set = 0, binding = 1) uniform texture3D t_in;
@@ -71,7 +72,7 @@ void load_input_tile(out FPInputTile tile, const InputRows rows, const uint k4_f
                 from.xy = clamp(position, ivec2(0), ivec2(pc.W_in, pc.H_in) - 1);
                 inside = position == from.xy;
             }
-            const vec4 texel = texelFetch(t_in, from, 0);
+            const vec4 texel = scaled(texelFetch(t_in, from, 0), from.z);
             tile.data[m][k4] = FP_VEC4(within && inside ? texel : vec4(0.0));
         }
     }

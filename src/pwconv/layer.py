@@ -205,7 +205,13 @@ class Layer(ABC):
         return self._bind(plan, x.resource, out.resource)
 
     def _bind(self, plan: Plan, x: Resource, out: Resource) -> Dispatch:
-        resources = {"t_in": x, "t_out": out, "t_residual": x, **self._parameters(plan)}
+        resources = {
+            "t_in": x,
+            "t_out": out,
+            "t_residual": x,
+            "t_scale": x,
+            **self._parameters(plan),
+        }
         return Dispatch(plan, resources)
 
     @property

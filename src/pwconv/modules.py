@@ -15,6 +15,7 @@ from pwconv.errors import UnsupportedError
 from pwconv.kernels import conv2d_pw, conv2d_pw_choice, linear
 from pwconv.layer import Layer
 from pwconv.packed_weight import PackedWeight
+from pwconv.shaders import Variant
 from pwconv.tensor import Shape, as_pair, shape4
 from pwconv.tuning.race import Task
 
@@ -163,6 +164,7 @@ class PointwiseConv2d(Layer):
         activation: Activation,
         *,
         residual: bool = False,
+        scale: bool = False,
     ) -> tuple[Plan, str]:
         """Return a plan, and why its variant."""
         task = self._task(storage, x_shape, out_shape)
@@ -174,8 +176,13 @@ class PointwiseConv2d(Layer):
             activation,
             choice.workgroup,
             residual=residual,
+            scale=scale,
         )
         return plan, choice.reason
+
+    def _variant(self, storage: str, x_shape: Shape, out_shape: Shape) -> Variant:
+        """Return the variant that a plan has."""
+        return self.device._tuner.choose(self._task(storage, x_shape, out_shape)).variant
 
     def _task(self, storage: str, x_shape: Shape, out_shape: Shape) -> Task:
         problem = conv2d_pw.Problem(

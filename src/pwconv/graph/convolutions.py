@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +16,7 @@ from pwconv.dispatch import Plan
 from pwconv.dtypes import FLOAT32, Array, DType, as_float_array
 from pwconv.graph.operations import OUTPUT, Launch, Operation, Setting
 from pwconv.kernels.conv2d_dw import arrange_weight, plan_conv2d_dw
-from pwconv.kernels.conv2d_pw import Geometry, Problem, plan_conv2d_pw
+from pwconv.kernels.conv2d_pw import Geometry, Problem, plan_conv2d_pw, takes_scale
 from pwconv.kernels.conv2d_pw_choice import choose
 from pwconv.layer import upload_parameter
 from pwconv.layout import ceil_div
@@ -44,12 +44,14 @@ class MatrixConvolution(Operation):
 
     def launches(self, setting: Setting, shapes: Sequence[Shape], out_shape: Shape) -> list[Launch]:
         """Plan the one dispatch that computes it, bias, residual and activation included."""
-        has_residual = len(shapes) > 1
-        plan, reason = self._plan(setting, shapes[0], out_shape, residual=has_residual)
+        added = self._added(len(shapes))
+        plan, reason = self._plan(setting, shapes[0], out_shape, added)
         bindings = {
             **self.layer._parameters(plan),
             "t_in": 0,
-            "t_residual": 1 if has_residual else 0,
+            "t_residual": 0,
+            "t_scale": 0,
+            **added,
             "t_out": OUTPUT,
         }
         return [Launch(plan, bindings, reason)]
@@ -58,27 +60,51 @@ class MatrixConvolution(Operation):
         """Return two for each product."""
         return 2 * shapes[0][-3] * math.prod(out_shape)
 
+    def _added(self, operands: int) -> dict[str, int]:
+        """Return what there is besides x, of so many operands, by the name of its binding."""
+        return {"t_residual": 1} if operands > 1 else {}
+
     @abstractmethod
     def _plan(
-        self, setting: Setting, x_shape: Shape, out_shape: Shape, *, residual: bool
+        self, setting: Setting, x_shape: Shape, out_shape: Shape, added: Container[str]
     ) -> tuple[Plan, str]:
-        """Return the plan, and why its variant."""
+        """Return the plan with what is added, and why its variant."""
 
 
+@dataclass(frozen=True, eq=False)
 class PointwiseConvolution(MatrixConvolution):
-    """A convolution by a kernel of one tap."""
+    """A convolution by a kernel of one tap.
 
+    Where it is ``scaled``, the last input is [N, C_in, 1, 1], and x is multiplied by it.
+    """
+
+    scaled: bool = False
     kind = "conv2d_pw"
 
     def output_shape(self, shapes: Sequence[Shape]) -> Shape:
         """Return [N, C_out, H_out, W_out], or without N."""
-        return _with_residual(self.layer._output_shape(shapes[0]), shapes)
+        unscaled = shapes[:-1] if self.scaled else shapes
+        return _with_residual(self.layer._output_shape(shapes[0]), unscaled)
+
+    def can_scale(self, setting: Setting, x_shape: Shape, out_shape: Shape) -> bool:
+        """Return whether the variant for these shapes multiplies by a scale, and gains by it."""
+        return takes_scale(self.layer._variant(setting.storage, x_shape, out_shape))
+
+    def _added(self, operands: int) -> dict[str, int]:
+        if not self.scaled:
+            return super()._added(operands)
+        return {**super()._added(operands - 1), "t_scale": operands - 1}
 
     def _plan(
-        self, setting: Setting, x_shape: Shape, out_shape: Shape, *, residual: bool
+        self, setting: Setting, x_shape: Shape, out_shape: Shape, added: Container[str]
     ) -> tuple[Plan, str]:
         return self.layer._plan_with(
-            setting.storage, x_shape, out_shape, self.activation, residual=residual
+            setting.storage,
+            x_shape,
+            out_shape,
+            self.activation,
+            residual="t_residual" in added,
+            scale="t_scale" in added,
         )
 
 
@@ -109,7 +135,7 @@ class DenseConvolution(MatrixConvolution):
         return math.prod(self.geometry.kernel) * super().flop(shapes, out_shape)
 
     def _plan(
-        self, setting: Setting, x_shape: Shape, out_shape: Shape, *, residual: bool
+        self, setting: Setting, x_shape: Shape, out_shape: Shape, added: Container[str]
     ) -> tuple[Plan, str]:
         problem = Problem(
             setting.storage,
@@ -126,7 +152,7 @@ class DenseConvolution(MatrixConvolution):
             problem,
             self.activation,
             choice.workgroup,
-            residual=residual,
+            residual="t_residual" in added,
         )
         return plan, choice.reason
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from pwconv.activation import Activation
+from pwconv.activation import Activation, parse_activation
 from pwconv.graph.operations import OUTPUT, Launch, Operation, Setting
 from pwconv.kernels.elementwise import ADD, FIRST, MULTIPLY, plan_elementwise
 from pwconv.tensor import Shape, shape4
@@ -46,6 +46,14 @@ class Elementwise(Operation):
             broadcast=shapes[other] != out_shape,
         )
         return [Launch(plan, {"t_a": larger, "t_b": other, "t_out": OUTPUT})]
+
+    def scale_of(self, shapes: Sequence[Shape]) -> tuple[int, int] | None:
+        """Return which input is multiplied by [N, C, 1, 1], and which that is; None in all else."""
+        if self.kind != "mul" or self.activation != parse_activation(None):
+            return None
+        larger = _larger(shapes)
+        other = 1 - larger
+        return (larger, other) if shapes[other] == _pooled(shapes[larger]) else None
 
 
 def _pooled(shape: Shape) -> Shape:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from collections import Counter
 from collections.abc import Sequence
 
 from pwconv.activation import parse_activation
@@ -23,8 +22,7 @@ def fold(network: Network, shapes: Sequence[Shape]) -> Network:
     is then one that no output depends on.
     """
     nodes = list(network.nodes)
-    uses = Counter(taken for i in network.order for taken in nodes[i].inputs)
-    uses.update(network.outputs.values())
+    uses = network.uses
     for i in network.order:
         operation = nodes[i].operation
         if not isinstance(operation, Elementwise):

@@ -32,6 +32,7 @@ from pwconv.graph.operations import Operation, Setting
 from pwconv.graph.profile import Profile, measure
 from pwconv.graph.program import Program
 from pwconv.graph.resampling import GlobalAvgPool, Upsample
+from pwconv.graph.scaling import fold_scales
 from pwconv.graph.scratch import Scratch
 from pwconv.graph.table import summarize_nodes
 from pwconv.kernels.conv2d_pw import Geometry
@@ -793,7 +794,8 @@ class Graph:
         named = {self._nodes[i].name: shapes[i] for i in range(len(shapes))}
         storage = choose_storage(logical, named, self.dtype, storage_order(logical, self._storage))
         setting = Setting(self.device._dispatcher, storage, self.dtype)
-        program = Program(setting, fold(network, shapes), tuple(shapes), self._scratch)
+        folded = fold_scales(fold(network, shapes), shapes, setting)
+        program = Program(setting, folded, tuple(shapes), self._scratch)
         new = self._programs[key] = _Sized(program, Frames(self.device, program))
         if len(self._programs) > _PROGRAMS_KEPT:
             self._programs.popitem(last=False)

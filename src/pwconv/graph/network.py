@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -56,6 +57,13 @@ class Network:
             if i in needed:
                 needed.update(self.nodes[i].inputs)
         return needed
+
+    @property
+    def uses(self) -> Counter[int]:
+        """How often each node is taken: by those that run, and as an output."""
+        found = Counter(taken for i in self.order for taken in self.nodes[i].inputs)
+        found.update(self.outputs.values())
+        return found
 
     def readers(self) -> dict[int, list[int]]:
         """Return, for each node that is taken by others, their numbers."""

@@ -82,6 +82,7 @@ def plan_conv2d_pw(
     workgroup: Size3 = (8, 8, 1),
     *,
     residual: bool = False,
+    scale: bool = False,
 ) -> Plan:
     """Plan a convolution over at least one output.
 
@@ -89,7 +90,9 @@ def plan_conv2d_pw(
 
     The plan's resources are ``t_in``, ``t_out``, ``bias``, a buffer of float32 that is zero past
     C_out, ``packed_weight`` or ``weight_rows``, and ``t_residual``, of the output's shape, which
-    is added before the activation; without ``residual`` it is ``t_in`` again, and not read.
+    is added before the activation; without ``residual`` it is ``t_in`` again, and not read. So is
+    ``t_scale`` without ``scale``; with it, it is [N, C_in, 1, 1], and x is multiplied by it: of one
+    tap, by a variant that :func:`takes_scale`.
     """
     n, c_in, h_in, w_in = problem.x_shape
     _, c_out, _, w_out = problem.out_shape
@@ -127,6 +130,7 @@ def plan_conv2d_pw(
             "STEPS": steps if steps <= _MOST_UNROLLED else 0,
             "WHOLE_STEPS": k % variant.defines.get("BLOCK_K", 1) == 0,
             "RESIDUAL": residual,
+            "SCALE": scale,
             "KERNEL_H": geometry.kernel[0],
             "KERNEL_W": geometry.kernel[1],
             "WHOLE_BLOCKS": problem.positions % tile_m == 0 and c_out % tile_n == 0,
@@ -134,6 +138,11 @@ def plan_conv2d_pw(
         },
         shape=workgroup,
     )
+
+
+def takes_scale(variant: shaders.Variant) -> bool:
+    """Return whether a variant can multiply its input by a scale as it loads it."""
+    return "t_scale" in dict(variant.bindings)
 
 
 def _matrix_constants(dispatcher: Dispatcher, variant: shaders.Variant) -> dict[str, int]:
