@@ -129,6 +129,11 @@ class Mirror:
         self.graph.output(name, pair.value)
         self.outputs[name] = pair
 
+    def families(self) -> list[str]:
+        """Return the shader that each node is run by, at the shapes of now."""
+        launches = self.graph._current().program.launches.values()
+        return [launch.plan.variant.family for node in launches for launch in node]
+
     def expected(self, inputs: Mapping[str, np.ndarray]) -> dict[str, Approximation]:
         """Return what is known of every output for arrays that are of the graph's dtype."""
         known = {name: propagation.exact(array) for name, array in inputs.items()}

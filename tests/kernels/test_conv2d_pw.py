@@ -14,6 +14,7 @@ from pwconv import shaders
 from pwconv.dispatch import Dispatcher
 from pwconv.dtypes import axis_name
 from pwconv.kernels import conv2d_pw_choice
+from pwconv.kernels.conv2d_pw import takes_scale
 from pwconv.kernels.matrix_units import has_flexible_matrix, plan_matrices
 
 DTYPES = ("float32", "float16")
@@ -86,6 +87,8 @@ def force(device: pwconv.Device, monkeypatch: pytest.MonkeyPatch):
             return conv2d_pw_choice.Choice(variant, (8, 8, 1), "the test asks for it")
 
         monkeypatch.setattr(conv2d_pw_choice, "choose", choose)
+        # A scale is folded wherever it can be.
+        monkeypatch.setattr(conv2d_pw_choice, "scale_pays", lambda _, v: takes_scale(v))
 
     return force
 
@@ -144,17 +147,21 @@ def test_every_tile(device, rng, request, force, storage, family, tile, dtype):
 
 
 @pytest.mark.parametrize(("storage", "family", "tile"), TILES)
-def test_every_tile_adds_a_residual_and_gathers_taps(device, rng, force, storage, family, tile):
+def test_every_tile_scales_adds_a_residual_and_gathers_taps(
+    device, rng, force, storage, family, tile
+):
     force(family, tile, dtype="fp16")
     mirror = Mirror(device, "float16", storage)
-    x, residual = mirror.input("x", (2, 13, 5, 7)), mirror.input("residual", (2, 27, 5, 7))
+    arrays = {"x": (2, 13, 5, 7), "scale": (2, 13, 1, 1), "residual": (2, 27, 5, 7)}
+    x, scale, residual = (mirror.input(name, shape) for name, shape in arrays.items())
     weight, bias = random_weight(rng, "float16", 27, 13)
-    y = mirror.conv2d_pw(x, weight, bias, activation="silu", residual=residual)
+    scaled = mirror.mul(x, scale)
+    y = mirror.conv2d_pw(scaled, weight, bias, activation="silu", residual=residual)
     mirror.output("y", y)
     weight, bias = random_weight(rng, "float16", 9, 13, 3, 3)
     mirror.output("taps", mirror.conv2d(x, weight, bias, stride=(1, 2), padding=1))
-    arrays = {"x": (2, 13, 5, 7), "residual": (2, 27, 5, 7)}
     mirror.check({n: rng.standard_normal(s).astype(np.float16) for n, s in arrays.items()})
+    assert mirror.families() == [family, family]
 
 
 MATRIX_VARIANTS = shaders.variants("conv2d_pw_coopmat") + shaders.variants("conv2d_pw_coopmat2")
@@ -176,6 +183,30 @@ def test_every_tile_of_the_matrix_units(device, rng, force, variant):
         mirror.output("y", y)
         r = rng.standard_normal((2, c_out, *size)).astype(np.float16)
         mirror.check({"x": x, "r": r})
+
+
+COOPMAT_VARIANTS = shaders.variants("conv2d_pw_coopmat")
+
+
+@pytest.mark.parametrize("variant", COOPMAT_VARIANTS, ids=lambda v: v.name)
+def test_matrix_units_scale_as_a_product_would(device, rng, monkeypatch, force, variant):
+    """Rounded to halves before it is multiplied: equal bits, folded or not."""
+    force(variant.family, variant.axes["tile"])
+    for c_in, c_out, size in TILE_SHAPES:
+        x, weight, bias = random_problem(rng, c_in, c_out, size, "float16", batch=2)
+        scale = rng.standard_normal((2, c_in, 1, 1)).astype(np.float16)
+        results = []
+        for pays, families in (
+            (takes_scale, [variant.family]),
+            (lambda _: False, ["elementwise_buffer", variant.family]),
+        ):
+            monkeypatch.setattr(conv2d_pw_choice, "scale_pays", lambda _, v, pays=pays: pays(v))
+            mirror = Mirror(device, "float16", "buffer")
+            scaled = mirror.mul(mirror.input("x", x.shape), mirror.input("scale", scale.shape))
+            mirror.output("y", mirror.conv2d_pw(scaled, weight, bias))
+            results.append(mirror.check({"x": x, "scale": scale})["y"])
+            assert mirror.families() == families
+        np.testing.assert_array_equal(*results)
 
 
 @pytest.mark.parametrize(("storage", "family", "tile"), TILES)

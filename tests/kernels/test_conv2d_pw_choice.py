@@ -10,7 +10,7 @@ import pytest
 
 import pwconv
 from pwconv.kernels.conv2d_pw import Geometry, Problem
-from pwconv.kernels.conv2d_pw_choice import candidates, choose
+from pwconv.kernels.conv2d_pw_choice import candidates, choose, scale_pays
 from pwconv.vk.cooperative_matrix import Matrix
 
 LIMITS = {
@@ -127,6 +127,21 @@ def test_single_precision_is_never_lowered():
         for variant in candidates(dispatcher, wanted, "buffer").values():
             assert variant.axes["dtype"] == "fp32"
             assert not variant.features
+
+
+def test_where_a_scale_pays():
+    """Not where matrices are loaded as they lie, and not by workgroups on a CPU."""
+
+    def pays(dispatcher: Any, wanted: Problem) -> bool:
+        return scale_pays(dispatcher, choose(dispatcher, wanted, "buffer").variant)
+
+    halves = problem(96, 192, 128, "float16")
+    assert pays(card(), halves)
+    assert pays(card(features=KHR, matrices=(FIXED,)), halves)
+    assert not pays(card(features=NV, matrices=FLEXIBLE), halves)
+    assert not pays(card("cpu"), halves)
+    for kind in ("discrete", "cpu"):
+        assert pays(card(kind), problem(96, 192, 128, storage="texture3d"))
 
 
 def test_half_sums_are_refused_where_there_is_no_half_arithmetic():

@@ -15,9 +15,9 @@ from pwconv.device import Device
 from pwconv.dispatch import Plan
 from pwconv.dtypes import FLOAT32, Array, DType, as_float_array
 from pwconv.graph.operations import OUTPUT, Launch, Operation, Setting
+from pwconv.kernels import conv2d_pw_choice
 from pwconv.kernels.conv2d_dw import arrange_weight, plan_conv2d_dw
-from pwconv.kernels.conv2d_pw import Geometry, Problem, plan_conv2d_pw, takes_scale
-from pwconv.kernels.conv2d_pw_choice import choose
+from pwconv.kernels.conv2d_pw import Geometry, Problem, plan_conv2d_pw
 from pwconv.layer import upload_parameter
 from pwconv.layout import ceil_div
 from pwconv.modules import PointwiseConv2d, conv_output_shape
@@ -86,9 +86,10 @@ class PointwiseConvolution(MatrixConvolution):
         unscaled = shapes[:-1] if self.scaled else shapes
         return _with_residual(self.layer._output_shape(shapes[0]), unscaled)
 
-    def can_scale(self, setting: Setting, x_shape: Shape, out_shape: Shape) -> bool:
-        """Return whether the variant for these shapes multiplies by a scale, and gains by it."""
-        return takes_scale(self.layer._variant(setting.storage, x_shape, out_shape))
+    def scale_pays(self, setting: Setting, x_shape: Shape, out_shape: Shape) -> bool:
+        """Return whether it should multiply x by a scale, and not take their product."""
+        variant = self.layer._variant(setting.storage, x_shape, out_shape)
+        return conv2d_pw_choice.scale_pays(setting.dispatcher, variant)
 
     def _added(self, operands: int) -> dict[str, int]:
         if not self.scaled:
@@ -145,7 +146,7 @@ class DenseConvolution(MatrixConvolution):
             FLOAT32,
             self.geometry,
         )
-        choice = choose(setting.dispatcher, problem, self.layer._weight.storage)
+        choice = conv2d_pw_choice.choose(setting.dispatcher, problem, self.layer._weight.storage)
         plan = plan_conv2d_pw(
             setting.dispatcher,
             choice.variant,

@@ -16,7 +16,7 @@ def fold_scales(network: Network, shapes: Sequence[Shape], setting: Setting) -> 
     """Return a network that gives the same in fewer nodes, whose numbers stay.
 
     A pointwise convolution that alone takes a product with [N, C, 1, 1] multiplies its input as it
-    loads it, where its kernel can: the product is never stored.
+    loads it, where its kernel gains by that: the product is never stored.
     """
     nodes = list(network.nodes)
     uses = network.uses
@@ -38,7 +38,7 @@ def _scaled(
     if operands is None:
         return None
     x, scale = (before.inputs[operand] for operand in operands)
-    if not convolution.can_scale(setting, shapes[x], shapes[i]):
+    if not convolution.scale_pays(setting, shapes[x], shapes[i]):
         return None
     return Node(
         f"{before.name} + {node.name}",
