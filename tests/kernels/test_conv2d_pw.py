@@ -125,6 +125,11 @@ def test_activations(device, rng, activation, dtype):
     check_layer(layer, x, weight, bias)
 
 
+def first_infinite(scale: np.ndarray) -> np.ndarray:
+    """Return a scale whose first channel is infinite, so that no sum has two infinities."""
+    return np.concatenate([np.full_like(scale[:, :1], np.inf), scale[:, 1:]], axis=1)
+
+
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize(("storage", "family", "tile"), TILES)
 def test_every_tile(device, rng, request, force, storage, family, tile, dtype):
@@ -156,12 +161,16 @@ def test_every_tile_scales_adds_a_residual_and_gathers_taps(
     x, scale, residual = (mirror.input(name, shape) for name, shape in arrays.items())
     weight, bias = random_weight(rng, "float16", 27, 13)
     scaled = mirror.mul(x, scale)
-    y = mirror.conv2d_pw(scaled, weight, bias, activation="silu", residual=residual)
+    y = mirror.conv2d_pw(scaled, weight, bias, activation="relu", residual=residual)
     mirror.output("y", y)
     weight, bias = random_weight(rng, "float16", 9, 13, 3, 3)
     mirror.output("taps", mirror.conv2d(x, weight, bias, stride=(1, 2), padding=1))
-    mirror.check({n: rng.standard_normal(s).astype(np.float16) for n, s in arrays.items()})
+    inputs = {n: rng.standard_normal(s).astype(np.float16) for n, s in arrays.items()}
+    mirror.check(inputs)
     assert mirror.families() == [family, family]
+    # An infinity times what is zero past K is NaN.
+    inputs["scale"] = first_infinite(inputs["scale"])
+    assert not np.isnan(mirror.graph.run(**inputs)["y"]).any()
 
 
 MATRIX_VARIANTS = shaders.variants("conv2d_pw_coopmat") + shaders.variants("conv2d_pw_coopmat2")
@@ -195,7 +204,7 @@ def test_matrix_units_scale_as_a_product_would(device, rng, monkeypatch, force, 
     for c_in, c_out, size in TILE_SHAPES:
         x, weight, bias = random_problem(rng, c_in, c_out, size, "float16", batch=2)
         scale = rng.standard_normal((2, c_in, 1, 1)).astype(np.float16)
-        results = []
+        finite, infinite = [], []
         for pays, families in (
             (takes_scale, [variant.family]),
             (lambda _: False, ["elementwise_buffer", variant.family]),
@@ -204,9 +213,12 @@ def test_matrix_units_scale_as_a_product_would(device, rng, monkeypatch, force, 
             mirror = Mirror(device, "float16", "buffer")
             scaled = mirror.mul(mirror.input("x", x.shape), mirror.input("scale", scale.shape))
             mirror.output("y", mirror.conv2d_pw(scaled, weight, bias))
-            results.append(mirror.check({"x": x, "scale": scale})["y"])
+            finite.append(mirror.check({"x": x, "scale": scale})["y"])
+            infinite.append(mirror.graph.run(x=x, scale=first_infinite(scale))["y"])
             assert mirror.families() == families
-        np.testing.assert_array_equal(*results)
+        np.testing.assert_array_equal(*finite)
+        assert not np.isnan(infinite[1]).any()
+        np.testing.assert_array_equal(*infinite)
 
 
 @pytest.mark.parametrize(("storage", "family", "tile"), TILES)
