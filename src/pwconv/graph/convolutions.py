@@ -75,7 +75,7 @@ class MatrixConvolution(Operation):
 class PointwiseConvolution(MatrixConvolution):
     """A convolution by a kernel of one tap.
 
-    Where it is ``scaled``, the last input is [N, C_in, 1, 1], and x is multiplied by it.
+    Where it is ``scaled``, its last input is no residual but [N, C_in, 1, 1], a factor of x.
     """
 
     scaled: bool = False

@@ -365,7 +365,8 @@ class Graph:
     def mul(self, x: Value, y: Value, *, activation: Any = None, name: str | None = None) -> Value:
         """Add ``activation(x · y)``, element by element.
 
-        With a y of [N, C, 1, 1] it is the scale of squeeze-and-excitation.
+        With a y of [N, C, 1, 1] it is the scale of squeeze-and-excitation; where it gains by that,
+        it becomes part of a pointwise convolution after it.
 
         Parameters
         ----------

@@ -91,8 +91,8 @@ def plan_conv2d_pw(
     The plan's resources are ``t_in``, ``t_out``, ``bias``, a buffer of float32 that is zero past
     C_out, ``packed_weight`` or ``weight_rows``, and ``t_residual``, of the output's shape, which
     is added before the activation; without ``residual`` it is ``t_in`` again, and not read. So is
-    ``t_scale`` without ``scale``; with it, it is [N, C_in, 1, 1], and x is multiplied by it: of one
-    tap, by a variant that :func:`takes_scale`.
+    ``t_scale`` without ``scale``; with it, it is [N, C_in, 1, 1], and x is multiplied by it, which
+    takes a kernel of one tap and a variant of which :func:`takes_scale` is true.
     """
     n, c_in, h_in, w_in = problem.x_shape
     _, c_out, _, w_out = problem.out_shape
