@@ -139,9 +139,9 @@ def scale_pays(dispatcher: Dispatcher, variant: shaders.Variant) -> bool:
     """
     if not takes_scale(variant):
         return False
-    # Measured on lavapipe, against the product and the convolution one after the other: 0.6 to 0.9
-    # of their time on textures, but 1.02 to 1.05 on fp32 buffers, where 192→192@32 takes 28.8 ms
-    # instead of 27.5.
+    # Measured on lavapipe, against the product and then the convolution: it takes 0.57 to 0.97
+    # of their time on textures, but 1.01 to 1.05 on fp32 buffers (192→192@32 takes 28.8 ms instead
+    # of 27.5), and 0.9 to 1.03 on fp16 ones.
     return dispatcher.device.info.type != "cpu" or variant.family == "conv2d_pw_tiled"
 
 
