@@ -118,8 +118,14 @@ void main() {
     }
     if (RESIDUAL) {
         HALVES residual;
-        coopMatLoadTensorNV(residual, t_residual, first_out,
-                            sliceTensorLayoutNV(output_edge, n_first, BLOCK_N, m_first, BLOCK_M));
+        if (WHOLE_BLOCKS) {
+            coopMatLoadTensorNV(
+                residual, t_residual, first_out,
+                sliceTensorLayoutNV(output_inside, n_first, BLOCK_N, m_first, BLOCK_M));
+        } else {
+            coopMatLoadTensorNV(residual, t_residual, first_out,
+                                sliceTensorLayoutNV(output_edge, n_first, BLOCK_N, m_first, BLOCK_M));
+        }
         sums += SUMS(residual);
     }
     if (ACTIVATION != ACTIVATION_NONE) {

@@ -31,7 +31,7 @@ def packed_extent(batches: int, n: int, k: int) -> tuple[int, int]:
 
 
 # Output and input channels of the largest tile that reads without looking at the edge.
-_LARGEST_TILE = (160, 64)
+_LARGEST_TILE = (160, 128)
 
 
 def weight_rows_extent(n: int, k: int) -> tuple[int, int]:

@@ -165,6 +165,8 @@ def _choose_coopmat2(
     elif n * k * problem.positions >= 2**32:
         tile = "m256n160k32" if n % 160 == 0 else "m128n128k32"
         reason = "a large problem"
+    elif k >= 512:
+        tile, reason = "m64n64k128", "K is at least 512"
     elif k >= 256:
         tile, reason = "m64n64k64", "K is at least 256"
     elif n % 48 == 0 and k % 48 == 0:
