@@ -5,15 +5,13 @@ from __future__ import annotations
 import operator
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
 from pwconv.activation import parse_activation
 from pwconv.device import Device
 from pwconv.dtypes import FLOAT32, Array, DType
-from pwconv.errors import UnsupportedError
 from pwconv.graph.channels import Concat, Slice
 from pwconv.graph.convolutions import (
     DenseConvolution,
@@ -24,12 +22,13 @@ from pwconv.graph.convolutions import (
     flatten_kernel,
 )
 from pwconv.graph.elementwise import Elementwise
-from pwconv.graph.network import Network, Node, node_shape
+from pwconv.graph.linear import LinearLayer
+from pwconv.graph.network import Network, Node, naming, node_shape
 from pwconv.graph.operations import Operation
 from pwconv.graph.resampling import GlobalAvgPool, Upsample
 from pwconv.kernels.conv2d_pw import Geometry
 from pwconv.layer import check_bias
-from pwconv.modules import PointwiseConv2d
+from pwconv.modules import Linear, PointwiseConv2d
 from pwconv.tensor import Shape, as_pair, as_shape, shape4
 
 _MOST_SCALE = 1024
@@ -52,7 +51,7 @@ class Value:
 
     @property
     def shape(self) -> Shape:
-        """[N, C, H, W] or [C, H, W], as the graph is sized now."""
+        """[N, C, H, W] or [C, H, W] of images, [..., K] of rows; as the graph is sized now."""
         return self.graph._shapes[self._number]
 
     def __repr__(self) -> str:
@@ -95,7 +94,8 @@ class Builder:
         name : str
             What :meth:`run` takes it as.
         shape : tuple of int
-            [N, C, H, W] or [C, H, W].
+            [N, C, H, W] or [C, H, W] of images; for :meth:`linear` and what works element by
+            element any axes, stored as :class:`pwconv.Tensor` tells.
 
         Raises
         ------
@@ -236,6 +236,55 @@ class Builder:
 
         return self._add_operation("conv2d_dw", name, (x,), make)
 
+    def linear(
+        self,
+        x: Value,
+        weight: Any,
+        bias: Any = None,
+        *,
+        activation: Any = None,
+        name: str | None = None,
+    ) -> Value:
+        """Add a linear layer, over the last axis: ``activation(weight·x + bias)``.
+
+        Parameters
+        ----------
+        x : Value
+            [..., K]: any axes before the last, or none. Of images that is W; their channels are
+            what :meth:`conv2d_pw` works over.
+        weight, bias, activation
+            As for :class:`pwconv.Linear`; arrays are converted to the graph's dtype.
+        name : str, optional
+
+        Returns
+        -------
+        Value
+            [..., N].
+
+        Raises
+        ------
+        TypeError, ValueError, UnsupportedError, OutOfMemoryError
+            As for :class:`pwconv.Linear`; the message names the node.
+
+        Notes
+        -----
+        With a batched weight and an x of fewer than four axes, the graph's activations are buffers:
+        a texture has several batches in a texel.
+        """
+
+        def make() -> Operation:
+            layer = Linear(
+                weight,
+                bias,
+                activation=activation,
+                dtype=self.dtype,
+                storage=self._storage,
+                device=self.device,
+            )
+            return LinearLayer(layer, parse_activation(activation))
+
+        return self._add_operation("linear", name, (x,), make)
+
     def activation(self, x: Value, activation: Any, *, name: str | None = None) -> Value:
         """Add an activation; where it can be it becomes part of the node that gives x.
 
@@ -259,7 +308,7 @@ class Builder:
         Parameters
         ----------
         x, y : Value
-            Of one shape, or one of them with H = W = 1.
+            Of one shape, of any axes; or images, one of them with H = W = 1.
         activation : str or tuple, optional
         name : str, optional
 
@@ -278,7 +327,7 @@ class Builder:
         Parameters
         ----------
         x, y : Value
-            Of one shape, or one of them with H = W = 1.
+            Of one shape, of any axes; or images, one of them with H = W = 1.
         activation : str or tuple, optional
         name : str, optional
 
@@ -424,7 +473,7 @@ class Builder:
         with self._lock:
             if name is None:
                 name = self._free_name(kind)
-            with _naming(name):
+            with naming(name):
                 self._require_building()
                 self._check_name(name)
                 numbers = self._numbers("an operand", inputs)
@@ -493,18 +542,6 @@ class Builder:
             return self._network
 
 
-@contextmanager
-def _naming(name: Any) -> Iterator[None]:
-    """Have errors say of which node they are."""
-    try:
-        yield
-    except (TypeError, ValueError, UnsupportedError) as error:
-        # Not the error's own type: one that derives from these may take other arguments.
-        kinds = (TypeError, ValueError, UnsupportedError)
-        kind = next(kind for kind in kinds if isinstance(error, kind))
-        raise kind(f"node {name!r}: {error}") from error
-
-
 def _geometry(stride: Any, padding: Any, weight: Array) -> Geometry:
     """Return the geometry of a convolution by a weight [C_out, C_in, KH, KW]."""
     return Geometry(
@@ -522,10 +559,6 @@ def input_shape(name: str, shape: Any) -> Shape:
     TypeError, ValueError
     """
     wanted = as_shape(shape)
-    if len(wanted) not in (3, 4):
-        raise ValueError(
-            f"input {name!r} has shape {wanted}; it must be [N, C, H, W] or [C, H, W]: use reshape"
-        )
     if not all(shape4(wanted, f"input {name!r}")):
         raise ValueError(f"input {name!r} has shape {wanted}; no axis may be of length 0")
     return wanted

@@ -141,7 +141,7 @@ class Graph(Builder):
             An input is missing, unknown, or of another type or shape; or the graph has no output,
             or an input that no output depends on.
         UnsupportedError
-            A value is past the device's limits.
+            A value is past the device's limits, or no storage serves every node.
         OutOfMemoryError, ClosedError, DeviceLostError
         """
         if any(isinstance(value, Tensor) for value in inputs.values()):
@@ -198,7 +198,7 @@ class Graph(Builder):
             No such input, no such shape, or one that a node does not take, which the message
             names. The graph is then sized as before.
         UnsupportedError
-            A value is past the device's limits.
+            A value is past the device's limits, or no storage serves every node.
         OutOfMemoryError, ClosedError
         """
         with self._lock:
@@ -321,7 +321,8 @@ class Graph(Builder):
             return known
         logical = self.device._logical
         named = {self._nodes[i].name: shapes[i] for i in range(len(shapes))}
-        storage = choose_storage(logical, named, self.dtype, storage_order(logical, self._storage))
+        storages = network.storages(shapes, storage_order(logical, self._storage))
+        storage = choose_storage(logical, named, self.dtype, storages)
         setting = Setting(self.device._dispatcher, storage, self.dtype)
         program = Program(setting, fold(network, shapes), tuple(shapes), self._scratch)
         new = self._programs[key] = _Sized(program, Frames(self.device, program))
