@@ -107,6 +107,16 @@ def test_tensors_in_and_out(device, rng, dtype, storage, shape):
 
 
 @both
+@pytest.mark.parametrize("shape", [(97, K), (2, 41, K)], ids=str)
+def test_arrays_of_many_chunks(device, rng, monkeypatch, storage, shape):
+    monkeypatch.setattr("pwconv.staging._CHUNK_BYTES", 1024)
+    mirror = mlp(device, rng, "float32", storage, shape)
+    x = noise(rng, "float32", shape)
+    for array in (x, np.asfortranarray(x), x[::-1]):
+        mirror.check({"x": array})
+
+
+@both
 def test_a_packed_weight_and_a_weight_of_another_type(device, rng, storage):
     _, weight, bias = random_linear(rng, (), (N, K), "float16")
     x = noise(rng, "float16", (5, K))

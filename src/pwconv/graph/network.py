@@ -112,7 +112,7 @@ def node_shape(node: Node, shapes: Sequence[Shape]) -> Shape:
             if node.operation.images_only and len(shape) not in (3, 4):
                 raise ValueError(
                     f"an operand has shape {shape}; it must be [N, C, H, W] or [C, H, W]: declare "
-                    "the graph's input so, with axes of length 1 for those that it lacks"
+                    "the graph's input so, and reshape its arrays"
                 )
         return node.operation.output_shape(taken)
 
