@@ -82,6 +82,18 @@ class Mirror:
 
         return Pair(value, compute)
 
+    def linear(
+        self, x: Pair, weight: np.ndarray, bias: np.ndarray | None = None, **settings: Any
+    ) -> Pair:
+        value = self.graph.linear(x.value, weight, bias, **settings)
+
+        def compute(known: Known) -> Approximation:
+            return propagation.linear(
+                self._of(x, known), weight, bias, dtype=self.dtype, **settings
+            )
+
+        return Pair(value, compute)
+
     def activation(self, x: Pair, name: Any) -> Pair:
         value = self.graph.activation(x.value, name)
         return Pair(

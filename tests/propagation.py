@@ -8,6 +8,7 @@ error that comes in, magnified as the operation does at most, and that of the op
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -110,14 +111,41 @@ def conv2d(
     **geometry: Any,
 ) -> Approximation:
     """A convolution with any kernel and groups, and its whole epilogue."""
-    products = int(np.prod(weight.shape[1:]))
-    value = reference.conv2d(x.value, weight, **geometry)
-    magnitude = np.abs(weight.astype(np.float64))
-    own = _gamma(products + 1, _EPS32) * reference.conv2d(x.most, magnitude, **geometry)
-    came_in = reference.conv2d(x.error, magnitude, **geometry)
-    y = Approximation(value, own + came_in + products * _TINY)
+
+    def convolve(array: np.ndarray, by: np.ndarray) -> np.ndarray:
+        return reference.conv2d(array, by, **geometry)
+
+    y = _sums_of_products(x, weight, convolve, int(np.prod(weight.shape[1:])))
     if bias is not None:
         y = y.plus(bias.astype(np.float64)[:, None, None])
     if residual is not None:
         y = y.plus(residual.value, residual.error)
     return y.activated(activation).stored(dtype)
+
+
+def linear(
+    x: Approximation,
+    weight: np.ndarray,
+    bias: np.ndarray | None = None,
+    *,
+    dtype: Any,
+    activation: Any = None,
+) -> Approximation:
+    """A linear layer over the last axis, batched or not, and its whole epilogue."""
+    y = _sums_of_products(x, weight, reference.linear, weight.shape[-1])
+    if bias is not None:
+        y = y.plus(bias.astype(np.float64))
+    return y.activated(activation).stored(dtype)
+
+
+def _sums_of_products(
+    x: Approximation,
+    weight: np.ndarray,
+    multiply: Callable[[np.ndarray, np.ndarray], np.ndarray],
+    products: int,
+) -> Approximation:
+    """Sums in fp32, in any order, of so many products each."""
+    magnitude = np.abs(weight.astype(np.float64))
+    own = _gamma(products + 1, _EPS32) * multiply(x.most, magnitude)
+    error = own + multiply(x.error, magnitude) + products * _TINY
+    return Approximation(multiply(x.value, weight), error)

@@ -313,15 +313,25 @@ class Linear(Layer):
         return super()._from_array(array.reshape(self._array_shape(array.shape))).reshape(out_shape)
 
     def _choose_storage(self, x_shape: Shape, storages: tuple[str, ...]) -> tuple[Shape, str]:
-        if self.batches > 1 and len(x_shape) < 4:
-            storages = tuple(storage for storage in storages if storage != "texture3d")
-            if not storages:
-                raise UnsupportedError(
-                    f"x has shape {x_shape}: a texture has several batches of it in a texel, and "
-                    "each has a weight of its own; give x four axes, [B, M, 1, K], or use "
-                    "storage='buffer'"
-                )
-        return super()._choose_storage(x_shape, storages)
+        return super()._choose_storage(x_shape, self._storages_for(x_shape, storages))
+
+    def _storages_for(self, x_shape: Shape, storages: tuple[str, ...]) -> tuple[str, ...]:
+        """Return those of some storages in which no two batches of x share a texel.
+
+        Raises
+        ------
+        UnsupportedError
+            There is none.
+        """
+        if self.batches == 1 or len(x_shape) >= 4:
+            return storages
+        able = tuple(storage for storage in storages if storage != "texture3d")
+        if not able:
+            raise UnsupportedError(
+                f"x has shape {x_shape}: a texture has several batches of it in a texel, and each "
+                "has a weight of its own; give x four axes, [B, M, 1, K], or use storage='buffer'"
+            )
+        return able
 
     def _check_packed(self, weight: PackedWeight) -> None:
         """Any will do."""
@@ -345,6 +355,10 @@ class Linear(Layer):
         linear.candidates(self.device._dispatcher, problem, self._weight.storage)
 
     def _make_plan(self, storage: str, x_shape: Shape, out_shape: Shape) -> tuple[Plan, str]:
+        return self._plan_with(storage, x_shape, self._activation)
+
+    def _plan_with(self, storage: str, x_shape: Shape, activation: Activation) -> tuple[Plan, str]:
+        """Return a plan, and why its variant."""
         problem = linear.Problem(
             storage,
             shape4(x_shape, "x"),
@@ -355,9 +369,7 @@ class Linear(Layer):
         )
         dispatcher = self.device._dispatcher
         choice = linear.choose(dispatcher, problem, self._weight.storage)
-        plan = linear.plan_linear(
-            dispatcher, choice.variant, problem, self._activation, choice.workgroup
-        )
+        plan = linear.plan_linear(dispatcher, choice.variant, problem, activation, choice.workgroup)
         return plan, choice.reason
 
 

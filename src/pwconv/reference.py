@@ -67,7 +67,7 @@ _ACTIVATIONS = {
     # |x| ≥ 0.5: 2e/(1 + e)² times exp's (3 + 4·|x|) and the doubling's 2·|x| is below 3.2; 1 − e,
     # 1 + e and the division add at most 4.5. Below 0.5 the fraction is within 9·ε·|x|.
     "tanh": _Activation(np.tanh, absolute=8),
-    # erfc within 24 (activation.glslh: 1.3 from the formula; t's 3.5 times its steepest slope, 3.44;
+    # erfc within 24 (activation.glslh: 1.3 from the formula; t's 3.5 by its steepest slope, 3.44;
     # four steps of Horner, of at most 1.03, by two roundings each; exp's 3 and two products), half
     # of it; 2 − erfc and two products.
     "gelu": _Activation(_gelu, slope=1.13, relative=15),

@@ -46,6 +46,14 @@ def test_activations_of_other_nodes(mirror, rng):
     assert kinds(mirror, rng) == ["conv2d_dw", "mul"]
 
 
+def test_a_linear_layer_takes_an_activation_and_no_addition(mirror, rng):
+    x, r = mirror.input("x", SHAPE), mirror.input("r", SHAPE)
+    weight, bias = random_weight(rng, mirror.dtype, 7, 7)
+    y = mirror.activation(mirror.linear(x, weight, bias), "gelu")
+    mirror.output("y", mirror.activation(mirror.add(mirror.linear(y, weight), r), "silu"))
+    assert kinds(mirror, rng) == ["linear", "linear", "add"]
+
+
 def test_of_two_convolutions_the_later_one_adds(mirror, conv, rng):
     x = mirror.input("x", SHAPE)
     mirror.output("y", mirror.add(conv(x), conv(conv(x))))
@@ -62,11 +70,13 @@ def test_what_stays_by_itself(mirror, conv, rng):
     mirror.output("twice", mirror.activation(conv(x, activation="silu"), "relu"))
     once = conv(x)
     mirror.output("with_itself", mirror.add(once, once))
+    rows = mirror.linear(x, random_weight(rng, mirror.dtype, 7, 7)[0], activation="silu")
+    mirror.output("linear_twice", mirror.activation(rows, "relu"))
     residual = conv(x, residual=shared)
     mirror.output("a_second_residual", mirror.add(residual, x))
     mirror.output("pooled", mirror.add(conv(x), mirror.global_avg_pool(x)))
     found = kinds(mirror, rng)
-    assert found.count("activation") == 2
+    assert found.count("activation") == 3
     assert found.count("add") == 4
 
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import pytest
 
 import pwconv
 import texels
+from accuracy import random_linear
 from mirror import Mirror, random_weight
 from pwconv.dispatch import Dispatcher
 
@@ -44,7 +47,7 @@ def check(device, rng, monkeypatch, dtype, storage):
             results = mirror.graph.run(**tensors)
         for name, array in mirror.check(arrays, results).items():
             if storage == "texture3d":
-                whole = array if array.ndim == 4 else array[None]
+                whole = array.reshape(texels.stored_shape(array.shape))
                 lanes = texels.channels_packed(whole)
                 np.testing.assert_array_equal(texels.read(results[name]), lanes)
 
@@ -63,6 +66,16 @@ def test_two_operands(device, dtype, storage, check, kind, shape):
     mirror.output("swapped", node(s, y, ("leaky_relu", 0.1)))
     mirror.output("itself", node(x, x))
     check(mirror, {"x": shape, "y": shape, "s": pooled})
+
+
+@pytest.mark.parametrize("shape", [(17,), (5, 6), (1, 9), (2, 3, 1, 2, 5)], ids=str)
+def test_element_by_element_on_any_axes(device, dtype, storage, check, shape):
+    mirror = Mirror(device, dtype, storage)
+    x, y = mirror.input("x", shape), mirror.input("y", shape)
+    mirror.output("sum", mirror.add(x, y, "silu"))
+    mirror.output("product", mirror.mul(x, y))
+    mirror.output("activated", mirror.activation(y, "sigmoid"))
+    check(mirror, {"x": shape, "y": shape})
 
 
 @pytest.mark.parametrize("name", ["sigmoid", "gelu", "relu6", ("clamp", 0.5, 2.0)], ids=str)
@@ -155,6 +168,41 @@ def test_dense_kernels_of_other_sizes(device, rng, dtype, storage, check):
     check(mirror, {"x": (1, 3, 10, 12)})
 
 
+@pytest.mark.parametrize(
+    "axes", [(), (7,), (1,), (2, 5), (1, 70), (2, 3, 5), (2, 1, 2, 3)], ids=str
+)
+def test_linear(device, rng, dtype, storage, check, axes):
+    shape = (*axes, 13)
+    mirror = Mirror(device, dtype, storage)
+    x = mirror.input("x", shape)
+    _, weight, bias = random_linear(rng, shape, (21, 13), dtype)
+    mirror.output("y", mirror.linear(x, weight, bias, activation="gelu"))
+    mirror.output("plain", mirror.linear(x, weight[:3]))
+    check(mirror, {"x": shape})
+
+
+@pytest.mark.parametrize("axes", [(), (5,), (5, 1), (2, 5), (2, 1, 3)], ids=str)
+def test_batched_linear(device, rng, dtype, storage, check, axes):
+    shape = (3, *axes, 13)
+    mirror = Mirror(device, dtype, storage)
+    _, weight, bias = random_linear(rng, shape, (3, 10, 13), dtype)
+    mirror.output("y", mirror.linear(mirror.input("x", shape), weight, bias, activation="silu"))
+    if storage == "texture3d" and len(shape) < 4:
+        says = r"node 'linear_1': x has shape \(3, .*give x four axes"
+        with pytest.raises(pwconv.UnsupportedError, match=says):
+            check(mirror, {"x": shape})
+    else:
+        check(mirror, {"x": shape})
+
+
+def test_linear_on_an_output_of_images(device, rng, dtype, storage, check):
+    mirror = Mirror(device, dtype, storage)
+    y = mirror.conv2d_pw(mirror.input("x", (2, 3, 5, 6)), *random_weight(rng, dtype, 7, 3))
+    y = mirror.linear(y, *random_weight(rng, dtype, 9, 6))
+    mirror.output("y", mirror.conv2d_dw(y, *random_weight(rng, dtype, 7, 1, 3, 3), padding=1))
+    check(mirror, {"x": (2, 3, 5, 6)})
+
+
 def test_padding_that_holds_nan_does_not_matter(device):
     """What lies past a row's end, or past C, is nobody's."""
     for storage in ("texture3d", "buffer"):
@@ -164,13 +212,14 @@ def test_padding_that_holds_nan_does_not_matter(device):
         graph.output("pooled", graph.global_avg_pool(x))
         graph.output("dw", graph.conv2d_dw(x, weight, padding=1))
         graph.output("dense", graph.conv2d(x, np.ones((2, 3, 3, 3), np.float32), padding=1))
+        graph.output("rows", graph.linear(x, np.ones((2, 3), np.float32)))
         tensor = device.empty((1, 3, 3, 3), "float32", storage)
         texels.fill(tensor, float("nan") if storage == "buffer" else 0.0)
         pwconv.PointwiseConv2d(np.eye(3, dtype=np.float32), storage=storage, device=device)(
             device.tensor(np.ones((1, 3, 3, 3), np.float32), storage=storage), out=tensor
         )
         results = graph.run(x=tensor)
-        for name, centre in (("pooled", 1.0), ("dw", 9.0), ("dense", 27.0)):
+        for name, centre in (("pooled", 1.0), ("dw", 9.0), ("dense", 27.0), ("rows", 3.0)):
             array = results[name].numpy()
             assert np.isfinite(array).all()
             assert array.max() == pytest.approx(centre)
@@ -194,6 +243,7 @@ def test_small_limits(device, rng, monkeypatch, dtype, storage, check, limits):
     y = mirror.conv2d_dw(x, *random_weight(rng, dtype, 14, 1, 3, 3), padding=1)
     y = mirror.concat([mirror.mul(y, mirror.global_avg_pool(x)), mirror.slice(x, 3, 12)])
     mirror.output("y", mirror.upsample(y))
+    mirror.output("rows", mirror.linear(x, *random_weight(rng, dtype, 11, 35)))
     check(mirror, {"x": (2, 14, 9, 35)})
 
 
@@ -223,6 +273,20 @@ def test_errors_name_the_node(device):
         (lambda: graph.conv2d_dw(x, np.ones((4, 1, 7, 7), "f4")), ValueError, "there is no output"),
         (lambda: graph.conv2d_dw(x, weight, np.ones(5, "f4")), ValueError, "bias has shape"),
         (lambda: graph.conv2d_dw(x, weight, stride=0), ValueError, "stride is 0"),
+        (
+            lambda: graph.linear(x, np.ones((3, 4), "f4")),
+            ValueError,
+            r"node 'linear_1': x has shape \(1, 4, 6, 6\); its last axis must be K = 4",
+        ),
+        (lambda: graph.linear(x, weight), ValueError, r"it must be \[N, K\] or \[B, N, K\]"),
+        (lambda: graph.linear(x, np.ones((3, 6))), TypeError, "weight has dtype float64"),
+        (lambda: graph.linear(x, np.ones((2, 3, 6), "f4")), ValueError, "with B = 2"),
+        (
+            lambda: graph.linear(x, np.ones((3, 6), "f4"), np.ones(6, "f4"), name="l"),
+            ValueError,
+            r"node 'l': bias has shape \(6,\); it must be \[N\] = \(3,\)",
+        ),
+        (lambda: graph.linear(x, np.ones((3, 6), "f4"), activation="no"), ValueError, "is 'no'"),
         (lambda: graph.conv2d(x, weight), ValueError, "C_in = 1"),
         (lambda: graph.conv2d(x, np.ones((4, 4), "f4")), ValueError, "KH, KW"),
         (lambda: graph.conv2d(x, np.ones((4, 4, 99, 99), "f4")), ValueError, "at most 1024 taps"),
@@ -230,3 +294,28 @@ def test_errors_name_the_node(device):
     ):
         with pytest.raises(error, match=says):
             build()
+
+
+@pytest.mark.parametrize("shape", [(4,), (6, 4), (2, 1, 4, 6, 6)], ids=str)
+def test_nodes_of_images_refuse_other_axes(device, shape):
+    graph = pwconv.Graph(device)
+    x, images = graph.input("x", shape), graph.input("images", (1, 4, 6, 6))
+    weight = np.ones((4, 4, 1, 1), np.float32)
+    for add in (
+        lambda: graph.conv2d_pw(x, weight, name="n"),
+        lambda: graph.conv2d_pw(images, weight, residual=x, name="n"),
+        lambda: graph.conv2d(x, weight, name="n"),
+        lambda: graph.conv2d_dw(x, weight[:, :1], name="n"),
+        lambda: graph.global_avg_pool(x, name="n"),
+        lambda: graph.upsample(x, name="n"),
+        lambda: graph.slice(x, 0, 1, name="n"),
+        lambda: graph.concat([x, x], name="n"),
+    ):
+        says = f"node 'n': an operand has shape {shape}; it must be [N, C, H, W] or [C, H, W]: decl"
+        with pytest.raises(ValueError, match=re.escape(says)):
+            add()
+    for other in {(1, 1), (1,), (*shape[:-2], 1, 1)}:
+        pooled = graph.input(f"pooled {other}", other)
+        for operands in ((x, pooled), (pooled, x)):
+            with pytest.raises(ValueError, match=r"the operands have shapes .* must be the same"):
+                graph.mul(*operands)

@@ -19,6 +19,7 @@ class Elementwise(Operation):
 
     kind: str
     activation: Activation
+    images_only = False
 
     def output_shape(self, shapes: Sequence[Shape]) -> Shape:
         """Return the inputs' shape, or the larger one's where the other is [N, C, 1, 1]."""
@@ -28,7 +29,7 @@ class Elementwise(Operation):
             if other not in (shapes[larger], _pooled(shapes[larger])):
                 raise ValueError(
                     f"the operands have shapes {shapes[0]} and {shapes[1]}; they must be the same, "
-                    "or one of them have H = W = 1"
+                    "or images, one of them with H = W = 1"
                 )
         return shapes[larger]
 
@@ -57,7 +58,8 @@ class Elementwise(Operation):
 
 
 def _pooled(shape: Shape) -> Shape:
-    return (*shape[:-2], 1, 1)
+    """Return the shape that is spread over this one: of images theirs with H = W = 1."""
+    return (*shape[:-2], 1, 1) if len(shape) in (3, 4) else shape
 
 
 def _larger(shapes: Sequence[Shape]) -> int:

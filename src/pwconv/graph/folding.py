@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pwconv.activation import parse_activation
 from pwconv.graph.convolutions import DepthwiseConvolution, MatrixConvolution
 from pwconv.graph.elementwise import Elementwise
+from pwconv.graph.linear import LinearLayer
 from pwconv.graph.network import Network, Node
 from pwconv.tensor import Shape
 
@@ -40,7 +41,7 @@ def _folded(nodes: Sequence[Node], i: int, taken: int, shapes: Sequence[Shape]) 
     node, before = nodes[i], nodes[taken]
     after, first = node.operation, before.operation
     assert isinstance(after, Elementwise)
-    if not isinstance(first, MatrixConvolution | DepthwiseConvolution | Elementwise):
+    if not isinstance(first, MatrixConvolution | DepthwiseConvolution | LinearLayer | Elementwise):
         return None
     if first.activation != _NONE:
         return None

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
+from pwconv.errors import UnsupportedError
 from pwconv.graph.operations import Operation
 from pwconv.tensor import Shape
 
@@ -87,6 +90,21 @@ class Network:
             shapes.append(by_number[i] if node.operation is None else node_shape(node, shapes))
         return shapes
 
+    def storages(self, shapes: Sequence[Shape], storages: tuple[str, ...]) -> tuple[str, ...]:
+        """Return those of some storages of activations in which every node can be computed.
+
+        Raises
+        ------
+        UnsupportedError
+            There is none; the message names the node.
+        """
+        for i in self.order:
+            node = self.nodes[i]
+            assert node.operation is not None
+            with naming(node.name):
+                storages = node.operation.storages([shapes[j] for j in node.inputs], storages)
+        return storages
+
 
 def node_shape(node: Node, shapes: Sequence[Shape]) -> Shape:
     """Return a node's shape, from those of the nodes before it.
@@ -96,7 +114,24 @@ def node_shape(node: Node, shapes: Sequence[Shape]) -> Shape:
     ValueError
     """
     assert node.operation is not None
+    taken = [shapes[i] for i in node.inputs]
+    with naming(node.name):
+        for shape in taken:
+            if node.operation.images_only and len(shape) not in (3, 4):
+                raise ValueError(
+                    f"an operand has shape {shape}; it must be [N, C, H, W] or [C, H, W]: declare "
+                    "the graph's input so, and reshape its arrays"
+                )
+        return node.operation.output_shape(taken)
+
+
+@contextmanager
+def naming(name: Any) -> Iterator[None]:
+    """Have errors say of which node they are."""
     try:
-        return node.operation.output_shape([shapes[i] for i in node.inputs])
-    except ValueError as error:
-        raise ValueError(f"node {node.name!r}: {error}") from None
+        yield
+    except (TypeError, ValueError, UnsupportedError) as error:
+        # Not the error's own type: one that derives from these may take other arguments.
+        kinds = (TypeError, ValueError, UnsupportedError)
+        kind = next(kind for kind in kinds if isinstance(error, kind))
+        raise kind(f"node {name!r}: {error}") from error

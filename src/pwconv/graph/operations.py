@@ -60,9 +60,12 @@ class Operation(ABC):
     ----------
     kind : str
         The method of :class:`pwconv.Graph` that adds it.
+    images_only : bool
+        Whether it takes [N, C, H, W] or [C, H, W], and nothing of other axes.
     """
 
     kind: str
+    images_only = True
 
     @property
     def weight_bytes(self) -> int:
@@ -78,6 +81,16 @@ class Operation(ABC):
         ValueError
             The operation does not take inputs of these shapes.
         """
+
+    def storages(self, shapes: Sequence[Shape], storages: tuple[str, ...]) -> tuple[str, ...]:
+        """Return those of some storages of activations in which it can be computed.
+
+        Raises
+        ------
+        UnsupportedError
+            There is none.
+        """
+        return storages
 
     @abstractmethod
     def launches(self, setting: Setting, shapes: Sequence[Shape], out_shape: Shape) -> list[Launch]:

@@ -1,0 +1,565 @@
+"""What a graph is made of: nodes added one by one, each of the values before it."""
+
+from __future__ import annotations
+
+import operator
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from pwconv.activation import parse_activation
+from pwconv.device import Device
+from pwconv.dtypes import FLOAT32, Array, DType
+from pwconv.graph.channels import Concat, Slice
+from pwconv.graph.convolutions import (
+    DenseConvolution,
+    DepthwiseConvolution,
+    DepthwiseKernels,
+    PointwiseConvolution,
+    check_kernel,
+    flatten_kernel,
+)
+from pwconv.graph.elementwise import Elementwise
+from pwconv.graph.linear import LinearLayer
+from pwconv.graph.network import Network, Node, naming, node_shape
+from pwconv.graph.operations import Operation
+from pwconv.graph.resampling import GlobalAvgPool, Upsample
+from pwconv.kernels.conv2d_pw import Geometry
+from pwconv.layer import check_bias
+from pwconv.modules import Linear, PointwiseConv2d
+from pwconv.tensor import Shape, as_pair, as_shape, shape4
+
+_MOST_SCALE = 1024
+
+
+@dataclass(frozen=True, eq=False)
+class Value:
+    """What a node of a graph gives: what the graph's methods take and return.
+
+    Attributes
+    ----------
+    graph : Graph
+    name : str
+        Of the node.
+    """
+
+    graph: Builder
+    name: str
+    _number: int
+
+    @property
+    def shape(self) -> Shape:
+        """[N, C, H, W] or [C, H, W] of images, [..., K] of rows; as the graph is sized now."""
+        return self.graph._shapes[self._number]
+
+    def __repr__(self) -> str:
+        return f"<pwconv.graph.Value {self.name!r} {self.shape}>"
+
+
+class Builder:
+    """The methods of :class:`pwconv.Graph` that add to it, and what they added.
+
+    Parameters
+    ----------
+    device : Device
+    dtype : numpy.dtype
+    storage : "auto", "texture3d" or "buffer"
+        As for :class:`pwconv.Graph`.
+
+    Attributes
+    ----------
+    device, dtype
+    """
+
+    def __init__(self, device: Device, dtype: DType, storage: str) -> None:
+        self.device = device
+        self.dtype = dtype
+        self._storage = storage
+        self._lock = threading.RLock()
+        self._nodes: list[Node] = []
+        self._shapes: list[Shape] = []
+        self._names: set[str] = set()
+        self._counts: Counter[str] = Counter()
+        self._inputs: dict[str, int] = {}
+        self._outputs: dict[str, int] = {}
+        self._network: Network | None = None
+
+    def input(self, name: str, shape: Any) -> Value:
+        """Declare an input.
+
+        Parameters
+        ----------
+        name : str
+            What :meth:`run` takes it as.
+        shape : tuple of int
+            [N, C, H, W] or [C, H, W] of images; for :meth:`linear` and what works element by
+            element any axes, stored as :class:`pwconv.Tensor` tells.
+
+        Raises
+        ------
+        TypeError, ValueError
+            No such shape, an axis of length 0, or a name that is taken.
+        """
+        wanted = input_shape(name, shape)
+        value = self._add(name, None, (), lambda: wanted)
+        self._inputs[name] = value._number
+        return value
+
+    def conv2d_pw(
+        self,
+        x: Value,
+        weight: Any,
+        bias: Any = None,
+        *,
+        stride: Any = 1,
+        padding: Any = 0,
+        activation: Any = None,
+        residual: Value | None = None,
+        name: str | None = None,
+    ) -> Value:
+        """Add a pointwise convolution: ``activation(weight·x + bias + residual)``.
+
+        Parameters
+        ----------
+        x : Value
+        weight, bias, stride, padding, activation
+            As for :class:`pwconv.PointwiseConv2d`; arrays are converted to the graph's dtype.
+        residual : Value, optional
+            Of the output's shape; added in float32, before the activation.
+        name : str, optional
+
+        Raises
+        ------
+        TypeError, ValueError, UnsupportedError, OutOfMemoryError
+            As for :class:`pwconv.PointwiseConv2d`; the message names the node.
+        """
+        inputs = (x,) if residual is None else (x, residual)
+
+        def make() -> Operation:
+            layer = PointwiseConv2d(
+                weight,
+                bias,
+                stride=stride,
+                padding=padding,
+                activation=activation,
+                dtype=self.dtype,
+                storage=self._storage,
+                device=self.device,
+            )
+            return PointwiseConvolution(layer, parse_activation(activation))
+
+        return self._add_operation("conv2d_pw", name, inputs, make)
+
+    def conv2d(
+        self,
+        x: Value,
+        weight: Any,
+        bias: Any = None,
+        *,
+        stride: Any = 1,
+        padding: Any = 0,
+        activation: Any = None,
+        residual: Value | None = None,
+        name: str | None = None,
+    ) -> Value:
+        """Add a convolution with a kernel of several taps, as a network's stem has.
+
+        Parameters
+        ----------
+        x : Value
+        weight : array_like
+            [C_out, C_in, KH, KW], float32 or float16.
+        bias, stride, padding, activation, residual, name
+            As for :meth:`conv2d_pw`.
+
+        Raises
+        ------
+        TypeError, ValueError, UnsupportedError, OutOfMemoryError
+            As for :meth:`conv2d_pw`.
+        """
+        inputs = (x,) if residual is None else (x, residual)
+
+        def make() -> Operation:
+            array = check_kernel(weight, "[C_out, C_in, KH, KW]", self.dtype)
+            geometry = _geometry(stride, padding, array)
+            layer = PointwiseConv2d(
+                flatten_kernel(array), bias, storage=self._storage, device=self.device
+            )
+            return DenseConvolution(layer, parse_activation(activation), array.shape[1], geometry)
+
+        return self._add_operation("conv2d", name, inputs, make)
+
+    def conv2d_dw(
+        self,
+        x: Value,
+        weight: Any,
+        bias: Any = None,
+        *,
+        stride: Any = 1,
+        padding: Any = 0,
+        activation: Any = None,
+        name: str | None = None,
+    ) -> Value:
+        """Add a depthwise convolution: each channel by a kernel of its own, summed in float32.
+
+        Parameters
+        ----------
+        x : Value
+        weight : array_like
+            [C, 1, KH, KW], float32 or float16.
+        bias : array_like, optional
+            [C].
+        stride, padding, activation, name
+            As for :meth:`conv2d_pw`.
+
+        Raises
+        ------
+        TypeError, ValueError, OutOfMemoryError
+            The message names the node.
+        """
+
+        def make() -> Operation:
+            array = check_kernel(weight, "[C, 1, KH, KW]", self.dtype)
+            if array.shape[1] != 1:
+                raise ValueError(
+                    f"weight has shape {array.shape}; it must be [C, 1, KH, KW]: each channel has "
+                    "a kernel of its own"
+                )
+            kernels = DepthwiseKernels(
+                self.device, array[:, 0].astype(FLOAT32), check_bias(bias, array.shape[0], "C_out")
+            )
+            return DepthwiseConvolution(
+                kernels, _geometry(stride, padding, array), parse_activation(activation)
+            )
+
+        return self._add_operation("conv2d_dw", name, (x,), make)
+
+    def linear(
+        self,
+        x: Value,
+        weight: Any,
+        bias: Any = None,
+        *,
+        activation: Any = None,
+        name: str | None = None,
+    ) -> Value:
+        """Add a linear layer, over the last axis: ``activation(weight·x + bias)``.
+
+        Parameters
+        ----------
+        x : Value
+            [..., K]: any axes before the last, or none. Of images that is W; their channels are
+            what :meth:`conv2d_pw` works over.
+        weight, bias, activation
+            As for :class:`pwconv.Linear`; arrays are converted to the graph's dtype.
+        name : str, optional
+
+        Returns
+        -------
+        Value
+            [..., N].
+
+        Raises
+        ------
+        TypeError, ValueError, UnsupportedError, OutOfMemoryError
+            As for :class:`pwconv.Linear`; the message names the node.
+
+        Notes
+        -----
+        With a batched weight and an x of fewer than four axes, the graph's activations are buffers:
+        a texture has several batches in a texel.
+        """
+
+        def make() -> Operation:
+            layer = Linear(
+                weight,
+                bias,
+                activation=activation,
+                dtype=self.dtype,
+                storage=self._storage,
+                device=self.device,
+            )
+            return LinearLayer(layer, parse_activation(activation))
+
+        return self._add_operation("linear", name, (x,), make)
+
+    def activation(self, x: Value, activation: Any, *, name: str | None = None) -> Value:
+        """Add an activation; where it can be it becomes part of the node that gives x.
+
+        Parameters
+        ----------
+        x : Value
+        activation : str or tuple
+            As for :class:`pwconv.PointwiseConv2d`.
+        name : str, optional
+
+        Raises
+        ------
+        TypeError, ValueError
+            The message names the node.
+        """
+        return self._elementwise("activation", (x,), activation, name)
+
+    def add(self, x: Value, y: Value, *, activation: Any = None, name: str | None = None) -> Value:
+        """Add ``activation(x + y)``; where it can be it becomes part of a convolution before it.
+
+        Parameters
+        ----------
+        x, y : Value
+            Of one shape, of any axes; or images, one of them with H = W = 1.
+        activation : str or tuple, optional
+        name : str, optional
+
+        Raises
+        ------
+        TypeError, ValueError
+            The message names the node.
+        """
+        return self._elementwise("add", (x, y), activation, name)
+
+    def mul(self, x: Value, y: Value, *, activation: Any = None, name: str | None = None) -> Value:
+        """Add ``activation(x · y)``, element by element.
+
+        With a y of [N, C, 1, 1] it is the scale of squeeze-and-excitation; where it gains by that,
+        it becomes part of a pointwise convolution after it.
+
+        Parameters
+        ----------
+        x, y : Value
+            Of one shape, of any axes; or images, one of them with H = W = 1.
+        activation : str or tuple, optional
+        name : str, optional
+
+        Raises
+        ------
+        TypeError, ValueError
+            The message names the node.
+        """
+        return self._elementwise("mul", (x, y), activation, name)
+
+    def concat(self, values: Iterable[Value], *, name: str | None = None) -> Value:
+        """Add the concatenation of values along their channels.
+
+        Parameters
+        ----------
+        values : iterable of Value
+            At least one; they may differ in channels only.
+        name : str, optional
+
+        Raises
+        ------
+        TypeError, ValueError
+            The message names the node.
+        """
+        inputs = tuple(values)
+
+        def make() -> Operation:
+            if not inputs:
+                raise ValueError("values is empty; there must be at least one")
+            return Concat()
+
+        return self._add_operation("concat", name, inputs, make)
+
+    def slice(self, x: Value, start: int, stop: int, *, name: str | None = None) -> Value:
+        """Add channels ``start`` … ``stop − 1`` of a value.
+
+        Parameters
+        ----------
+        x : Value
+        start, stop : int
+            0 ≤ start < stop ≤ C.
+        name : str, optional
+
+        Raises
+        ------
+        TypeError, ValueError
+            The message names the node.
+        """
+
+        def make() -> Operation:
+            first, after = operator.index(start), operator.index(stop)
+            if not 0 <= first < after:
+                raise ValueError(
+                    f"start is {first} and stop is {after}; it must be 0 ≤ start < stop"
+                )
+            return Slice(first, after)
+
+        return self._add_operation("slice", name, (x,), make)
+
+    def global_avg_pool(self, x: Value, *, name: str | None = None) -> Value:
+        """Add the mean of each channel over H and W, summed in float32: [N, C, 1, 1].
+
+        Parameters
+        ----------
+        x : Value
+        name : str, optional
+
+        Raises
+        ------
+        TypeError, ValueError
+            The message names the node.
+        """
+        return self._add_operation("global_avg_pool", name, (x,), GlobalAvgPool)
+
+    def upsample(self, x: Value, scale: int = 2, *, name: str | None = None) -> Value:
+        """Add nearest upsampling: each element repeated along H and along W.
+
+        Parameters
+        ----------
+        x : Value
+        scale : int
+            1 to 1024.
+        name : str, optional
+
+        Raises
+        ------
+        TypeError, ValueError
+            The message names the node.
+        """
+
+        def make() -> Operation:
+            factor = operator.index(scale)
+            if not 1 <= factor <= _MOST_SCALE:
+                raise ValueError(f"scale is {factor}; it must be 1 to {_MOST_SCALE}")
+            return Upsample(factor)
+
+        return self._add_operation("upsample", name, (x,), make)
+
+    def output(self, name: str, value: Value) -> None:
+        """Name a value as an output.
+
+        Raises
+        ------
+        TypeError, ValueError
+            A name that is taken, an input, or a value that is an output already.
+        """
+        with self._lock:
+            self._require_building()
+            (number,) = self._numbers(f"output {name!r}", (value,))
+            if not isinstance(name, str) or not name:
+                raise TypeError(f"name is {name!r}; it must be a string")
+            if name in self._outputs:
+                raise ValueError(f"output {name!r}: there is one of this name already")
+            if self._nodes[number].operation is None:
+                raise ValueError(
+                    f"output {name!r} is the input {value.name!r} itself; nothing is computed"
+                )
+            for other, taken in self._outputs.items():
+                if taken == number:
+                    raise ValueError(
+                        f"output {name!r}: node {value.name!r} is the output {other!r} already"
+                    )
+            self._outputs[name] = number
+
+    # -- inside -----------------------------------------------------------------------------------
+
+    def _elementwise(
+        self, kind: str, inputs: tuple[Value, ...], activation: Any, name: str | None
+    ) -> Value:
+        def make() -> Operation:
+            return Elementwise(kind, parse_activation(activation))
+
+        return self._add_operation(kind, name, inputs, make)
+
+    def _add_operation(
+        self,
+        kind: str,
+        name: str | None,
+        inputs: tuple[Any, ...],
+        make: Callable[[], Operation],
+    ) -> Value:
+        """Add a node; what ``make()`` raises names it."""
+        with self._lock:
+            if name is None:
+                name = self._free_name(kind)
+            with naming(name):
+                self._require_building()
+                self._check_name(name)
+                numbers = self._numbers("an operand", inputs)
+                operation = make()
+            node = Node(name, operation, numbers)
+            return self._add(name, operation, numbers, lambda: node_shape(node, self._shapes))
+
+    def _add(
+        self,
+        name: str,
+        operation: Operation | None,
+        inputs: tuple[int, ...],
+        shape: Callable[[], Shape],
+    ) -> Value:
+        with self._lock:
+            self._require_building()
+            self._check_name(name)
+            found = shape()
+            self._names.add(name)
+            self._nodes.append(Node(name, operation, inputs))
+            self._shapes.append(found)
+            return Value(self, name, len(self._nodes) - 1)
+
+    def _check_name(self, name: Any) -> None:
+        if not isinstance(name, str) or not name:
+            raise TypeError(f"name is {name!r}; it must be a string")
+        if name in self._names:
+            raise ValueError(f"name is {name!r}, which another node or input has")
+
+    def _free_name(self, kind: str) -> str:
+        while True:
+            self._counts[kind] += 1
+            name = f"{kind}_{self._counts[kind]}"
+            if name not in self._names:
+                return name
+
+    def _numbers(self, what: str, values: tuple[Any, ...]) -> tuple[int, ...]:
+        for value in values:
+            if not isinstance(value, Value):
+                raise TypeError(
+                    f"{what} is a {type(value).__name__}; it must be a value of the graph, which "
+                    "graph.input and the nodes' methods return"
+                )
+            if value.graph is not self:
+                raise ValueError(f"{what}, {value!r}, is of another graph")
+        return tuple(value._number for value in values)
+
+    def _require_building(self) -> None:
+        if self._network is not None:
+            raise ValueError(
+                "the graph was run, resized or measured before, which ended its building; make "
+                "another"
+            )
+
+    def _finish(self) -> Network:
+        """Return the network; there is nothing to be added any more."""
+        with self._lock:
+            if self._network is None:
+                if not self._outputs:
+                    raise ValueError("the graph has no output; name one with graph.output")
+                network = Network(tuple(self._nodes), dict(self._inputs), dict(self._outputs))
+                unused = [x for x, i in self._inputs.items() if i not in network.reached]
+                if unused:
+                    raise ValueError(f"input {unused[0]!r} is not used: no output depends on it")
+                self._network = network
+            return self._network
+
+
+def _geometry(stride: Any, padding: Any, weight: Array) -> Geometry:
+    """Return the geometry of a convolution by a weight [C_out, C_in, KH, KW]."""
+    return Geometry(
+        as_pair(stride, "stride", least=1),
+        as_pair(padding, "padding", least=0),
+        (weight.shape[2], weight.shape[3]),
+    )
+
+
+def input_shape(name: str, shape: Any) -> Shape:
+    """Return what a user gives as an input's shape, checked.
+
+    Raises
+    ------
+    TypeError, ValueError
+    """
+    wanted = as_shape(shape)
+    if not all(shape4(wanted, f"input {name!r}")):
+        raise ValueError(f"input {name!r} has shape {wanted}; no axis may be of length 0")
+    return wanted

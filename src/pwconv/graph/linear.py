@@ -1,0 +1,48 @@
+"""Linear layers as nodes."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from pwconv.activation import Activation
+from pwconv.graph.operations import OUTPUT, Launch, Operation, Setting
+from pwconv.modules import Linear
+from pwconv.tensor import Shape
+
+
+@dataclass(frozen=True, eq=False)
+class LinearLayer(Operation):
+    """A matrix product over the last axis.
+
+    The activation is the node's and not the layer's: a later node's may be folded into it.
+    """
+
+    layer: Linear
+    activation: Activation
+    kind = "linear"
+    images_only = False
+
+    @property
+    def weight_bytes(self) -> int:
+        """Bytes of the packed weight and the bias."""
+        return self.layer._parameter_bytes
+
+    def output_shape(self, shapes: Sequence[Shape]) -> Shape:
+        """Return [..., N]."""
+        return self.layer._output_shape(shapes[0])
+
+    def storages(self, shapes: Sequence[Shape], storages: tuple[str, ...]) -> tuple[str, ...]:
+        """Return those in which every batch of x has texels of its own."""
+        return self.layer._storages_for(shapes[0], storages)
+
+    def launches(self, setting: Setting, shapes: Sequence[Shape], out_shape: Shape) -> list[Launch]:
+        """Plan the one dispatch that computes it, bias and activation included."""
+        plan, reason = self.layer._plan_with(setting.storage, shapes[0], self.activation)
+        bindings = {**self.layer._parameters(plan), "t_in": 0, "t_out": OUTPUT}
+        return [Launch(plan, bindings, reason)]
+
+    def flop(self, shapes: Sequence[Shape], out_shape: Shape) -> int:
+        """Return two for each product."""
+        return 2 * shapes[0][-1] * math.prod(out_shape)
