@@ -153,9 +153,9 @@ def _kernel(result: Result, run: Run, sample: Sample) -> tuple[str, ...]:
 def _graphs(report: Report) -> Table:
     table = _table("what pwconv ran")
     for heading in ("graph", "dtype", "contender"):
-        table.add_column(heading, no_wrap=True)
-    for heading in ("dispatches", "scratch, MB", "TFLOP/s", "GB/s"):
-        table.add_column(heading, justify="right")
+        table.add_column(heading)
+    for heading in ("dispatches", "scratch MB", "TFLOP/s", "GB/s"):
+        table.add_column(heading, justify="right", no_wrap=True)
     for result in report.graphs:
         for run in result.runs:
             if run.contender.startswith(OURS) and run.sample:
