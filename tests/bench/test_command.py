@@ -79,6 +79,8 @@ def test_a_choice_of_type_and_no_host(device, tmp_path):
         (("--workload", "resnet"), "invalid choice: 'resnet'", 2),
         (("--workload", "edgetam", "--shape", "1,1,1,1"), "not allowed with", 2),
         (("--storage", "marble"), "--storage is 'marble'; layers on", 1),
+        (("--size", "64"), "--size is 64; only workloads of graphs take it: edgetam-mixers", 1),
+        (("-w", "repvit-m1", "--size", "33"), "size is 33; it must be a positive multiple", 1),
         (("--json", "/nowhere/at/all.json"), "cannot be written", 1),
     ],
 )

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import io
 import json
 
 import pytest
+from rich.console import Console
 
 import pwconv
 from pwconv.bench import views
 from pwconv.bench.report import (
     SCHEMA,
+    GraphFigures,
+    GraphHostCost,
     HostCost,
-    LayerResult,
     Report,
+    Result,
     Run,
     from_document,
     require_writable,
@@ -20,6 +24,7 @@ from pwconv.bench.report import (
     write_json,
 )
 from pwconv.bench.run import layer_roofline
+from pwconv.bench.table import print_report
 from pwconv.bench.workloads import Layer
 from pwconv.timing.ceilings import Ceiling, Roofline
 from pwconv.timing.clocks import ClockCheck
@@ -60,9 +65,7 @@ def report() -> Report:
             Run("PyTorch matmul", "float32", sample(10), ClockCheck(1.0, 2.0, 4)),
             Run("ncnn Vulkan", "float32", failure="it fell over"),
         ]
-        layers.append(
-            LayerResult(layer, {"float32": layer_roofline(layer, "float32", CEILINGS)}, runs)
-        )
+        layers.append(Result(layer, {"float32": layer_roofline(layer, "float32", CEILINGS)}, runs))
     return Report(
         date="2026-01-02T03:04:05+00:00",
         method="a stopwatch",
@@ -95,12 +98,40 @@ def test_the_document_says_what_follows(report):
     assert not unsettled["clocks"]["settled"]
     assert failed["share"] is None
     assert failed["failure"] == "it fell over"
-    assert document["layers"][0]["flop"] == report.layers[0].layer.flop
+    assert document["layers"][0]["flop"] == report.layers[0].subject.flop
 
 
 def test_without_a_host(report):
     report.host = None
     assert from_document(to_document(report)) == report
+
+
+def test_graphs(report):
+    least = {"float32": Roofline(1e-5, "memory")}
+    for kind, times in (("mixers", (20, 10)), ("mixers", (40, 20)), ("network", (10, 40))):
+        runs = [
+            Run("pwconv", "float32", sample(times[0]), CHECK, storage="buffer", dispatches=1),
+            Run("PyTorch compiled", "float32", sample(times[1]), CHECK),
+        ]
+        figures = GraphFigures("g", 64, kind, 3, 10**9, {"float32": 10**6})
+        report.graphs.append(Result(figures, least, runs))
+    times = {name: sample(5) for name in ("call", "run", "resize", "new_resize", "first_call")}
+    report.graph_host = GraphHostCost("g@64", "float32", "buffer", gpu=1e-6, **times)
+    assert from_document(json.loads(json.dumps(to_document(report)))) == report
+    _, mixers, network = views.kinds(report)
+    others = ("PyTorch compiled", "PyTorch eager")
+    assert views.ratios(mixers, "pwconv buffer", others, "float32") == pytest.approx([2, 2])
+    assert views.ratios(network, "pwconv buffer", others, "float32") == pytest.approx([0.25])
+    text = io.StringIO()
+    report.layers.clear()
+    print_report(report, Console(file=text, width=160))
+    printed = text.getvalue()
+    for shown in (
+        "pwconv buffer takes 2.00× the time of the best of PyTorch (geometric mean of 2)",
+        "pwconv buffer takes 0.25× the time of the best of PyTorch (g@64)",
+        "60.0 µs over 2 mixers, 180 µs as often as the network has them",
+    ):
+        assert shown in printed
 
 
 def test_another_schema():
@@ -122,8 +153,8 @@ def test_views(report):
     assert names[0] == "pwconv texture3d"
     assert views.contenders(report, "float16") == []
     pytorch = ("PyTorch conv2d", "PyTorch matmul")
-    assert views.ratios(report, names[0], pytorch, "float32") == pytest.approx([4.0, 4.0])
-    assert views.ratios(report, names[0], ("ncnn Vulkan",), "float32") == []
+    assert views.ratios(report.layers, names[0], pytorch, "float32") == pytest.approx([4.0, 4.0])
+    assert views.ratios(report.layers, names[0], ("ncnn Vulkan",), "float32") == []
     assert views.geometric_mean([1.0, 4.0]) == pytest.approx(2.0)
 
 

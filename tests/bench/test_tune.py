@@ -97,6 +97,7 @@ def test_a_layer_that_does_not_fit_fails_alone(device, cache):
     [
         (("--shape", "16,8,8"), "'16,8,8' has 3 numbers; a shape is K,N,H,W", 2),
         (("--workload", "resnet"), "invalid choice: 'resnet'", 2),
+        (("--workload", "edgetam-mixers"), "invalid choice: 'edgetam-mixers' (choose from", 2),
         (("--dtype", "int8"), "invalid choice: 'int8'", 2),
         (("--storage", "marble"), "--storage is 'marble'; layers on", 1),
         (("--device", "no such"), "no device matches 'no such'", 1),

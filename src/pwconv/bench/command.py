@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
 from pwconv.bench import report, table
+from pwconv.bench.graphs import GRAPH_SIZE, GRAPH_WORKLOADS, GraphCase, graph_workload
 from pwconv.bench.options import (
     add_options,
     chosen_dtypes,
@@ -17,15 +19,24 @@ from pwconv.bench.options import (
     progress_bar,
 )
 from pwconv.bench.run import Job, run
+from pwconv.bench.workloads import WORKLOADS, Layer
 from pwconv.device import Device
+from pwconv.errors import UnsupportedError
 
 
 def add_parser(commands: Any) -> None:
     """Add the command to a parser's."""
     bench = commands.add_parser(
-        "bench", help="measure layers against the device's own ceilings, and against peers"
+        "bench",
+        help="measure layers and graphs against the device's own ceilings, and against peers",
     )
-    add_options(bench)
+    add_options(bench, (*WORKLOADS, *GRAPH_WORKLOADS))
+    bench.add_argument(
+        "--size",
+        type=int,
+        help="H and W of the image that a workload of graphs "
+        f"({', '.join(GRAPH_WORKLOADS)}) is for; by default {GRAPH_SIZE}",
+    )
     bench.add_argument("--no-peers", action="store_true", help="measure pwconv alone")
     bench.add_argument("--no-host", action="store_true", help="leave the host's cost out")
     bench.add_argument("--json", type=Path, metavar="FILE", help="write everything measured")
@@ -63,14 +74,27 @@ def _run(options: argparse.Namespace) -> bool:
 
         write_plot(found, options.plot)
         console.print(f"wrote {options.plot}", highlight=False, soft_wrap=True)
-    return all(any(r.sample for r in result.runs) for result in found.layers)
+    return all(any(r.sample for r in result.runs) for result in found.results)
 
 
 def _job(options: argparse.Namespace, device: Device) -> Job:
-    name, layers = chosen_layers(options)
+    layers: Sequence[Layer] = ()
+    graphs: Sequence[GraphCase] = ()
+    if options.workload in GRAPH_WORKLOADS:
+        size = GRAPH_SIZE if options.size is None else options.size
+        name = f"{options.workload} at {size}"
+        graphs = graph_workload(options.workload, size)
+    elif options.size is not None:
+        raise UnsupportedError(
+            f"--size is {options.size}; only workloads of graphs take it: "
+            f"{', '.join(GRAPH_WORKLOADS)}"
+        )
+    else:
+        name, layers = chosen_layers(options)
     return Job(
         workload=name,
         layers=layers,
+        graphs=graphs,
         dtypes=chosen_dtypes(options),
         storages=chosen_storages(options, device),
         peers=not options.no_peers,

@@ -33,7 +33,7 @@ def measure_host(device: Device) -> HostCost:
     weight = rng.standard_normal((layer.n, layer.k), np.float32)
     module = PointwiseConv2d(weight, device=device)
     x = rng.standard_normal((1, layer.k, layer.h, layer.w), np.float32)
-    with _without_garbage_collection():
+    with without_garbage_collection():
         call = _call(device, module)
         numpy_to_numpy, staging_copy = _against_staging_copy(
             device, lambda: module(x), x, layer.n * layer.positions * 4
@@ -53,7 +53,7 @@ def _call(device: Device, module: PointwiseConv2d) -> Sample:
     seconds = []
     for _ in range(_WARM_UP + _BATCHES):
         device.synchronize()
-        seconds.append(_time(batch))
+        seconds.append(time_call(batch))
     return summarize(seconds[_WARM_UP:], _CALLS)
 
 
@@ -75,7 +75,7 @@ def _against_staging_copy(
         np.empty(out_of.shape, np.float32)[:] = out_of
 
     try:
-        rounds = [(_time(run), _time(copy)) for _ in range(2 + _ROUNDS)][2:]
+        rounds = [(time_call(run), time_call(copy)) for _ in range(2 + _ROUNDS)][2:]
     finally:
         logical.queue.retire(upload.destroy)
         logical.queue.retire(download.destroy)
@@ -83,14 +83,15 @@ def _against_staging_copy(
     return summarize(runs), summarize(copies)
 
 
-def _time(run: Callable[[], object]) -> float:
+def time_call(run: Callable[[], object]) -> float:
+    """Return how long a call takes."""
     start = time.perf_counter()
     run()
     return time.perf_counter() - start
 
 
 @contextmanager
-def _without_garbage_collection() -> Iterator[None]:
+def without_garbage_collection() -> Iterator[None]:
     """Keep the collector, which walks through all that a peer has loaded, out of the timing."""
     enabled = gc.isenabled()
     gc.collect()

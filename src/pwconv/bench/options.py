@@ -9,21 +9,21 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from pwconv.bench import ours
-from pwconv.bench.workloads import WORKLOADS, Layer, parse_shape, workload
+from pwconv.bench.workloads import Layer, parse_shape, workload
 from pwconv.device import Device
 from pwconv.errors import UnsupportedError
 
 _DTYPES = ("float32", "float16")
 
 
-def add_options(parser: argparse.ArgumentParser) -> None:
-    """Add what says which layers to measure, on what."""
+def add_options(parser: argparse.ArgumentParser, workloads: Sequence[str]) -> None:
+    """Add what says which of so many workloads, or which layers, to measure, and on what."""
     what = parser.add_mutually_exclusive_group()
     what.add_argument(
         "-w",
         "--workload",
-        choices=list(WORKLOADS),
-        help="whose layers to measure; by default edgetam",
+        choices=workloads,
+        help="what to measure; by default edgetam",
     )
     what.add_argument(
         "-s",

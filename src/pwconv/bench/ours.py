@@ -58,7 +58,7 @@ def _measure(device: Device, clocks: Clocks, layer: Layer, dtype: str, storage: 
     dispatches = [module._dispatch(x, out) for x, out in tensors]
     steps = [dispatch.step for dispatch in dispatches]
 
-    estimate = clocks.estimate(steps[0])
+    estimate = clocks.estimate(steps[:1])
     repetitions, samples = (1, _SAMPLES_CPU) if clocks.is_cpu else chain_lengths(estimate)
     sample, check = clocks.sample(chain(steps, repetitions, samples))
     plan = dispatches[0].plan

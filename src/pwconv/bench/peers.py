@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable
-from typing import Protocol
+from collections.abc import Callable, Sequence
+from typing import Protocol, TypeVar
 
+from pwconv.bench.graphs import GraphCase
 from pwconv.bench.report import Run
 from pwconv.bench.workloads import Layer
 from pwconv.errors import UnsupportedError
@@ -13,8 +14,8 @@ from pwconv.timing.clocks import Clocks
 from pwconv.vk.physical_device import DeviceInfo
 
 
-class Peer(Protocol):
-    """Another way to compute a layer on the same device.
+class AnyPeer(Protocol):
+    """Another way to compute on the same device.
 
     Attributes
     ----------
@@ -24,34 +25,56 @@ class Peer(Protocol):
     name: str
     version: str
 
-    def measure(self, layer: Layer, dtype: str) -> list[Run]:
-        """Time a layer in each way that the peer has; raises nothing: a run may be a failure."""
-
     def close(self) -> None:
         """Free what the peer holds."""
 
 
+class Peer(AnyPeer, Protocol):
+    """Another way to compute a layer."""
+
+    def measure(self, layer: Layer, dtype: str) -> list[Run]:
+        """Time a layer in each way that the peer has; raises nothing: a run may be a failure."""
+
+
+class GraphPeer(AnyPeer, Protocol):
+    """Another way to run a graph."""
+
+    def measure(self, case: GraphCase, dtype: str) -> list[Run]:
+        """Time a graph in each way that the peer has; raises nothing: a run may be a failure."""
+
+
+_P = TypeVar("_P", bound=AnyPeer)
+
+
 def open_peers(info: DeviceInfo, clocks: Clocks) -> tuple[list[Peer], dict[str, str]]:
     """Return the peers that can run on a device, and each peer's version or why it cannot."""
-    peers: list[Peer] = []
+    return _open_all((("PyTorch", "torch", _torch), ("ncnn", "ncnn", _ncnn)), info, clocks)
+
+
+def open_graph_peers(info: DeviceInfo, clocks: Clocks) -> tuple[list[GraphPeer], dict[str, str]]:
+    """Do as :func:`open_peers`, for peers that run graphs."""
+    return _open_all((("PyTorch", "torch", _torch_graphs),), info, clocks)
+
+
+def _open_all(
+    known: Sequence[tuple[str, str, Callable[[DeviceInfo, Clocks], _P]]],
+    info: DeviceInfo,
+    clocks: Clocks,
+) -> tuple[list[_P], dict[str, str]]:
+    peers: list[_P] = []
     outcomes = {}
-    for name, module, factory in (
-        ("PyTorch", "torch", _torch),
-        ("ncnn", "ncnn", _ncnn),
-    ):
-        peer, outcome = _open(name, module, factory, info, clocks)
-        outcomes[name] = outcome
+    for name, module, factory in known:
+        peer, outcomes[name] = _open(module, factory, info, clocks)
         peers += [peer] if peer else []
     return peers, outcomes
 
 
 def _open(
-    name: str,
     module: str,
-    factory: Callable[[DeviceInfo, Clocks], Peer],
+    factory: Callable[[DeviceInfo, Clocks], _P],
     info: DeviceInfo,
     clocks: Clocks,
-) -> tuple[Peer | None, str]:
+) -> tuple[_P | None, str]:
     try:
         importlib.import_module(module)
     except ImportError:
@@ -70,6 +93,12 @@ def _torch(info: DeviceInfo, _: Clocks) -> Peer:
     from pwconv.bench.peer_torch import TorchPeer
 
     return TorchPeer(info)
+
+
+def _torch_graphs(info: DeviceInfo, _: Clocks) -> GraphPeer:
+    from pwconv.bench.peer_torch_graphs import TorchGraphPeer
+
+    return TorchGraphPeer(info)
 
 
 def _ncnn(info: DeviceInfo, clocks: Clocks) -> Peer:

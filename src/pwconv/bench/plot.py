@@ -1,4 +1,4 @@
-"""A report as a picture: the roofline with each layer on it, and bars against the peers."""
+"""A report as a picture: bars against the peers, and for layers the roofline with each on it."""
 
 from __future__ import annotations
 
@@ -12,12 +12,13 @@ from pwconv.bench.views import OURS, contenders, dtypes, find_run
 from pwconv.errors import PwconvError
 from pwconv.timing.ceilings import Ceiling
 
-_ITEMSIZES = {"float32": 4, "float16": 2}
 # Okabe and Ito's colours, which colour-blind readers tell apart; ours come first.
-_OURS = ("#0072B2", "#009E73")
+_OURS = ("#0072B2", "#009E73", "#7FB8D8", "#7FCEB9")
 _PEERS = ("#E69F00", "#D55E00", "#CC79A7", "#999999", "#F0E442", "#56B4E9")
 _MARKERS = {"float32": "o", "float16": "s"}
 _BAR_INCHES, _GAP_INCHES, _LEAST_INCHES = 0.11, 0.2, 7.5
+_ROOFLINE_INCHES, _BARS_INCHES = 7.5, 5.5
+_LEGEND_INCHES = 2.2  # of one entry
 # Lengths of bars compare on a linear axis only; past this range the short ones would vanish.
 _LINEAR_RANGE = 40
 
@@ -53,20 +54,27 @@ def write_plot(report: Report, path: Path) -> None:
     names = dtypes(report)
     bars = max(len(contenders(report, dtype)) for dtype in names)
     row = _BAR_INCHES * bars + _GAP_INCHES
-    height = max(_LEAST_INCHES, 1.8 + row * len(report.layers))
-    figure = Figure(figsize=(8 + 5.5 * len(names), height), layout="constrained")
+    height = max(_LEAST_INCHES, 1.8 + row * len(report.results))
+    # Of a graph, which moves more than it must between its nodes, a roofline's point says little.
+    rooflines = 1 if report.layers else 0
+    widths = [_ROOFLINE_INCHES] * rooflines + [_BARS_INCHES] * len(names)
+    figure = Figure(figsize=(sum(widths) + 0.5, height), layout="constrained")
     FigureCanvasAgg(figure)
-    axes = figure.subplots(1, 1 + len(names), width_ratios=[7.5, *([5.5] * len(names))])
+    axes = figure.subplots(1, len(widths), width_ratios=widths, squeeze=False)[0]
     colours = _colours(report)
-    _draw_roofline(axes[0], report, colours)
-    for axis, dtype in zip(axes[1:], names, strict=True):
+    for axis in axes[:rooflines]:
+        _draw_roofline(axis, report, colours)
+    for axis, dtype in zip(axes[rooflines:], names, strict=True):
         _draw_bars(axis, report, dtype, colours)
     bars_legend = {
         label: handle
-        for axis in axes[1:]
+        for axis in axes[rooflines:]
         for handle, label in zip(*axis.get_legend_handles_labels(), strict=True)
     }
-    figure.legend(bars_legend.values(), bars_legend, loc="outside lower right", ncols=8, fontsize=9)
+    columns = int(sum(widths) / _LEGEND_INCHES)
+    figure.legend(
+        bars_legend.values(), bars_legend, loc="outside lower right", ncols=columns, fontsize=9
+    )
     figure.suptitle(
         f"{report.device['name']} · {report.device['driver']} · {report.workload} · "
         f"pwconv {report.versions['pwconv']} · {report.date[:10]}",
@@ -90,8 +98,8 @@ def _draw_roofline(axis: Any, report: Report, colours: dict[str, str]) -> None:
 
     copy = next(c for c in report.ceilings if c.unit == "byte/s")
     intensities = [
-        result.layer.flop / result.layer.least_bytes(_ITEMSIZES[dtype])
-        for result in report.layers
+        result.subject.flop / result.least_bytes(dtype)
+        for result in report.results
         for dtype in dtypes(report)
     ]
     ends = min(intensities) / 2, max(intensities) * 2
@@ -129,11 +137,11 @@ def _draw_roofline(axis: Any, report: Report, colours: dict[str, str]) -> None:
 
 def _draw_points(axis: Any, report: Report, name: str, dtype: str, colour: str) -> None:
     points = []
-    for number, result in enumerate(report.layers, 1):
+    for number, result in enumerate(report.results, 1):
         run = find_run(result, name, dtype)
         if run and run.sample:
-            intensity = result.layer.flop / result.layer.least_bytes(_ITEMSIZES[dtype])
-            points.append((intensity, result.layer.flop / run.sample.median, number))
+            intensity = result.subject.flop / result.least_bytes(dtype)
+            points.append((intensity, result.subject.flop / run.sample.median, number))
     if not points:
         return
     xs, ys, numbers = zip(*points, strict=True)
@@ -165,12 +173,12 @@ def _draw_bars(axis: Any, report: Report, dtype: str, colours: dict[str, str]) -
     from matplotlib.ticker import StrMethodFormatter
 
     names = contenders(report, dtype)
-    shown = [1e6 * result.roofline[dtype].seconds for result in report.layers]
+    shown = [1e6 * result.roofline[dtype].seconds for result in report.results]
     thickness = 0.8 / len(names)
     for index, name in enumerate(names):
         rows = [
             (position, run.sample)
-            for position, result in enumerate(report.layers)
+            for position, result in enumerate(report.results)
             if (run := find_run(result, name, dtype)) and run.sample
         ]
         if not rows:
@@ -189,17 +197,23 @@ def _draw_bars(axis: Any, report: Report, dtype: str, colours: dict[str, str]) -
             ],
             error_kw={"lw": 0.8},
         )
-    for position, result in enumerate(report.layers):
+    for position, result in enumerate(report.results):
         least = result.roofline[dtype].seconds * 1e6
         axis.plot([least, least], [position - 0.42, position + 0.42], color="black", lw=1.6)
     axis.plot([], [], color="black", lw=1.6, label="roofline")
     axis.set_yticks(
-        range(len(report.layers)),
-        [f"{number}  {result.layer}" for number, result in enumerate(report.layers, 1)],
+        range(len(report.results)),
+        [
+            f"{number}  {result.subject}" if report.layers else str(result.subject)
+            for number, result in enumerate(report.results, 1)
+        ],
     )
     axis.invert_yaxis()
     axis.margins(y=0.01)
-    axis.set(xlabel="µs", title=f"{dtype}: time a layer, median and quartiles")
+    axis.set(
+        xlabel="µs",
+        title=f"{dtype}: time a {'layer' if report.layers else 'run'}, median and quartiles",
+    )
     if max(shown) > _LINEAR_RANGE * min(shown):
         axis.set_xscale("log")
     axis.xaxis.set_major_formatter(StrMethodFormatter("{x:,g}"))

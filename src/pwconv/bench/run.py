@@ -1,4 +1,4 @@
-"""A whole run: ceilings, every layer by everyone in turns, the host."""
+"""A whole run: ceilings, every layer or graph by everyone in turns, the host."""
 
 from __future__ import annotations
 
@@ -8,10 +8,12 @@ from dataclasses import dataclass
 from datetime import datetime, timezone
 from importlib import metadata
 
-from pwconv.bench import ours
+from pwconv.bench import ours, ours_graphs
+from pwconv.bench.graphs import GraphCase
 from pwconv.bench.host import measure_host
-from pwconv.bench.peers import Peer, open_peers
-from pwconv.bench.report import LayerResult, Report, Run
+from pwconv.bench.host_graphs import measure_graph_host
+from pwconv.bench.peers import GraphPeer, Peer, open_graph_peers, open_peers
+from pwconv.bench.report import GraphFigures, Report, Result, Run
 from pwconv.bench.workloads import Layer
 from pwconv.device import Device
 from pwconv.dtypes import as_dtype
@@ -22,13 +24,14 @@ from pwconv.timing.stopwatch import make_stopwatch
 
 @dataclass(frozen=True)
 class Job:
-    """What to measure.
+    """What to measure: layers, or graphs.
 
     Attributes
     ----------
     workload : str
         Its name, or the shapes given.
     layers : sequence of Layer
+    graphs : sequence of GraphCase
     dtypes : sequence of str
     storages : sequence of str
     peers : bool
@@ -41,6 +44,7 @@ class Job:
     layers: Sequence[Layer]
     dtypes: Sequence[str]
     storages: Sequence[str]
+    graphs: Sequence[GraphCase] = ()
     peers: bool = True
     host: bool = True
 
@@ -53,6 +57,7 @@ def run(device: Device, job: Job, progress: Callable[[str, float], None]) -> Rep
     progress("raising the clocks", 0.0)
     clocks = Clocks(device._dispatcher, stopwatch)
     peers: list[Peer] = []
+    graph_peers: list[GraphPeer] = []
     try:
         if clocks.is_cpu:
             report.notes.append("a CPU's clocks cannot be held: their drift is recorded, no more")
@@ -60,15 +65,26 @@ def run(device: Device, job: Job, progress: Callable[[str, float], None]) -> Rep
         report.ceilings += measure_ceilings(device._dispatcher, clocks)
         if job.peers:
             progress("opening peers", 0.0)
-            peers, report.peers = open_peers(device.info, clocks)
+            if job.graphs:
+                graph_peers, report.peers = open_graph_peers(device.info, clocks)
+            else:
+                peers, report.peers = open_peers(device.info, clocks)
         for position, layer in enumerate(job.layers):
             progress(str(layer), position / len(job.layers))
             report.layers.append(_measure_layer(device, clocks, peers, job, layer, report))
+        for position, case in enumerate(job.graphs):
+            progress(str(case), position / len(job.graphs))
+            report.graphs.append(_measure_graph(device, clocks, graph_peers, job, case, report))
         if job.host:
             progress("host", 1.0)
-            report.host = measure_host(device)
+            if job.graphs:
+                report.graph_host = measure_graph_host(
+                    device, clocks, job.graphs[-1], report.graphs[-1]
+                )
+            else:
+                report.host = measure_host(device)
     finally:
-        for peer in peers:
+        for peer in (*peers, *graph_peers):
             peer.close()
         clocks.close()
     return report
@@ -87,14 +103,39 @@ def _measure_layer(
     job: Job,
     layer: Layer,
     report: Report,
-) -> LayerResult:
+) -> Result:
     least = {dtype: layer_roofline(layer, dtype, report.ceilings) for dtype in job.dtypes}
     runs: list[Run] = []
     for dtype in job.dtypes:
         runs += [ours.measure(device, clocks, layer, dtype, name) for name in job.storages]
         for peer in peers:
             runs += peer.measure(layer, dtype)
-    return LayerResult(layer, least, runs)
+    return Result(layer, least, runs)
+
+
+def _measure_graph(
+    device: Device,
+    clocks: Clocks,
+    peers: Sequence[GraphPeer],
+    job: Job,
+    case: GraphCase,
+    report: Report,
+) -> Result:
+    work = {dtype: ours_graphs.count_work(device, case, dtype) for dtype in job.dtypes}
+    least = {dtype: roofline(*work[dtype], dtype, report.ceilings) for dtype in job.dtypes}
+    runs: list[Run] = []
+    for dtype in job.dtypes:
+        runs += [
+            ours_graphs.measure(device, clocks, case, dtype, storage, contender)
+            for contender in ours_graphs.CONTENDERS
+            for storage in job.storages
+        ]
+        for peer in peers:
+            runs += peer.measure(case, dtype)
+    flop, _ = work[job.dtypes[0]]
+    least_bytes = {dtype: moved for dtype, (_, moved) in work.items()}
+    figures = GraphFigures(case.name, case.size, case.kind, case.count, flop, least_bytes)
+    return Result(figures, least, runs)
 
 
 def _empty_report(device: Device, job: Job, method: str) -> Report:

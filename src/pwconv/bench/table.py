@@ -3,21 +3,30 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from pwconv.bench.report import LayerResult, Report, Run
-from pwconv.bench.views import OURS, contenders, dtypes, find_run, geometric_mean, ratios
+from pwconv.bench.report import GraphHostCost, HostCost, Report, Result, Run
+from pwconv.bench.views import (
+    OURS,
+    contenders,
+    dtypes,
+    find_run,
+    geometric_mean,
+    kinds,
+    label,
+    ratios,
+)
 from pwconv.timing.samples import Sample
 
-_ITEMSIZES = {"float32": 4, "float16": 2}
+_METHODS = ("conv2d", "matmul", "eager", "eager NHWC", "compiled")
 # Peers that compute the same in several ways are met at their best, TF32 apart: it is not float32.
 _GROUPS = {
-    "the best of PyTorch": ("PyTorch conv2d", "PyTorch matmul"),
-    "the best of PyTorch TF32": ("PyTorch conv2d TF32", "PyTorch matmul TF32"),
+    "the best of PyTorch": tuple(f"PyTorch {method}" for method in _METHODS),
+    "the best of PyTorch TF32": tuple(f"PyTorch {method} TF32" for method in _METHODS),
     "ncnn Vulkan": ("ncnn Vulkan",),
 }
 
@@ -33,10 +42,15 @@ def print_report(report: Report, console: Console) -> None:
         for line in _summaries(report, dtype):
             say(line)
         console.print()
-    console.print(_kernels(report))
+    if report.layers:
+        console.print(_kernels(report))
+    if report.graphs:
+        console.print(_graphs(report))
     console.print(_ceilings(report))
     if report.host:
-        console.print(_host(report))
+        console.print(_host(report.host))
+    if report.graph_host:
+        console.print(_graph_host(report.graph_host))
     for name, outcome in report.peers.items():
         say(f"peer   {name}: {outcome}")
     for failure in _failures(report):
@@ -53,15 +67,15 @@ def print_report(report: Report, console: Console) -> None:
 def _times(report: Report, dtype: str) -> Table:
     names = contenders(report, dtype)
     table = _table(f"{report.device['name']}: {dtype}, µs")
-    table.add_column("layer", no_wrap=True)
+    table.add_column("layer" if report.layers else "graph", no_wrap=True)
     table.add_column("roof", justify="right", no_wrap=True)
     for name in names:
         table.add_column(name, justify="right")
         if name.startswith(OURS):
             table.add_column("share", justify="right")
-    for result in report.layers:
+    for result in report.results:
         least = result.roofline[dtype]
-        cells = [str(result.layer), f"{_digits(least.seconds * 1e6)} {least.bound[0]}"]
+        cells = [str(result.subject), f"{_digits(least.seconds * 1e6)} {least.bound[0]}"]
         for name in names:
             run = find_run(result, name, dtype)
             cells.append(_time(run))
@@ -81,25 +95,36 @@ def _time(run: Run | None) -> str:
 
 def _summaries(report: Report, dtype: str) -> Iterator[str]:
     names = contenders(report, dtype)
+    for results in kinds(report):
+        if len(results) > 1:
+            yield from _sums(results, names, dtype)
+        for ours in (name for name in names if name.startswith(OURS)):
+            for title, others in _GROUPS.items():
+                if found := ratios(results, ours, others, dtype):
+                    over = (
+                        f"geometric mean of {len(found)}"
+                        if len(results) > 1
+                        else results[0].subject
+                    )
+                    yield (
+                        f"ratio  {ours} takes {geometric_mean(found):.2f}× the time of {title} "
+                        f"({over})"
+                    )
+
+
+def _sums(results: Sequence[Result], names: Sequence[str], dtype: str) -> Iterator[str]:
     for name in names:
         timed = [
-            (run.sample.median * 1e6, result.layer.count)
-            for result in report.layers
+            (run.sample.median * 1e6, result.subject.count)
+            for result in results
             if (run := find_run(result, name, dtype)) and run.sample
         ]
         if timed:
             once, all_of_them = sum(t for t, _ in timed), sum(t * count for t, count in timed)
             yield (
-                f"sum    {name}: {_digits(once)} µs over {len(timed)} shapes, "
+                f"sum    {name}: {_digits(once)} µs over {len(timed)} {results[0].subject.kind}, "
                 f"{_digits(all_of_them)} µs as often as the network has them"
             )
-    for ours in (name for name in names if name.startswith(OURS)):
-        for title, others in _GROUPS.items():
-            if found := ratios(report, ours, others, dtype):
-                yield (
-                    f"ratio  {ours} takes {geometric_mean(found):.2f}× the time of {title} "
-                    f"(geometric mean of {len(found)})"
-                )
 
 
 def _kernels(report: Report) -> Table:
@@ -115,22 +140,47 @@ def _kernels(report: Report) -> Table:
     return table
 
 
-def _kernel(result: LayerResult, run: Run, sample: Sample) -> tuple[str, ...]:
-    moved = result.layer.least_bytes(_ITEMSIZES[run.dtype])
+def _kernel(result: Result, run: Run, sample: Sample) -> tuple[str, ...]:
     return (
-        str(result.layer),
+        str(result.subject),
         run.storage or "",
         run.variant or "",
         "×".join(map(str, run.workgroup or ())),
-        _digits(result.layer.flop / sample.median / 1e12),
-        _digits(moved / sample.median / 1e9),
+        *_rates(result, run, sample),
+    )
+
+
+def _graphs(report: Report) -> Table:
+    table = _table("what pwconv ran")
+    for heading in ("graph", "dtype", "contender"):
+        table.add_column(heading)
+    for heading in ("dispatches", "scratch MB", "TFLOP/s", "GB/s"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for result in report.graphs:
+        for run in result.runs:
+            if run.contender.startswith(OURS) and run.sample:
+                table.add_row(
+                    str(result.subject),
+                    run.dtype,
+                    label(run),
+                    str(run.dispatches),
+                    _digits((run.scratch or 0) / 1e6),
+                    *_rates(result, run, run.sample),
+                )
+    return table
+
+
+def _rates(result: Result, run: Run, sample: Sample) -> tuple[str, str]:
+    return (
+        _digits(result.subject.flop / sample.median / 1e12),
+        _digits(result.least_bytes(run.dtype) / sample.median / 1e9),
     )
 
 
 def _failures(report: Report) -> list[str]:
     return [
-        f"{run.contender} {run.dtype} {result.layer}: {run.failure}"
-        for result in report.layers
+        f"{label(run)} {run.dtype} {result.subject}: {run.failure}"
+        for result in report.results
         for run in result.runs
         if run.failure
     ]
@@ -148,9 +198,7 @@ def _ceilings(report: Report) -> Table:
     return table
 
 
-def _host(report: Report) -> Table:
-    host = report.host
-    assert host is not None
+def _host(host: HostCost) -> Table:
     table = _table("the host's cost")
     table.add_column("what")
     table.add_column("µs", justify="right")
@@ -161,6 +209,20 @@ def _host(report: Report) -> Table:
         f"plain staging copy of the same bytes ({share:.0%} of that)",
         microseconds(host.staging_copy),
     )
+    return table
+
+
+def _graph_host(host: GraphHostCost) -> Table:
+    table = _table(f"the host's cost: {host.graph} {host.dtype} {host.storage}, tensors resident")
+    table.add_column("what")
+    table.add_column("µs", justify="right")
+    beyond = (host.run.median - host.gpu) * 1e6
+    table.add_row("graph.run, not waited for", microseconds(host.call))
+    table.add_row("graph.run, waited for", microseconds(host.run))
+    table.add_row("  beyond the GPU's own time of a run", f"{beyond:,.0f}")
+    table.add_row("graph.resize to a known size", microseconds(host.resize))
+    table.add_row("graph.resize to a new size", microseconds(host.new_resize))
+    table.add_row("  and graph.run there, not waited for", microseconds(host.first_call))
     return table
 
 

@@ -19,7 +19,7 @@ from pwconv.bench.options import (
 )
 from pwconv.bench.ours import make_layer
 from pwconv.bench.table import microseconds
-from pwconv.bench.workloads import Layer
+from pwconv.bench.workloads import WORKLOADS, Layer
 from pwconv.device import Device
 from pwconv.errors import OutOfMemoryError, PwconvError, UnsupportedError
 from pwconv.kernels.tiling import Choice
@@ -32,7 +32,8 @@ def add_parser(commands: Any) -> None:
     tune = commands.add_parser(
         "tune", help="measure every variant of a workload's layers, and keep the fastest"
     )
-    add_options(tune)
+    # Not those of graphs, whose convolutions other workloads have: tune edgetam, bench its mixers.
+    add_options(tune, list(WORKLOADS))
     tune.set_defaults(run=_run)
 
 

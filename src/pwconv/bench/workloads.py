@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 _MOST = 2**20
 
@@ -27,6 +28,7 @@ class Layer:
     w: int
     batch: int = 1
     count: int = 1
+    kind: ClassVar[str] = "shapes"  # what is summed up together
 
     def __str__(self) -> str:
         size = f"{self.h}" if self.h == self.w else f"{self.h}×{self.w}"

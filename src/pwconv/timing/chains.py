@@ -5,8 +5,9 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Sequence
+from typing import TypeVar
 
-from pwconv.vk.commands import Step
+_T = TypeVar("_T")
 
 # Twice the last-level cache of the largest GPUs: what a chain comes back to has left the cache.
 ROTATED_BYTES = 100 << 20
@@ -37,7 +38,7 @@ def chain_lengths(estimate: float, least: float = SAMPLE_SECONDS) -> tuple[int, 
     return repetitions, max(_LEAST_SAMPLES, min(fitting, most))
 
 
-def chain(steps: Sequence[Step], repetitions: int, samples: int) -> list[list[Step]]:
-    """Return ``samples`` segments of ``repetitions`` steps, going round the steps."""
-    endless = itertools.cycle(steps)
+def chain(items: Sequence[_T], repetitions: int, samples: int) -> list[list[_T]]:
+    """Return ``samples`` segments of ``repetitions`` items, going round the items."""
+    endless = itertools.cycle(items)
     return [list(itertools.islice(endless, repetitions)) for _ in range(samples)]

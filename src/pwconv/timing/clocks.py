@@ -109,10 +109,10 @@ class Clocks:
             for _ in range(self._rounds):
                 self._device.queue.submit(self._spin.command_buffer)
 
-    def estimate(self, step: Step) -> float:
-        """Return about how long a step takes with the clocks up."""
+    def estimate(self, steps: Sequence[Step]) -> float:
+        """Return about how long steps take, one after the other, with the clocks up."""
         repetitions = 1 if self.is_cpu else 8
-        segments = [[step] * repetitions] * (1 if self.is_cpu else 2)
+        segments = [[*steps] * repetitions] * (1 if self.is_cpu else 2)
         seconds = self.stopwatch.run(segments, self.hold)
         return max(seconds[-1] / repetitions, 1e-7)
 

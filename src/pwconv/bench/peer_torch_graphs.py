@@ -1,0 +1,95 @@
+"""PyTorch on CUDA, whole graphs: as they are written, and compiled."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import torch
+
+from pwconv.bench.cuda import CudaStopwatch, set_tf32
+from pwconv.bench.graphs import GraphCase
+from pwconv.bench.report import Run
+from pwconv.bench.torch_network import TorchNetwork
+from pwconv.timing.chains import rotation
+from pwconv.vk.physical_device import DeviceInfo
+
+# Contenders, each with the memory layout of its activations and weights.
+_METHODS = {
+    "PyTorch eager": torch.contiguous_format,
+    "PyTorch eager NHWC": torch.channels_last,
+    "PyTorch compiled": torch.contiguous_format,
+}
+
+
+class TorchGraphPeer:
+    """PyTorch on the CUDA device of the same name.
+
+    Raises
+    ------
+    UnsupportedError
+        There is none.
+    """
+
+    name = "PyTorch"
+
+    def __init__(self, info: DeviceInfo) -> None:
+        self._stopwatch = CudaStopwatch(info)
+        self.version = self._stopwatch.version
+
+    def measure(self, case: GraphCase, dtype: str) -> list[Run]:
+        """Time each method; float32 with TF32 off and on."""
+        runs = []
+        for tf32 in (False, True) if dtype == "float32" else (False,):
+            for method in _METHODS:
+                name = method + (" TF32" if tf32 else "")
+                try:
+                    runs.append(self._measure(case, dtype, method, tf32, name))
+                except Exception as error:  # a compiler may be missing, or fail
+                    first_line = str(error).strip().partition("\n")[0]
+                    runs.append(Run(name, dtype, failure=f"{type(error).__name__}: {first_line}"))
+                torch.cuda.empty_cache()
+        return runs
+
+    def close(self) -> None:
+        """Free the device's memory."""
+        self._stopwatch.close()
+
+    def _measure(self, case: GraphCase, dtype: str, method: str, tf32: bool, name: str) -> Run:
+        set_tf32(tf32)
+        compiled = method == "PyTorch compiled"
+        with torch.no_grad():
+            calls, bytes_each = make_calls(
+                case, dtype, _METHODS[method], self._stopwatch.device, compiled=compiled
+            )
+            sample, check = self._stopwatch.measure(calls)
+        return Run(name, dtype, sample, check, working_set=len(calls) * bytes_each)
+
+
+def make_calls(
+    case: GraphCase, dtype: str, memory_format: Any, device: Any, *, compiled: bool
+) -> tuple[list[Callable[[], Any]], int]:
+    """Return calls on several sets of inputs, and the bytes of a set with what comes of it."""
+    network = TorchNetwork(dtype)
+    case.define(network)
+    module = network.module().to(device=device).to(memory_format=memory_format)
+    if compiled:
+        torch.compiler.reset()  # a limit of compilations counts those of the case before
+        module = torch.compile(module, dynamic=False)
+
+    def inputs() -> list[Any]:
+        return [
+            torch.randn(*shape, device=device, dtype=getattr(torch, dtype)).to(
+                memory_format=memory_format
+            )
+            for shape in network.inputs.values()
+        ]
+
+    first = inputs()
+    bytes_each = sum(
+        math.prod(tensor.shape) * tensor.element_size() for tensor in (*first, *module(*first))
+    )
+    sets = [first, *(inputs() for _ in range(rotation(bytes_each) - 1))]
+    return [partial(module, *tensors) for tensors in sets], bytes_each
