@@ -28,8 +28,10 @@ class Pair:
 class Mirror:
     """Adds each node to a graph and to its float64 composition."""
 
-    def __init__(self, device: pwconv.Device, dtype: str, storage: str) -> None:
-        self.graph = pwconv.Graph(device, dtype, storage=storage)
+    def __init__(
+        self, device: pwconv.Device, dtype: str, storage: str, *, fuse: bool = True
+    ) -> None:
+        self.graph = pwconv.Graph(device, dtype, storage=storage, fuse=fuse)
         self.dtype = dtype
         self.outputs: dict[str, Pair] = {}
 

@@ -40,7 +40,7 @@ class Drawn:
         self.rng = np.random.default_rng(draw(st.integers(0, 2**32)))
         self.dtype = draw(st.sampled_from(["float32", "float16"]))
         self.storage = draw(st.sampled_from(["texture3d", "buffer"]))
-        self.mirror = Mirror(device, self.dtype, self.storage)
+        self.mirror = Mirror(device, self.dtype, self.storage, fuse=draw(st.booleans()))
         self.taken: set[str] = set()
         self.channels = {"x": draw(st.integers(1, 9)), "y": draw(st.integers(1, 9))}
         self.features = draw(st.integers(1, 9))
@@ -149,6 +149,9 @@ class Drawn:
         # Shapes that are equal at one size, before and after a stride, are not at every size.
         with contextlib.suppress(ValueError):
             self.mirror.graph.resize(**shapes)
+
+
+pytestmark = pytest.mark.usefixtures("any_pair")
 
 
 @settings(max_examples=40)

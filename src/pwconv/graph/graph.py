@@ -14,6 +14,7 @@ from pwconv.graph.builder import Builder, input_shape
 from pwconv.graph.dot import draw
 from pwconv.graph.folding import fold
 from pwconv.graph.frames import Frames, Handle
+from pwconv.graph.fusion import fuse
 from pwconv.graph.operations import Setting
 from pwconv.graph.profile import Profile, measure
 from pwconv.graph.program import Program
@@ -74,6 +75,10 @@ class Graph(Builder):
     storage : "auto", "texture3d" or "buffer"
         How activations are stored on the device; "auto" is what suits the device, and what they
         fit.
+    fuse : bool
+        Whether two pointwise convolutions, one of which alone takes what the other gives, are
+        computed as one where the device has a kernel that was measured to be faster so. What lies
+        between them is then not stored.
 
     Raises
     ------
@@ -107,9 +112,11 @@ class Graph(Builder):
         dtype: Any = "float32",
         *,
         storage: str = "auto",
+        fuse: bool = True,
     ) -> None:
         check_storage(storage)
         super().__init__(resolve_device(device), as_dtype(dtype), storage)
+        self._fuse = bool(fuse)
         self._scratch = Scratch(self.device._logical)
         self._programs: OrderedDict[tuple[Shape, ...], _Sized] = OrderedDict()
         self._ceilings: list[Ceiling] = []
@@ -209,7 +216,8 @@ class Graph(Builder):
                 raise ValueError(f"there is no input {unknown[0]!r}; there are {self._listed()}")
             wanted = {name: self._shapes[i] for name, i in self._inputs.items()}
             wanted.update((name, input_shape(name, shape)) for name, shape in shapes.items())
-            propagated = network.propagate(wanted)
+            known = self._programs.get(tuple(wanted.values()))
+            propagated = list(known.program.shapes) if known else network.propagate(wanted)
             self._sized(propagated)
             self._shapes = propagated
 
@@ -325,8 +333,11 @@ class Graph(Builder):
         storages = network.storages(shapes, storage_order(logical, self._storage))
         storage = choose_storage(logical, named, self.dtype, storages)
         setting = Setting(self.device._dispatcher, storage, self.dtype)
-        folded = fold_scales(fold(network, shapes), shapes, setting)
-        program = Program(setting, folded, tuple(shapes), self._scratch)
+        network = fold(network, shapes)
+        if self._fuse:
+            network = fuse(network, shapes, setting)
+        network = fold_scales(network, shapes, setting)
+        program = Program(setting, network, tuple(shapes), self._scratch)
         new = self._programs[key] = _Sized(program, Frames(self.device, program))
         if len(self._programs) > _PROGRAMS_KEPT:
             self._programs.popitem(last=False)

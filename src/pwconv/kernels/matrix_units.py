@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from pwconv import shaders
@@ -26,28 +27,43 @@ def plan_matrices(variant: shaders.Variant, info: DeviceInfo) -> MatrixPlan | No
 
     The product with the most terms goes first; None where the device lists none that fits.
     """
-    block_m, block_n, block_k, threads = (
-        variant.defines[name] for name in ("BLOCK_M", "BLOCK_N", "BLOCK_K", "THREADS")
+    block_m, block_n, block_k = (
+        variant.defines[name] for name in ("BLOCK_M", "BLOCK_N", "BLOCK_K")
     )
-    subgroups = threads // info.limits["subgroupSize"]
     fitting = [
-        MatrixPlan(matrix, rows, subgroups // rows)
-        for matrix in info.matrices
-        if matrix.scope == "subgroup" and not matrix.flexible and _halves(matrix)
-        for rows in _divisors(subgroups)
-        if block_n % (rows * matrix.m) == 0
-        and block_m % (subgroups // rows * matrix.n) == 0
-        and block_k % matrix.k == 0
-        and matrix.n % _VECTOR == 0
-        and matrix.k % _VECTOR == 0
+        plan
+        for plan in _shared(variant, info)
+        if block_n % (plan.subgroups_n * plan.matrix.m) == 0
+        and block_m % (plan.subgroups_m * plan.matrix.n) == 0
+        and block_k % plan.matrix.k == 0
     ]
 
     def rank(plan: MatrixPlan) -> tuple[int, int]:
         # The nearer a subgroup's part of the block is to a square, the less it reads.
         part = block_n // plan.subgroups_n, block_m // plan.subgroups_m
-        return plan.matrix.m * plan.matrix.n * plan.matrix.k, -abs(part[0] - part[1])
+        return _terms(plan.matrix), -abs(part[0] - part[1])
 
     return max(fitting, key=rank, default=None)
+
+
+def plan_pair_matrices(variant: shaders.Variant, info: DeviceInfo) -> MatrixPlan | None:
+    """Return the same for a pair, whose subgroups share a step's hidden channels as N.
+
+    Of these each has sums of its own over all outputs: the fewer, the better.
+    """
+    block_m, block_n, block_k, block_h = (
+        variant.defines[name] for name in ("BLOCK_M", "BLOCK_N", "BLOCK_K", "BLOCK_H")
+    )
+    fitting = [
+        plan
+        for plan in _shared(variant, info)
+        if block_h % (plan.subgroups_n * plan.matrix.m) == 0
+        and block_h % (plan.subgroups_n * plan.matrix.k) == 0
+        and block_m % (plan.subgroups_m * plan.matrix.n) == 0
+        and block_n % plan.matrix.m == 0
+        and block_k % plan.matrix.k == 0
+    ]
+    return max(fitting, key=lambda p: (_terms(p.matrix), -p.subgroups_n), default=None)
 
 
 def has_flexible_matrix(variant: shaders.Variant, info: DeviceInfo) -> bool:
@@ -62,6 +78,40 @@ def has_flexible_matrix(variant: shaders.Variant, info: DeviceInfo) -> bool:
         and variant.defines["BLOCK_K"] % matrix.k == 0
         for matrix in info.matrices
     )
+
+
+def flexible_pair_matrix(variant: shaders.Variant, info: DeviceInfo) -> Matrix | None:
+    """Return what the sizes of a pair's matrices must be multiples of; None where they are not.
+
+    N and K are rounded up to it; the rest are the variant's. Positions lie along rows.
+    """
+    block_m, block_h = variant.defines["BLOCK_M"], variant.defines["BLOCK_H"]
+    fitting = (
+        matrix
+        for matrix in info.matrices
+        if matrix.flexible
+        and matrix.scope == "workgroup"
+        and matrix.invocations == variant.defines["THREADS"]
+        and _halves(matrix)
+        and block_m % matrix.m == 0
+        and block_h % matrix.n == 0
+        and block_h % matrix.k == 0
+    )
+    return next(fitting, None)
+
+
+def _shared(variant: shaders.Variant, info: DeviceInfo) -> Iterator[MatrixPlan]:
+    """Yield every way to share a block among subgroups with a product that the device lists."""
+    subgroups = variant.defines["THREADS"] // info.limits["subgroupSize"]
+    for matrix in info.matrices:
+        whole_vectors = matrix.n % _VECTOR == 0 and matrix.k % _VECTOR == 0
+        if matrix.scope == "subgroup" and not matrix.flexible and _halves(matrix) and whole_vectors:
+            for rows in _divisors(subgroups):
+                yield MatrixPlan(matrix, rows, subgroups // rows)
+
+
+def _terms(matrix: Matrix) -> int:
+    return matrix.m * matrix.n * matrix.k
 
 
 def _halves(matrix: Matrix) -> bool:

@@ -1,0 +1,22 @@
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from pwconv.kernels import conv2d_pw_pair_choice
+from pwconv.kernels.tiling import Choice
+
+
+@pytest.fixture(scope="module")
+def any_pair() -> Iterator[None]:
+    """Have two convolutions fused wherever a kernel can, by one that the shapes draw."""
+
+    def choose_pair(dispatcher, problem, weight_storage):
+        able = conv2d_pw_pair_choice.candidates(dispatcher, problem, weight_storage)
+        drawn = problem.hidden + problem.out_channels + problem.positions
+        return Choice(able[drawn % len(able)], (1, 1, 1), "drawn") if able else None
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(conv2d_pw_pair_choice, "choose_pair", choose_pair)
+        yield
