@@ -23,6 +23,7 @@ from pwconv.vk.commands import Step
 # Contenders, each with what it asks of the graph.
 CONTENDERS: dict[str, dict[str, Any]] = {
     "pwconv": {},
+    "pwconv unfused": {"fuse": False},
 }
 
 _SAMPLES_CPU = 3
