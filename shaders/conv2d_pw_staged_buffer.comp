@@ -12,9 +12,6 @@
 layout(constant_id = 4) const bool POINTWISE_GRID = true;
 // True where K is a multiple of BLOCK_K.
 layout(constant_id = 5) const bool WHOLE_STEPS = false;
-// True where a tensor of the output's shape is added before the activation; where it is false nothing
-// reads t_residual, and the input is bound in its place.
-layout(constant_id = 6) const bool RESIDUAL = false;
 
 layout(push_constant) uniform PushConstants {
     uint origin_x, origin_y, origin_z;
@@ -33,15 +30,13 @@ layout(set = 0, binding = 0) restrict writeonly buffer Output {
 layout(set = 0, binding = 1) restrict readonly buffer Input {
     PACKED_VEC4 t_in[];
 };
-layout(set = 0, binding = 4) restrict readonly buffer Residual {
-    PACKED_VEC4 t_residual[];
-};
 
 #include "epilogue.glslh"
 #include "kernel_taps.glslh"
 #include "packed_weight.glslh"
 #include "scale_rows.glslh"
 #include "staged_block.glslh"
+#include "staged_rows.glslh"
 
 float load_position(const uint row, const ivec2 position) {
     if (any(lessThan(position, ivec2(0))) ||
@@ -109,59 +104,6 @@ FP_VEC4 fetch_input(const uint load, const uint k4_first) {
         input_at[load] += BLOCK_K;
     }
     return FP_VEC4(within ? values : vec4(0.0));
-}
-
-uint staged_input(const uint i) {
-    return i;
-}
-
-// Rows 4·q + j of the tile are positions 4·(thread_m + q·THREADS_M) + j of the block: a vec4 each.
-void load_input_tile(out FPInputTile tile, const uint at, const uint k4, const uint thread_m) {
-    [[unroll]] for (uint dk = 0; dk < 4; ++dk) {
-        [[unroll]] for (uint q = 0; q < TILE_M / 4; ++q) {
-            const FP_VEC4 values = staged[at + (4 * k4 + dk) * BLOCK_M4 + thread_m + q * THREADS_M];
-            [[unroll]] for (uint j = 0; j < 4; ++j) {
-                tile.data[4 * q + j][0][dk] = values[j];
-            }
-        }
-    }
-}
-
-// Of four output channels, at positions m … m + 3 each; channels past N repeat the last.
-mat4 load_residual(const uint m, const uint n_first, const uint b) {
-    mat4 rows;
-    [[unroll]] for (uint lane = 0; lane < 4; ++lane) {
-        const uint row = b * pc.N + min(n_first + lane, pc.N - 1u);
-        rows[lane] = unpack_vec4(t_residual[(row * pc.pitch_out + min(m, pc.pitch_out - 4u)) / 4u]);
-    }
-    return rows;
-}
-
-void store_block(const FPOutTile out_tile, const uint m_first, const uint thread_m,
-                 const uint n4_first, const uint b) {
-    [[unroll]] for (uint n4 = 0; n4 < TILE_N4; ++n4) {
-        const uint at_n4 = n4_first + n4 * THREADS_N;
-        [[unroll]] for (uint q = 0; q < TILE_M / 4; ++q) {
-            const uint m = m_first + 4u * (thread_m + q * THREADS_M);
-            mat4 columns;
-            [[unroll]] for (uint j = 0; j < 4; ++j) {
-                columns[j] = vec4(out_tile.data[4 * q + j][n4]) + tile_bias[n4];
-            }
-            if (RESIDUAL) {
-                columns += transpose(load_residual(m, 4u * at_n4, b));
-            }
-            [[unroll]] for (uint j = 0; j < 4; ++j) {
-                columns[j] = activated(columns[j]);
-            }
-            [[unroll]] for (uint lane = 0; lane < 4; ++lane) {
-                const uint n = 4u * at_n4 + lane;
-                if (m < pc.M && n < pc.N) {
-                    t_out[((b * pc.N + n) * pc.pitch_out + m) / 4u] = pack_vec4(
-                        vec4(columns[0][lane], columns[1][lane], columns[2][lane], columns[3][lane]));
-                }
-            }
-        }
-    }
 }
 
 #include "staged_matmul.glslh"

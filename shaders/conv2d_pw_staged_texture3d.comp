@@ -27,9 +27,9 @@ layout(set = 0, binding = 1) uniform texture3D t_in;
 #include "epilogue.glslh"
 #include "kernel_taps.glslh"
 #include "packed_weight.glslh"
-#include "residual_texture3d.glslh"
 #include "scale_texture3d.glslh"
 #include "staged_block.glslh"
+#include "staged_texels.glslh"
 
 // Element i of a stage of the input is (k4, m): its texel.
 ivec3 input_at[INPUT_LOADS];
@@ -71,33 +71,6 @@ FP_VEC4 fetch_input(const uint load, const uint k4_first) {
     input_at[load].z += BLOCK_K4;
     const vec4 texel = scaled(texelFetch(t_in, ivec3(at, layer), 0), layer);
     return FP_VEC4(within && input_inside[load] ? texel : vec4(0.0));
-}
-
-uint staged_input(const uint i) {
-    return i;
-}
-
-// Row r of the tile is position thread_m + r·THREADS_M of the block: neighbours' texels are neighbours.
-void load_input_tile(out FPInputTile tile, const uint at, const uint k4, const uint thread_m) {
-    [[unroll]] for (uint r = 0; r < TILE_M; ++r) {
-        tile.data[r][0] = staged[at + k4 * BLOCK_M + thread_m + r * THREADS_M];
-    }
-}
-
-void store_block(const FPOutTile out_tile, const uint m_first, const uint thread_m,
-                 const uint n4_first, const uint b) {
-    [[unroll]] for (uint r = 0; r < TILE_M; ++r) {
-        const uint m = m_first + thread_m + r * THREADS_M;
-        const ivec2 position = ivec2(m % pc.W_out, m / pc.W_out);
-        [[unroll]] for (uint n4 = 0; n4 < TILE_N4; ++n4) {
-            const uint at_n4 = n4_first + n4 * THREADS_N;
-            if (m < pc.M && at_n4 < pc.N4) {
-                const ivec3 texel = ivec3(position, b * pc.N4 + at_n4);
-                const vec4 sum = vec4(out_tile.data[r][n4]) + tile_bias[n4];
-                imageStore(t_out, texel, epilogue(add_residual(sum, texel), at_n4));
-            }
-        }
-    }
 }
 
 #include "staged_matmul.glslh"

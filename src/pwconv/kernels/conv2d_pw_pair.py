@@ -42,6 +42,12 @@ class PairProblem:
     dtype: DType
 
     @property
+    def out_shape(self) -> Shape4:
+        """[N, C_out, H, W]."""
+        n, _, h, w = self.x_shape
+        return n, self.out_channels, h, w
+
+    @property
     def positions(self) -> int:
         """M of one sample."""
         return self.x_shape[2] * self.x_shape[3]
