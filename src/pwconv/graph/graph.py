@@ -555,7 +555,7 @@ class Graph:
         if any(isinstance(value, Tensor) for value in inputs.values()):
             results, serial = self._run_tensors(inputs)
             return Handle(self.device, serial, results, None)
-        with self._lock:
+        with self._usable_lock:
             sized = self._current()
             self._check_names(inputs)
             arrays = {
@@ -584,7 +584,7 @@ class Graph:
             A value is past the device's limits.
         OutOfMemoryError, ClosedError
         """
-        with self._lock:
+        with self._usable_lock:
             network = self._finish()
             unknown = [name for name in shapes if name not in self._inputs]
             if unknown:
@@ -603,7 +603,7 @@ class Graph:
         ValueError, UnsupportedError, OutOfMemoryError, ClosedError
             As for :meth:`run`.
         """
-        with self._lock:
+        with self._usable_lock:
             program = self._current().program
 
             def tensors(numbers: Mapping[str, int]) -> int:
@@ -649,7 +649,7 @@ class Graph:
         count = operator.index(runs)
         if count < 1:
             raise ValueError(f"runs is {count}; it must be at least 1")
-        with self._lock:
+        with self._usable_lock:
             sized = self._current()
             with self.device._logical.lock:
                 sized.profile, self._ceilings = measure(
@@ -668,7 +668,7 @@ class Graph:
         ValueError, UnsupportedError, OutOfMemoryError, ClosedError
             As for :meth:`run`.
         """
-        with self._lock:
+        with self._usable_lock:
             sized = self._current()
             return summarize_nodes(sized.program, sized.profile)
 
@@ -680,7 +680,7 @@ class Graph:
         ValueError, UnsupportedError, OutOfMemoryError, ClosedError
             As for :meth:`run`.
         """
-        with self._lock:
+        with self._usable_lock:
             return draw(self._current().program)
 
     def __repr__(self) -> str:
@@ -688,6 +688,12 @@ class Graph:
         return f"<pwconv.Graph({listed}) of {len(self._nodes)} nodes, {self.dtype}>"
 
     # -- inside -----------------------------------------------------------------------------------
+
+    @property
+    def _usable_lock(self) -> threading.RLock:
+        """The lock, of a graph whose device can be used: a forked child may have it locked."""
+        self.device._logical.require_open()
+        return self._lock
 
     def _elementwise(
         self, kind: str, inputs: tuple[Value, ...], activation: Any, name: str | None
@@ -801,7 +807,7 @@ class Graph:
 
     def _run_tensors(self, inputs: Mapping[str, Any]) -> tuple[dict[str, Any], int]:
         """Run on tensors, and on arrays that become some; return the outputs, and the serial."""
-        with self._lock:
+        with self._usable_lock:
             program = self._current().program
             self._check_names(inputs)
             logical, storage = self.device._logical, program.setting.storage
