@@ -280,10 +280,14 @@ def test_the_driver_runs_out_of_memory(own_device, monkeypatch):
 def test_device_lost(own_device, monkeypatch):
     layer = pwconv.PointwiseConv2d(WEIGHT, device=own_device)
     x = own_device.tensor(np.ones((3, 2, 2), np.float32))
+    own_device.synchronize()
     fail_with("vkQueueSubmit", "VkErrorDeviceLost", 1, monkeypatch)
     with pytest.raises(pwconv.DeviceLostError, match="make a new one"):
         layer(x)
-    own_device.synchronize()
+    for use in (own_device.synchronize, x.numpy, lambda: layer(x)):
+        with pytest.raises(pwconv.DeviceLostError, match="in an earlier call"):
+            use()
+    fail_with("vkQueueSubmit", "VkErrorDeviceLost", 1, monkeypatch)
     fail_with("vkDeviceWaitIdle", "VkErrorDeviceLost", 1, monkeypatch)
     own_device.close()
     assert own_device.closed

@@ -54,7 +54,10 @@ def devices() -> list[DeviceInfo]:
 class Device:
     """A Vulkan device, open until :meth:`close`, the end of a ``with``, or garbage collection.
 
-    Calls may come from several threads.
+    Calls may come from several threads. Ctrl-C ends a call that waits for the device: its result is
+    lost, the device goes on. In a forked child every use raises :class:`pwconv.PwconvError`; make
+    another Device there, if the driver survives a fork (NVIDIA's and others promise nothing), or
+    start children with multiprocessing's "spawn".
 
     Parameters
     ----------
@@ -171,10 +174,11 @@ class Device:
     def close(self) -> None:
         """Wait for the device and free everything on it. Tensors and layers on it become unusable.
 
-        Closing twice is no error.
+        Closing twice is no error. Where Ctrl-C ends the waiting, nothing is freed yet, and closing
+        again goes on.
         """
-        self._finalizer.detach()
         self._logical.close()
+        self._finalizer.detach()
 
     def __enter__(self) -> Device:
         return self
@@ -230,9 +234,19 @@ def default_device() -> Device:
     """Return the device that is used where none is given, opened on first use."""
     global _default
     with _default_lock:
-        if _default is None or _default.closed:
+        if _default is None or not _default._logical.usable:
             _default = Device()
         return _default
+
+
+def _forget_default_device() -> None:
+    """In a forked child: its functions open a device of their own."""
+    global _default, _default_lock
+    _default, _default_lock = None, threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_default_device)
 
 
 def resolve_device(device: Any, *others: Any) -> Device:

@@ -20,7 +20,10 @@ class OutOfMemoryError(PwconvError):
 
 
 class DeviceLostError(PwconvError):
-    """The driver lost the device. Close it and make a new one; its contents are gone."""
+    """The driver lost the device, now or earlier; what was on it is gone.
+
+    Close it and make a new one. The default device is replaced by the next call that needs one.
+    """
 
 
 class ClosedError(PwconvError):

@@ -46,13 +46,13 @@ class Handle:
         ClosedError, DeviceLostError
         """
         logical = self._device._logical
+        logical.require_open()
         with self._lock:
             if self._frame is not None:
                 with logical.in_use():
                     logical.queue.wait(self._serial)
                     self._results, self._frame = self._frame.read(), None
             else:
-                logical.require_open()
                 logical.queue.wait(self._serial)
             return dict(self._results)
 

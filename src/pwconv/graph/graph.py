@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import operator
+import threading
 from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -180,7 +181,7 @@ class Graph(Builder):
         if any(isinstance(value, Tensor) for value in inputs.values()):
             results, serial = self._run_tensors(inputs)
             return Handle(self.device, serial, results, None)
-        with self._lock:
+        with self._usable_lock:
             sized = self._current()
             self._check_names(inputs)
             arrays = {
@@ -209,7 +210,7 @@ class Graph(Builder):
             A value is past the device's limits, or no storage serves every node.
         OutOfMemoryError, ClosedError
         """
-        with self._lock:
+        with self._usable_lock:
             network = self._finish()
             unknown = [name for name in shapes if name not in self._inputs]
             if unknown:
@@ -229,7 +230,7 @@ class Graph(Builder):
         ValueError, UnsupportedError, OutOfMemoryError, ClosedError
             As for :meth:`run`.
         """
-        with self._lock:
+        with self._usable_lock:
             program = self._current().program
 
             def tensors(numbers: Mapping[str, int]) -> int:
@@ -275,7 +276,7 @@ class Graph(Builder):
         count = operator.index(runs)
         if count < 1:
             raise ValueError(f"runs is {count}; it must be at least 1")
-        with self._lock:
+        with self._usable_lock:
             sized = self._current()
             with self.device._logical.lock:
                 sized.profile, self._ceilings = measure(
@@ -294,7 +295,7 @@ class Graph(Builder):
         ValueError, UnsupportedError, OutOfMemoryError, ClosedError
             As for :meth:`run`.
         """
-        with self._lock:
+        with self._usable_lock:
             sized = self._current()
             return summarize_nodes(sized.program, sized.profile)
 
@@ -306,7 +307,7 @@ class Graph(Builder):
         ValueError, UnsupportedError, OutOfMemoryError, ClosedError
             As for :meth:`run`.
         """
-        with self._lock:
+        with self._usable_lock:
             return draw(self._current().program)
 
     def __repr__(self) -> str:
@@ -314,6 +315,12 @@ class Graph(Builder):
         return f"<pwconv.Graph({listed}) of {len(self._nodes)} nodes, {self.dtype}>"
 
     # -- inside -----------------------------------------------------------------------------------
+
+    @property
+    def _usable_lock(self) -> threading.RLock:
+        """The lock, of a graph whose device can be used: a forked child may have it locked."""
+        self.device._logical.require_open()
+        return self._lock
 
     def _current(self) -> _Sized:
         with self._lock:
@@ -345,7 +352,7 @@ class Graph(Builder):
 
     def _run_tensors(self, inputs: Mapping[str, Any]) -> tuple[dict[str, Any], int]:
         """Run on tensors, and on arrays that become some; return the outputs, and the serial."""
-        with self._lock:
+        with self._usable_lock:
             program = self._current().program
             self._check_names(inputs)
             logical, storage = self.device._logical, program.setting.storage

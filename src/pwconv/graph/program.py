@@ -201,7 +201,6 @@ class Program:
         for item in list(self._owned.values()):
             self._drop(item)
         self._recordings.clear()
-        self._arena = arena
         for i, offset in zip(self._placed, self._placement.offsets, strict=True):
             resource = self._scratch.resource(
                 self.setting.storage, self.shape4(i), self.setting.dtype, Place(arena, offset)
@@ -212,6 +211,8 @@ class Program:
                 self.setting.storage, self.shape4(i), self.setting.dtype
             )
             self._ranges[resource.uid] = Range(-1, offset, offset + wants.size)
+        # Last: where one of them could not be made, the next call makes all of them anew.
+        self._arena = arena
 
     def _drop(self, item: Buffer | Image | Recording) -> None:
         del self._owned[item.uid]

@@ -16,13 +16,22 @@ _MOST_FLEXIBLE = 192
 _COOPMAT, _COOPMAT2 = "conv2d_pw_pair_coopmat", "conv2d_pw_pair_coopmat2"
 
 # By type of device, storage and dtype: family, tile, the most N and K that it takes, and the least
-# blocks of positions with which it gains. Measured on an NVIDIA H100 over RepViT's channel mixers,
-# fused against two dispatches, in µs: float16 on buffers 19 against 29 (48 channels at 256×256),
-# 17 against 21 (96 at 128×128), 16 against 18 (192 at 64×64).
+# blocks of positions with which it gains. Measured on an NVIDIA H100 over RepViT's channel mixers
+# (48 channels at 256×256, 96 at 128×128, 192 at 64×64), fused against two dispatches, in µs:
+#   coopmat2            20 : 28    19 : 21    17 : 18
+#   coopmat             23 : 41    21 : 27    23 : 23
+#   staged, textures    88 : 122   76 : 73    70 : 58    (float16)
+# In float32 two dispatches are faster, by 1.0 to 1.3 on textures and 1.2 to 1.3 on buffers: what
+# fusion saves in memory the narrower tiles lose. Other devices are not measured.
 _GAINS: dict[tuple[str, str, str], tuple[tuple[str, str, int, int], ...]] = {
     ("discrete", "buffer", "float16"): (
         (_COOPMAT2, "m64h32", 128, 64),
         (_COOPMAT2, "m32h64", 192, 64),
+        (_COOPMAT, "m64n48h16", 48, 256),
+        (_COOPMAT, "m64n96h32", 96, 256),
+    ),
+    ("discrete", "texture3d", "float16"): (
+        ("conv2d_pw_pair_staged_texture3d", "128x48x8", 48, 512),
     ),
 }
 

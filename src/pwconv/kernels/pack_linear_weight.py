@@ -130,7 +130,6 @@ def unpack_rows(
     """Return a packed float16 weight [1, N, K] as rows, padded with zeros to whole blocks."""
     _, n, k = shape
     rows_n, pitch = weight_rows_extent(n, k)
-    rows = Buffer(dispatcher.device, rows_n * pitch * 2, DEVICE)
     storage = "texture2d" if isinstance(packed, Image) else "buffer"
     plan = dispatcher.plan(
         shaders.variant("unpack_fp_linear_weight", weight=storage),
@@ -144,7 +143,12 @@ def unpack_rows(
             "pitch": pitch,
         },
     )
-    dispatcher.submit(Dispatch(plan, {"weight_rows": rows, "packed_weight": packed}))
+    rows = Buffer(dispatcher.device, rows_n * pitch * 2, DEVICE)
+    try:
+        dispatcher.submit(Dispatch(plan, {"weight_rows": rows, "packed_weight": packed}))
+    except BaseException:
+        dispatcher.device.queue.retire(rows.destroy)
+        raise
     return rows
 
 

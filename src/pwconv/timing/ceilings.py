@@ -87,8 +87,10 @@ def _copy(dispatcher: Dispatcher, clocks: Clocks) -> Ceiling:
     size = _COPY_BYTES.get(device.info.type, _COPY_BYTES_ELSEWHERE)
     while size > dispatcher.limits["maxStorageBufferRange"]:
         size //= 2
-    source, target, seed = (Buffer(device, s, DEVICE) for s in (size, size, _SEED_BYTES))
+    buffers: list[Buffer] = []
     try:
+        buffers.extend(Buffer(device, length, DEVICE) for length in (size, size, _SEED_BYTES))
+        source, target, seed = buffers
         noise = np.random.default_rng(0).standard_normal(_SEED_BYTES // 4, np.float32)
         upload_buffer(device, noise, seed)
         regions = [
@@ -105,7 +107,7 @@ def _copy(dispatcher: Dispatcher, clocks: Clocks) -> Ceiling:
         step = Dispatch(plan, {"source": source, "target": target}).step
         sample, check = clocks.sample([[step]] * _samples(clocks))
     finally:
-        for buffer in (source, target, seed):
+        for buffer in buffers:
             device.queue.retire(buffer.destroy)
     rate = 2 * size / sample.median
     return Ceiling("copy, read + written", "byte/s", rate, ("float32", "float16"), sample, check)

@@ -94,14 +94,18 @@ class Clocks:
         self._device = dispatcher.device
         self.invocations = 2**12 if self.is_cpu else 2**19  # enough to fill any GPU
         self._fma = FmaKernel(dispatcher, "fp32", self.invocations)
-        self.iterations = self._scaled(10e-3 if self.is_cpu else 200e-6)
-        self._calibration = self._fma.step(self.iterations)
         self._spin: Recording | None = None
-        if not self.is_cpu:
-            rounds = 10
-            spin = [self._fma.step(self._scaled(1e-3))] * round(SPIN_SECONDS / rounds / 1e-3)
-            self._spin = Recording(self._device, spin, host_reads=False)
-            self._rounds = rounds
+        try:
+            self.iterations = self._scaled(10e-3 if self.is_cpu else 200e-6)
+            self._calibration = self._fma.step(self.iterations)
+            if not self.is_cpu:
+                rounds = 10
+                spin = [self._fma.step(self._scaled(1e-3))] * round(SPIN_SECONDS / rounds / 1e-3)
+                self._spin = Recording(self._device, spin, host_reads=False)
+                self._rounds = rounds
+        except BaseException:
+            self.close()
+            raise
 
     def hold(self) -> None:
         """Keep the queue busy for :data:`SPIN_SECONDS`; returns at once."""

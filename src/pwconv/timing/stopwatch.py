@@ -66,8 +66,11 @@ class HostStopwatch:
     def run(self, segments: Segments, before: Callable[[], None] = lambda: None) -> list[float]:
         """Time the segments, a submission each."""
         queue = self._device.queue
-        recordings = [Recording(self._device, steps, host_reads=False) for steps in segments]
+        recordings: list[Recording] = []
         try:
+            recordings.extend(
+                Recording(self._device, steps, host_reads=False) for steps in segments
+            )
             before()
             queue.wait()
             seconds = []

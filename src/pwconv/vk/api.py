@@ -11,7 +11,13 @@ import functools
 from collections.abc import Callable
 from typing import Any
 
-from pwconv.errors import DeviceLostError, NoDeviceError, OutOfMemoryError, PwconvError
+from pwconv.errors import (
+    DeviceLostError,
+    NoDeviceError,
+    OutOfMemoryError,
+    PwconvError,
+    UnsupportedError,
+)
 
 # The package has -1, which its own functions cannot pass for an unsigned 64-bit size.
 WHOLE_SIZE = 2**64 - 1
@@ -38,7 +44,9 @@ def __getattr__(name: str) -> Any:
     """Look a name up in the vulkan package, once."""
     if name.startswith("__"):
         raise AttributeError(name)
-    value = _direct(name) if name in _DIRECT else getattr(_package(), name)
+    value = getattr(_package(), name)
+    if name in _DIRECT:
+        value = _checked(getattr(_package().lib, name))
     if name.startswith("vk"):
         value = _raising(name, value)
     globals()[name] = value
@@ -50,27 +58,13 @@ def instance_function(instance: Any, name: str) -> Callable[..., Any]:
     return _raising(name, _package().vkGetInstanceProcAddr(instance, name))
 
 
-def instance_pointer(instance: Any, name: str, signature: str) -> Callable[..., int]:
-    """Return a function that the package does not know, by its C signature; it returns a VkResult.
-
-    Raises
-    ------
-    PwconvError
-        From the function: every result that is an error.
-    """
+def instance_pointer(instance: Any, name: str, signature: str) -> Callable[..., None]:
+    """Return a function that the package does not know, by its C signature."""
     package = _package()
     pointer = package.lib.vkGetInstanceProcAddr(instance, name.encode())
     if pointer == package.ffi.NULL:
         raise PwconvError(f"the Vulkan loader has no {name}, which the device's features promise")
-    function = package.ffi.cast(signature, pointer)
-
-    def call(*arguments: Any) -> int:
-        result = int(function(*arguments))
-        if result < 0:
-            raise PwconvError(f"{name}: VkResult {result}")
-        return result
-
-    return call
+    return _raising(name, _checked(package.ffi.cast(signature, pointer)))
 
 
 def pipeline_cache_data(device: Any, cache: Any) -> bytes:
@@ -83,15 +77,10 @@ def pipeline_cache_data(device: Any, cache: Any) -> bytes:
     """
     package = _package()
     size = package.ffi.new("size_t*")
-
-    def get(target: Any) -> None:
-        result = package.lib.vkGetPipelineCacheData(device, cache, size, target)
-        if result != package.VK_SUCCESS:
-            raise PwconvError(f"vkGetPipelineCacheData: VkResult {result}")
-
-    get(package.ffi.NULL)
+    get = _raising("vkGetPipelineCacheData", _checked(package.lib.vkGetPipelineCacheData))
+    get(device, cache, size, package.ffi.NULL)
     data = package.ffi.new("char[]", size[0])
-    get(data)
+    get(device, cache, size, data)
     return bytes(package.ffi.buffer(data, size[0]))
 
 
@@ -104,12 +93,19 @@ def _package() -> Any:
             f"the Vulkan loader (libvulkan.so.1, vulkan-1.dll or libvulkan.dylib) is not "
             f"installed: {error}. {INSTALL_HINT}"
         ) from None
+
+    class VkErrorFragmentation(vulkan.VkError):  # type: ignore[misc]
+        """What the package has no class for."""
+
+    # The package has these without their sign.
+    vulkan.exception_codes[-1000069000] = vulkan.VkErrorOutOfPoolMemory
+    vulkan.exception_codes[-1000161000] = VkErrorFragmentation
     return vulkan
 
 
-def _direct(name: str) -> Callable[..., Any]:
+def _checked(function: Callable[..., int]) -> Callable[..., None]:
+    """Return a C function that raises as the package's wrappers do."""
     package = _package()
-    function = getattr(package.lib, name)
 
     def call(*arguments: Any) -> None:
         result = function(*arguments)
@@ -119,29 +115,60 @@ def _direct(name: str) -> Callable[..., Any]:
     return call
 
 
+# What to do about a failure, and as what it is raised, by the package's exception.
+_EXHAUSTED = (
+    OutOfMemoryError,
+    "memory, or another of the driver's resources, is exhausted. Release tensors and layers, or "
+    "work in smaller batches; the device stays usable.",
+)
+_REFUSED = (
+    UnsupportedError,
+    "the driver refuses what it, or the loader, has listed. Update it, or choose another device.",
+)
+_FAILURES: dict[str, tuple[type[PwconvError], str]] = {
+    "VkErrorOutOfHostMemory": _EXHAUSTED,
+    "VkErrorOutOfDeviceMemory": _EXHAUSTED,
+    "VkErrorOutOfPoolMemory": _EXHAUSTED,
+    "VkErrorFragmentedPool": _EXHAUSTED,
+    "VkErrorFragmentation": _EXHAUSTED,
+    "VkErrorTooManyObjects": _EXHAUSTED,
+    "VkErrorMemoryMapFailed": _EXHAUSTED,  # of addresses to map it to
+    "VkErrorDeviceLost": (
+        DeviceLostError,
+        "the driver lost the device (a crash, a reset, or work that ran too long). Close this "
+        "pwconv.Device and make a new one; its contents are gone.",
+    ),
+    "VkErrorExtensionNotPresent": _REFUSED,
+    "VkErrorFeatureNotPresent": _REFUSED,
+    "VkErrorLayerNotPresent": _REFUSED,
+    "VkErrorFormatNotSupported": _REFUSED,
+    "VkErrorIncompatibleDriver": _REFUSED,
+    "VkErrorInitializationFailed": (
+        PwconvError,
+        "the driver could not start. Try `vulkaninfo`: where that fails too, repair or update the "
+        "driver, or choose another device.",
+    ),
+    "VkIncomplete": (PwconvError, "what was listed changed meanwhile. Try again."),
+}
+_DRIVER_FAILED = (
+    PwconvError,
+    "the driver failed. Try again, update it, or choose another device.",
+)
+
+
 def _raising(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
     package = _package()
-    out_of_memory = (
-        package.VkErrorOutOfDeviceMemory,
-        package.VkErrorOutOfHostMemory,
-        package.VkErrorTooManyObjects,
-        package.VkErrorOutOfPoolMemory,
-    )
 
     @functools.wraps(function)
     def call(*arguments: Any) -> Any:
         try:
             return function(*arguments)
-        except out_of_memory as error:
-            raise OutOfMemoryError(f"{name}: {type(error).__name__}") from error
-        except package.VkErrorDeviceLost as error:
-            raise DeviceLostError(
-                f"{name}: the driver lost the device (a crash, a reset, or work that ran too "
-                "long). Close this pwconv.Device and make a new one; its contents are gone."
-            ) from error
-        except package.VkError as error:
-            raise PwconvError(f"{name}: {type(error).__name__}") from error
+        except (package.VkError, package.VkIncomplete) as error:
+            result = type(error).__name__
+            kind, advice = _FAILURES.get(result, _DRIVER_FAILED)
+            raise kind(f"{name}: {result}: {advice}") from error
         except KeyError as error:
-            raise PwconvError(f"{name}: unknown VkResult {error}") from error
+            kind, advice = _DRIVER_FAILED
+            raise kind(f"{name}: unknown VkResult {error}: {advice}") from error
 
     return call

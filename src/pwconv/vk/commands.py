@@ -181,14 +181,17 @@ class Queue:
         """Return a serial up to which everything is known to be done."""
         with self._device.lock:
             signaled = []
-            while self._fences and self._signaled(self._fences[0]):
-                self._done = self._fences[0].serial
-                if self._fences[0].waiters:
+            for fence in self._fences:
+                if not self._signaled(fence):
                     break
-                signaled.append(self._fences.popleft().handle)
+                self._done = fence.serial
+                if fence.waiters:
+                    break
+                signaled.append(fence.handle)
             if signaled:
-                vk.vkResetFences(self._device.handle, len(signaled), signaled)
-                self._idle_fences += signaled
+                for _ in signaled:
+                    self._fences.popleft()
+                self._reset(signaled)
             return self._done
 
     def wait(self, serial: int | None = None) -> None:
@@ -232,9 +235,13 @@ class Queue:
 
     def drain(self) -> None:
         """Wait for everything, and free what was retired."""
-        # Destroying a lost device's objects is allowed, and nothing of it runs any more.
-        with contextlib.suppress(DeviceLostError):
-            vk.vkDeviceWaitIdle(self._device.handle)
+        try:
+            self.wait()
+        except PwconvError:
+            # It is lost, or had no fence to wait for. Destroying a lost device's objects is
+            # allowed, and nothing of it runs any more.
+            with contextlib.suppress(DeviceLostError):
+                vk.vkDeviceWaitIdle(self._device.handle)
         for destroy in [*(entry[1] for entry in self._garbage), *self._retired]:
             destroy()
         self._garbage.clear()
@@ -254,16 +261,19 @@ class Queue:
         """Submit what the submit info says, or nothing, perhaps with a fence after it."""
         # Counted first: a serial of nothing does no harm, a submission without one would.
         self.last += submissions
-        if not fenced:
-            vk.vkQueueSubmit(self.handle, submissions, self._submit_info, vk.ffi.NULL)
-            return
-        fence = self._idle_fences.pop() if self._idle_fences else self._new_fence()
+        fence = vk.ffi.NULL
+        if fenced:
+            fence = self._idle_fences.pop() if self._idle_fences else self._new_fence()
         try:
             vk.vkQueueSubmit(self.handle, submissions, self._submit_info, fence)
-        except PwconvError:
-            self._idle_fences.append(fence)
+        except PwconvError as error:
+            if fenced:
+                self._idle_fences.append(fence)
+            if isinstance(error, DeviceLostError):
+                self._device.lose()
             raise
-        self._fences.append(_Fence(fence, self.last))
+        if fenced:
+            self._fences.append(_Fence(fence, self.last))
 
     def _fence_after(self, serial: int) -> _Fence | None:
         """Return a fence that tells of a submission, or None where it is known to be done."""
@@ -283,13 +293,29 @@ class Queue:
             vk.vkGetFenceStatus(self._device.handle, fence.handle)
         except vk.VkNotReady:
             return False
+        except DeviceLostError:
+            self._device.lose()
+            raise
         return True
+
+    def _reset(self, fences: list[Any]) -> None:
+        try:
+            vk.vkResetFences(self._device.handle, len(fences), fences)
+        except PwconvError:
+            # Some of them may be reset, and nobody can tell which.
+            for fence in fences:
+                vk.vkDestroyFence(self._device.handle, fence, None)
+            return
+        self._idle_fences += fences
 
     def _wait_slice(self, fence: _Fence) -> bool:
         try:
             vk.vkWaitForFences(self._device.handle, 1, [fence.handle], True, _WAIT_SLICE_NS)
         except vk.VkTimeout:
             return False
+        except DeviceLostError:
+            self._device.lose()
+            raise
         return True
 
     def _record_layouts(self) -> Any:

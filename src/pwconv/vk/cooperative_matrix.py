@@ -97,7 +97,7 @@ def _known(operand: int, accumulator: int, scope: int) -> bool:
 
 
 def _ask(instance: Any, device: Any, wanted: _Query) -> list[tuple[int, ...]]:
-    function: Callable[..., int] = vk.instance_pointer(
+    function: Callable[..., None] = vk.instance_pointer(
         instance, wanted.function, "VkResult(*)(VkPhysicalDevice, uint32_t*, void*)"
     )
     count = vk.ffi.new("uint32_t*")

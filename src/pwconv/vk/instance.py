@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import functools
+import os
 from typing import Any
 
 from pwconv.errors import NoDeviceError, PwconvError, UnsupportedError
@@ -71,7 +72,11 @@ class Instance:
                 ) from None
             raise
         if self.messenger:
-            self.messenger.attach(self.handle)
+            try:
+                self.messenger.attach(self.handle)
+            except BaseException:
+                vk.vkDestroyInstance(self.handle, None)
+                raise
 
     def physical_devices(self) -> list[Any]:
         """Return the handles of every physical device, in the loader's order."""
@@ -100,6 +105,17 @@ def resident_instance() -> Instance:
     instance = Instance(validate=False)
     atexit.register(instance.close)
     return instance
+
+
+def _leave_resident_instance() -> None:
+    """In a forked child: the instance is the parent's, and not to be destroyed at exit."""
+    if resident_instance.cache_info().currsize:
+        atexit.unregister(resident_instance().close)
+        resident_instance.cache_clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_leave_resident_instance)
 
 
 def _validation_layer_version() -> int:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import itertools
+import os
 import threading
+import weakref
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Protocol
 
-from pwconv.errors import ClosedError, NoDeviceError
+from pwconv.errors import ClosedError, DeviceLostError, NoDeviceError, PwconvError
 from pwconv.vk import api as vk
 from pwconv.vk import features
 from pwconv.vk.commands import Queue
@@ -48,34 +50,39 @@ class LogicalDevice:
         Held around everything that Vulkan wants from one thread at a time.
     live : dict
         Every buffer, image and recording that exists, by its uid.
+    closed : bool
+        Whether :meth:`close` was called.
     """
 
     def __init__(self, index: int, *, validate: bool, cache_folder: Path) -> None:
-        self.lock = threading.RLock()
         self.live: dict[int, Destroyable] = {}
         self._uids = itertools.count()
         self.closed = False
-        self._users = 0
-        self._unused = threading.Condition(self.lock)
-        self._instance = Instance(validate=validate)
-        try:
+        self._destroyed = False
+        # Why nothing can be done with it any more, as an error: a call looks at this and no more.
+        self._unusable: tuple[type[PwconvError], str] | None = None
+        self._make_lock()
+        with ExitStack() as made:
+            self._instance = Instance(validate=validate)
+            made.callback(self._instance.close)
             handles = self._instance.physical_devices()
             if index >= len(handles):
                 raise NoDeviceError(f"device {index} is gone; the loader lists {len(handles)} now")
             self.physical = PhysicalDevice(
                 self._instance.handle, handles[index], index, self._instance.layer_version
             )
+            self.info = self.physical.info
             family = self.physical.compute_queue_family()
             self.handle = self._make_device(family)
-        except BaseException:
-            self._instance.close()
-            raise
-        self.info = self.physical.info
-        self.memory = Allocator(self.handle, self.physical, self._relieve)
-        self.queue = Queue(self, family)
+            made.callback(vk.vkDestroyDevice, self.handle, None)
+            self.memory = Allocator(self.handle, self.physical, self._relieve)
+            self.queue = Queue(self, family)
+            made.callback(self.queue.close)
+            self.pipelines = PipelineCache(self, cache_folder / f"{self.info.identity}.bin")
+            made.pop_all()
         self.resources = ResourcePool(self)
         self.staging = StagingPool(self)
-        self.pipelines = PipelineCache(self, cache_folder / f"{self.info.identity}.bin")
+        _opened.add(self)
 
     def register(self, item: Destroyable) -> int:
         """Note that an object exists; return its uid, which is never given twice."""
@@ -97,18 +104,48 @@ class LogicalDevice:
         if self._instance.messenger:
             self._instance.messenger.check()
 
+    @property
+    def usable(self) -> bool:
+        """Whether :meth:`require_open` raises nothing."""
+        return self._unusable is None
+
     def require_open(self) -> None:
-        """Raise unless the device is open.
+        """Raise unless the device can be used.
 
         Raises
         ------
         ClosedError
+            It was closed.
+        DeviceLostError
+            A call found it lost, this one or one before.
+        PwconvError
+            It is another process's: this one was forked off.
         """
-        if self.closed:
-            raise ClosedError(
-                f"the device {self.info.name} was closed; make a new pwconv.Device, and its "
-                "tensors and layers anew"
+        if self._unusable is not None:
+            kind, message = self._unusable
+            raise kind(message)
+
+    def lose(self) -> None:
+        """Note that the driver has lost the device: everything but :meth:`close` raises then."""
+        if self._unusable is None:
+            self._unusable = (
+                DeviceLostError,
+                f"the driver lost the device {self.info.name} in an earlier call. Close this "
+                "pwconv.Device and make a new one, and its tensors and layers anew; their "
+                "contents are gone.",
             )
+
+    def abandon(self) -> None:
+        """Have a forked child leave alone what is its parent's: Vulkan objects outlive no fork."""
+        # Whoever held the old one is not in this process.
+        self._make_lock()
+        self._unusable = (
+            PwconvError,
+            f"the device {self.info.name} was opened before this process was forked, and a GPU's "
+            "state does not survive a fork. Make a new pwconv.Device in the child, or start "
+            'children with multiprocessing.get_context("spawn").',
+        )
+        self._destroyed = True
 
     @contextmanager
     def in_use(self) -> Iterator[None]:
@@ -116,7 +153,7 @@ class LogicalDevice:
 
         Raises
         ------
-        ClosedError
+        ClosedError, DeviceLostError
         """
         with self.lock:
             self.require_open()
@@ -129,13 +166,22 @@ class LogicalDevice:
                 self._unused.notify_all()
 
     def close(self) -> None:
-        """Wait for the device and free everything, once."""
+        """Wait for the device and free everything, once.
+
+        Where the waiting is interrupted or fails, nothing is freed yet; calling again goes on.
+        """
         with self.lock:
-            if self.closed:
-                return
             self.closed = True
+            if self._destroyed:
+                return
+            self._unusable = (
+                ClosedError,
+                f"the device {self.info.name} was closed; make a new pwconv.Device, and its "
+                "tensors and layers anew",
+            )
             self._unused.wait_for(lambda: not self._users)
             self.queue.drain()
+            self._destroyed = True
             for item in list(self.live.values()):
                 item.destroy()
             self.queue.close()
@@ -144,6 +190,11 @@ class LogicalDevice:
             vk.vkDestroyDevice(self.handle, None)
             self._instance.close()
             self.check()
+
+    def _make_lock(self) -> None:
+        self.lock = threading.RLock()
+        self._unused = threading.Condition(self.lock)
+        self._users = 0
 
     def _relieve(self) -> None:
         """Memory ran out: wait, and give back what is only kept for reuse."""
@@ -170,3 +221,15 @@ class LogicalDevice:
             ppEnabledExtensionNames=extensions,
         )
         return vk.vkCreateDevice(self.physical.handle, device_info, None)
+
+
+_opened: weakref.WeakSet[LogicalDevice] = weakref.WeakSet()
+
+
+def _abandon_all() -> None:
+    for device in list(_opened):
+        device.abandon()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_abandon_all)

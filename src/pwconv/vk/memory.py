@@ -220,8 +220,8 @@ class Allocator:
             memory = vk.vkAllocateMemory(self._device, request, None)
         except OutOfMemoryError as error:
             raise OutOfMemoryError(
-                f"{info.name} has no {size:,} bytes left ({error}; pwconv uses {self.reserved:,} "
-                f"of {heap_size:,}). Release tensors, or work in smaller batches."
+                f"{info.name} has no {size:,} bytes left; pwconv uses {self.reserved:,} of "
+                f"{heap_size:,}. {error}"
             ) from error
         mapped = None
         if memory_type.flags & HOST_VISIBLE:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -43,9 +44,13 @@ class Pipeline:
     ) -> None:
         self._device = device
         self.descriptor_types = [_DESCRIPTOR_TYPES[name] for name in descriptor_types]
-        self.set_layout = self._make_set_layout()
-        self.layout = self._make_layout(push_constant_size)
-        self.handle = self._make_pipeline(cache, code, constants)
+        with ExitStack() as made:
+            self.set_layout = self._make_set_layout()
+            made.callback(vk.vkDestroyDescriptorSetLayout, device.handle, self.set_layout, None)
+            self.layout = self._make_layout(push_constant_size)
+            made.callback(vk.vkDestroyPipelineLayout, device.handle, self.layout, None)
+            self.handle = self._make_pipeline(cache, code, constants)
+            made.pop_all()
 
     def destroy(self) -> None:
         """Destroy the pipeline and its layouts."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -215,11 +216,13 @@ class Buffer:
                     self._allocation = device.memory.allocate(
                         requirements, preferences, image=False
                     )
+                memory, offset = _location(self._allocation, place)
+                vk.vkBindBufferMemory(device.handle, self.handle, memory, offset)
             except BaseException:
                 vk.vkDestroyBuffer(device.handle, self.handle, None)
+                if self._allocation:
+                    device.memory.free(self._allocation)
                 raise
-            memory, offset = _location(self._allocation, place)
-            vk.vkBindBufferMemory(device.handle, self.handle, memory, offset)
             self.mapped = self._allocation.mapped if self._allocation else None
             self.uid = device.register(self)
             device.check()
@@ -274,29 +277,20 @@ class Image:
         info = _image_info(extent, image_format)
         with device.lock:
             device.require_open()
-            self.handle = vk.vkCreateImage(device.handle, info, None)
-            try:
+            with ExitStack() as made:
+                made.callback(self._free_memory)
+                self.handle = vk.vkCreateImage(device.handle, info, None)
+                made.callback(vk.vkDestroyImage, device.handle, self.handle, None)
                 requirements = vk.vkGetImageMemoryRequirements(device.handle, self.handle)
+                self.size = requirements.size
                 if place is None:
                     self._allocation = device.memory.allocate(requirements, DEVICE, image=True)
-            except BaseException:
-                vk.vkDestroyImage(device.handle, self.handle, None)
-                raise
-            self.size = requirements.size
-            try:
                 memory, offset = _location(self._allocation, place)
                 vk.vkBindImageMemory(device.handle, self.handle, memory, offset)
                 self.view = self._make_view(image_format)
-                try:
-                    self.storage_view = self._make_view(storage_format)
-                except BaseException:
-                    vk.vkDestroyImageView(device.handle, self.view, None)
-                    raise
-            except BaseException:
-                vk.vkDestroyImage(device.handle, self.handle, None)
-                if self._allocation:
-                    device.memory.free(self._allocation)
-                raise
+                made.callback(vk.vkDestroyImageView, device.handle, self.view, None)
+                self.storage_view = self._make_view(storage_format)
+                made.pop_all()
             if place is None:
                 device.queue.initialize_layout(self.handle)
             self.uid = device.register(self)
@@ -308,9 +302,12 @@ class Image:
         vk.vkDestroyImageView(self._device.handle, self.storage_view, None)
         vk.vkDestroyImageView(self._device.handle, self.view, None)
         vk.vkDestroyImage(self._device.handle, self.handle, None)
+        self._free_memory()
+        self._device.unregister(self.uid)
+
+    def _free_memory(self) -> None:
         if self._allocation:
             self._device.memory.free(self._allocation)
-        self._device.unregister(self.uid)
 
     def _make_view(self, view_format: int) -> Any:
         everything = vk.VkImageSubresourceRange(

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from pwconv.errors import UnsupportedError
+from pwconv.errors import DeviceLostError, UnsupportedError
 from pwconv.vk import api as vk
 from pwconv.vk.commands import Step, StepRecorder, barrier
 
@@ -104,16 +104,20 @@ class TimedRecording:
         """Return each segment's time, once the submission is done."""
         words = vk.ffi.new("uint64_t[]", self._count)
         flags = vk.VK_QUERY_RESULT_64_BIT | vk.VK_QUERY_RESULT_WAIT_BIT
-        vk.vkGetQueryPoolResults(
-            self._device.handle,
-            self._queries,
-            0,
-            self._count,
-            _WORD * self._count,
-            words,
-            _WORD,
-            flags,
-        )
+        try:
+            vk.vkGetQueryPoolResults(
+                self._device.handle,
+                self._queries,
+                0,
+                self._count,
+                _WORD * self._count,
+                words,
+                _WORD,
+                flags,
+            )
+        except DeviceLostError:
+            self._device.lose()
+            raise
         return [self._clock.seconds(words[i], words[i + 1]) for i in range(0, self._count, 2)]
 
     def destroy(self) -> None:
