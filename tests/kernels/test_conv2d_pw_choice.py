@@ -2,52 +2,15 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 
 import pwconv
+from cards import FIXED, FLEXIBLE, KHR, NV, card
 from pwconv.kernels.conv2d_pw import Geometry, Problem
 from pwconv.kernels.conv2d_pw_choice import candidates, choose, scale_pays
-from pwconv.vk.cooperative_matrix import Matrix
-
-LIMITS = {
-    "maxPushConstantsSize": 128,
-    "maxComputeSharedMemorySize": 48 << 10,
-    "maxComputeWorkGroupInvocations": 1024,
-    "subgroupSize": 32,
-}
-KHR = {"shaderFloat16", "vulkanMemoryModel", "cooperativeMatrix"}
-NV = KHR | {
-    "storageBuffer16BitAccess",
-    "cooperativeMatrixWorkgroupScope",
-    "cooperativeMatrixFlexibleDimensions",
-    "cooperativeMatrixConversions",
-    "cooperativeMatrixPerElementOperations",
-    "cooperativeMatrixTensorAddressing",
-}
-FIXED = Matrix(16, 16, 16, "float16", "float32", "subgroup")
-FLEXIBLE = tuple(
-    Matrix(16, 16, 16, "float16", "float32", "workgroup", True, threads)
-    for threads in (64, 128, 256)
-)
-
-
-def card(
-    kind: str = "discrete",
-    features: set[str] = frozenset(),
-    matrices: tuple[Matrix, ...] = (),
-    **limits: Any,
-) -> Any:
-    """Stand in for a dispatcher: what choosing asks of one."""
-    info = pwconv.DeviceInfo(
-        *(0, "Card", kind, "driver 1", "1.3.0", {**LIMITS, **limits}),
-        *(frozenset(features), frozenset(), matrices, ""),
-    )
-    device = SimpleNamespace(info=info)
-    return SimpleNamespace(limits=info.limits, features=info.features, device=device)
 
 
 def problem(

@@ -1,0 +1,45 @@
+"""Devices that are not there: what choosing a variant asks of a dispatcher."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pwconv
+from pwconv.vk.cooperative_matrix import Matrix
+
+LIMITS = {
+    "maxPushConstantsSize": 128,
+    "maxComputeSharedMemorySize": 48 << 10,
+    "maxComputeWorkGroupInvocations": 1024,
+    "subgroupSize": 32,
+}
+KHR = {"shaderFloat16", "vulkanMemoryModel", "cooperativeMatrix"}
+NV = KHR | {
+    "storageBuffer16BitAccess",
+    "cooperativeMatrixWorkgroupScope",
+    "cooperativeMatrixFlexibleDimensions",
+    "cooperativeMatrixConversions",
+    "cooperativeMatrixPerElementOperations",
+    "cooperativeMatrixTensorAddressing",
+}
+FIXED = Matrix(16, 16, 16, "float16", "float32", "subgroup")
+FLEXIBLE = tuple(
+    Matrix(16, 16, 16, "float16", "float32", "workgroup", True, threads)
+    for threads in (64, 128, 256)
+)
+
+
+def card(
+    kind: str = "discrete",
+    features: set[str] = frozenset(),
+    matrices: tuple[Matrix, ...] = (),
+    **limits: Any,
+) -> Any:
+    """Stand in for a dispatcher: what choosing asks of one."""
+    info = pwconv.DeviceInfo(
+        *(0, "Card", kind, "driver 1", "1.3.0", {**LIMITS, **limits}),
+        *(frozenset(features), frozenset(), matrices, ""),
+    )
+    device = SimpleNamespace(info=info)
+    return SimpleNamespace(limits=info.limits, features=info.features, device=device)
