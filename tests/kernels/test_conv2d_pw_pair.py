@@ -114,7 +114,7 @@ class PairOfLayers:
 
 @pytest.fixture
 def make(device: pwconv.Device, rng: np.random.Generator):
-    """Return a batch of three, and a pair of random layers of one variant, if the device runs it."""
+    """Return a batch of three, and random layers for one variant, if the device runs it."""
 
     def make(variant, storage, dtype, k, h, n, size, activations=(None, None)):
         lack = variant.unmet(device.info.limits, device.info.features)
