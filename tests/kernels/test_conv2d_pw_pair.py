@@ -13,7 +13,7 @@ import texels
 from accuracy import assert_within, random_problem
 from pwconv import shaders
 from pwconv.activation import parse_activation
-from pwconv.dispatch import Dispatch
+from pwconv.dispatch import Dispatch, Dispatcher
 from pwconv.dtypes import as_dtype, axis_name
 from pwconv.kernels.conv2d_pw_pair import PairProblem, plan_conv2d_pw_pair
 
@@ -114,47 +114,104 @@ class PairOfLayers:
 
 @pytest.fixture
 def make(device: pwconv.Device, rng: np.random.Generator):
-    """Return x, and a pair of random layers of one variant, where the device can run it."""
+    """Return a batch of three, and random layers for one variant, if the device runs it."""
 
-    def make(storage, tile, weight_storage, dtype, k, h, n, size, activations=(None, None)):
-        variant = shaders.variant(
-            FAMILIES[storage],
-            dtype=axis_name(np.dtype(dtype)),
-            weight=weight_storage,
-            tile=tile,
-        )
+    def make(variant, storage, dtype, k, h, n, size, activations=(None, None)):
         lack = variant.unmet(device.info.limits, device.info.features)
         if lack:
             pytest.skip(f"{device.info.name} lacks {lack}")
-        x, first, first_bias = random_problem(rng, k, h, size, dtype, batch=2)
+        x, first, first_bias = random_problem(rng, k, h, size, dtype, batch=3)
         _, second, second_bias = random_problem(rng, h, n, (1, 1), dtype)
         biases = [first_bias, second_bias]
-        pair = PairOfLayers(device, variant, storage, [first, second], biases, activations)
-        return x, pair
+        return x, PairOfLayers(device, variant, storage, [first, second], biases, activations)
 
     return make
 
 
-def most_outputs(storage: str, tile: str) -> int:
-    """Return the output channels of a tile's block."""
-    (variant,) = shaders.variants(FAMILIES[storage], dtype="fp32", weight="buffer", tile=tile)
-    return variant.defines["BLOCK_N"]
+def find(storage: str, tile: str, dtype: str, weight_storage: str) -> shaders.Variant:
+    return shaders.variant(
+        FAMILIES[storage], tile=tile, dtype=axis_name(np.dtype(dtype)), weight=weight_storage
+    )
 
 
-@pytest.mark.parametrize("weight_storage", ["texture2d", "buffer"])
+def smallest(storage: str) -> shaders.Variant:
+    """Return the variant of float32 that takes the least shared memory."""
+    variants = shaders.variants(FAMILIES[storage], dtype="fp32", weight="buffer")
+    return min(variants, key=lambda variant: variant.shared_memory)
+
+
+def shapes(variant: shaders.Variant, *, whole: bool) -> list[tuple[int, int, int, tuple[int, int]]]:
+    """Return K, H, N and sizes: several blocks, and parts of one; K and H whole steps or not."""
+    block_k, block = variant.defines["BLOCK_K"], variant.defines["BLOCK_N"]
+    if whole:
+        return [(3 * block_k, 2 * block, block - 7, (9, 31))]
+    return [
+        (37, 2 * block + 13, block - 5, (13, 23)),
+        (block_k - 3, block + 1, block // 2, (17, 3)),
+        (1, 1, 1, (3, 5)),
+    ]
+
+
+def check_other_positions(pair: PairOfLayers, x: np.ndarray, residual: np.ndarray | None) -> None:
+    """Assert that NaN and infinity reach no output but those of their own positions."""
+    h, w = x.shape[-2:]
+    places = (0, 0), (h // 2, w // 2), (h - 1, w - 1)
+    bad = x.copy()
+    for (y, z), value in zip(places, (np.nan, np.inf, np.nan), strict=True):
+        bad[1, :, y, z] = value
+    expected, actual = pair(x, residual), pair(bad, residual)
+    for y, z in (places[0], places[2]):
+        assert np.isnan(actual[1, :, y, z]).all()
+    for y, z in places:
+        actual[1, :, y, z] = expected[1, :, y, z]
+    np.testing.assert_array_equal(actual, expected)
+
+
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize(("storage", "tile"), TILES)
-def test_every_tile(make, rng, storage, tile, dtype, weight_storage):
-    """Ragged everywhere: positions of several blocks, hidden channels of two slices and a part."""
-    block_n = most_outputs(storage, tile)
-    turn = TILES.index((storage, tile)) + (weight_storage == "buffer")
-    x, pair = make(
-        storage,
-        tile,
-        weight_storage,
-        dtype,
-        *(37, 2 * block_n + 13, block_n - 5, (13, 23)),
-        ACTIVATIONS[turn % len(ACTIVATIONS)],
-    )
-    residual = rng.standard_normal((2, block_n - 5, 13, 23)).astype(dtype)
-    pair.check(x, residual if turn % 2 else None)
+def test_every_tile(make, rng, request, storage, tile, dtype):
+    turn = TILES.index((storage, tile))
+    ways = [("buffer", False), ("texture2d", True), ("texture2d", False), ("buffer", True)]
+    if not request.config.getoption("--full-size"):
+        # Each way is compiled: seconds.
+        ways = ways[:2] if dtype == "float32" else [ways[turn % 2]]
+    for way, (weight_storage, whole) in enumerate(ways):
+        variant = find(storage, tile, dtype, weight_storage)
+        activations = ACTIVATIONS[(turn + way + 3 * (dtype == "float16")) % len(ACTIVATIONS)]
+        for shape in shapes(variant, whole=whole):
+            x, pair = make(variant, storage, dtype, *shape, activations)
+            residual = None if whole else rng.standard_normal((3, shape[2], *shape[3]))
+            added = None if residual is None else residual.astype(dtype)
+            pair.check(x, added)
+            check_other_positions(pair, x, added)
+
+
+@pytest.mark.parametrize("storage", FAMILIES)
+def test_infinity_meets_no_padding(make, storage):
+    """Past H and N packed weights are zero, and infinity times zero is NaN."""
+    x, pair = make(smallest(storage), storage, "float32", 5, 7, 3, (3, 5))
+    for layer in pair.weights:
+        layer[:] = 1.0
+    ones = PairOfLayers(pair.device, pair.variant, storage, pair.weights, pair.biases)
+    y = ones(np.full_like(x, np.inf))
+    np.testing.assert_array_equal(y, np.full_like(y, np.inf))
+
+
+@pytest.mark.parametrize("storage", FAMILIES)
+def test_past_the_workgroup_count(make, monkeypatch, storage):
+    """A grid past maxComputeWorkGroupCount goes in parts."""
+    x, pair = make(smallest(storage), storage, "float32", 5, 7, 3, (19, 11))
+    dispatcher = Dispatcher(pair.device._logical)
+    dispatcher.limits = {**dispatcher.limits, "maxComputeWorkGroupCount": (3, 1, 1)}
+    monkeypatch.setattr(pair.device, "_dispatcher", dispatcher)
+    pair.check(x)
+    (plan,) = [p for p in dispatcher._plans.values() if p.variant is pair.variant]
+    assert len(plan.parts) > 2
+
+
+def test_more_outputs_than_a_block(make):
+    variant = smallest("buffer")
+    block = variant.defines["BLOCK_N"]
+    x, pair = make(variant, "buffer", "float32", 4, 4, block + 1, (1, 1))
+    with pytest.raises(pwconv.UnsupportedError, match=f"at most {block} .* these are {block + 1}"):
+        pair(x)
