@@ -15,7 +15,8 @@ from pwconv import shaders
 from pwconv.activation import parse_activation
 from pwconv.dispatch import Dispatch, Dispatcher
 from pwconv.dtypes import as_dtype, axis_name
-from pwconv.kernels.conv2d_pw_pair import PairProblem, plan_conv2d_pw_pair
+from pwconv.kernels.conv2d_pw_pair import PairProblem, most_channels, plan_conv2d_pw_pair
+from pwconv.kernels.matrix_units import flexible_pair_matrix, plan_pair_matrices
 
 FAMILIES = {
     "buffer": "conv2d_pw_pair_staged_buffer",
@@ -27,6 +28,10 @@ TILES = tuple(
     for storage, family in FAMILIES.items()
     for variant in shaders.variants(family, dtype="fp32", weight="buffer")
 )
+MATRIX_VARIANTS = [
+    *shaders.variants("conv2d_pw_pair_coopmat"),
+    *shaders.variants("conv2d_pw_pair_coopmat2"),
+]
 # Hidden activation, activation; of the hidden ones, act(0) is not 0 in the second and the third.
 ACTIVATIONS = (
     ("gelu", None),
@@ -55,7 +60,10 @@ class PairOfLayers:
         self.weights, self.biases, self.activations = weights, biases, activations
         self.layers = [
             pwconv.PointwiseConv2d(
-                pwconv.pack_linear_weight(w, storage=variant.axes["weight"], device=device), b
+                pwconv.pack_linear_weight(
+                    w, storage=variant.axes.get("weight", "auto"), device=device
+                ),
+                b,
             )
             for w, b in zip(weights, biases, strict=True)
         ]
@@ -80,11 +88,14 @@ class PairOfLayers:
             "t_in": t_in.resource,
             "t_out": out.resource,
             "t_residual": added.resource,
-            "first_packed": first._weight.resource,
             "first_bias": first._bias,
-            "second_packed": second._weight.resource,
             "second_bias": second._bias,
         }
+        for which, layer in (("first", first), ("second", second)):
+            if f"{which}_rows" in plan.binding_names:
+                resources[f"{which}_rows"] = layer._weight.rows()
+            else:
+                resources[f"{which}_packed"] = layer._weight.resource
         self.device._dispatcher.submit(Dispatch(plan, resources))
         y = out.numpy()
         if self.storage == "texture3d":
@@ -92,13 +103,13 @@ class PairOfLayers:
         return y
 
     def check(self, x: np.ndarray, residual: np.ndarray | None = None) -> None:
-        """Assert every output; what lies between the two is not rounded to halves."""
+        """Assert every output; what lies between is rounded to halves by matrix units alone."""
         hidden = propagation.conv2d(
             propagation.exact(x),
             self.weights[0][:, :, None, None],
             self.biases[0],
             activation=self.activations[0],
-            dtype=np.float32,
+            dtype=x.dtype if self.variant in MATRIX_VARIANTS else np.float32,
         )
         expected = propagation.conv2d(
             hidden,
@@ -118,6 +129,10 @@ def make(device: pwconv.Device, rng: np.random.Generator):
 
     def make(variant, storage, dtype, k, h, n, size, activations=(None, None)):
         lack = variant.unmet(device.info.limits, device.info.features)
+        if not lack and variant in MATRIX_VARIANTS:
+            plan = {"coopmat": plan_pair_matrices, "coopmat2": flexible_pair_matrix}
+            if not plan[variant.family.rpartition("_")[2]](variant, device.info):
+                lack = "a product of matrices that divides the block"
         if lack:
             pytest.skip(f"{device.info.name} lacks {lack}")
         x, first, first_bias = random_problem(rng, k, h, size, dtype, batch=3)
@@ -186,6 +201,26 @@ def test_every_tile(make, rng, request, storage, tile, dtype):
             check_other_positions(pair, x, added)
 
 
+@pytest.mark.parametrize("turn", range(len(MATRIX_VARIANTS)))
+def test_every_tile_of_the_matrix_units(make, rng, turn):
+    variant = MATRIX_VARIANTS[turn]
+    most_k, most_n = most_channels(variant)
+    block_h = variant.defines["BLOCK_H"]
+    problems = [
+        (most_k, 3 * block_h, most_n, (16, 16)),
+        (most_k - 11, 2 * block_h + 5, most_n - 5, (13, 23)),
+        (most_k // 2 + 1, block_h + 1, most_n // 2 + 3, (17, 3)),
+        (1, 1, 1, (3, 5)),
+    ]
+    for way, problem in enumerate(problems):
+        activations = ACTIVATIONS[(turn + way) % len(ACTIVATIONS)]
+        x, pair = make(variant, "buffer", "float16", *problem, activations)
+        added = rng.standard_normal((3, problem[2], *problem[3])).astype(np.float16)
+        residual = added if way % 2 else None
+        pair.check(x, residual)
+        check_other_positions(pair, x, residual)
+
+
 @pytest.mark.parametrize("storage", FAMILIES)
 def test_infinity_meets_no_padding(make, storage):
     """Past H and N packed weights are zero, and infinity times zero is NaN."""
@@ -213,5 +248,5 @@ def test_more_outputs_than_a_block(make):
     variant = smallest("buffer")
     block = variant.defines["BLOCK_N"]
     x, pair = make(variant, "buffer", "float32", 4, 4, block + 1, (1, 1))
-    with pytest.raises(pwconv.UnsupportedError, match=f"at most {block} .* these are {block + 1}"):
+    with pytest.raises(pwconv.UnsupportedError, match=f"{block} output .* are 4 and {block + 1}"):
         pair(x)

@@ -75,11 +75,10 @@ def write_plot(report: Report, path: Path) -> None:
     figure.legend(
         bars_legend.values(), bars_legend, loc="outside lower right", ncols=columns, fontsize=9
     )
-    figure.suptitle(
-        f"{report.device['name']} · {report.device['driver']} · {report.workload} · "
-        f"pwconv {report.versions['pwconv']} · {report.date[:10]}",
-        fontsize=12,
-    )
+    where = f"{report.device['name']} · {report.device['driver']}"
+    what = f"{report.workload} · pwconv {report.versions['pwconv']} · {report.date[:10]}"
+    # One panel is too narrow for one line.
+    figure.suptitle((" · " if len(widths) > 1 else "\n").join((where, what)), fontsize=12)
     try:
         figure.savefig(path, dpi=110)
     except (OSError, ValueError) as error:

@@ -367,7 +367,8 @@ class Graph(Builder):
             given.update((self._outputs[name], t.resource) for name, t in results.items())
             with logical.lock:
                 recording = program.recording(given)
-                serial = logical.queue.submit(recording.command_buffer)
+                # A run takes long enough to be waited for: a fence of its own saves a submission.
+                serial = logical.queue.submit(recording.command_buffer, awaited=True)
             return results, serial
 
     def _check_names(self, inputs: Mapping[str, Any]) -> None:

@@ -7,6 +7,7 @@ conv2d_pw_pair_coopmat2.comp.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from pwconv import shaders
@@ -53,6 +54,19 @@ class PairProblem:
         return self.x_shape[2] * self.x_shape[3]
 
 
+# Of input and output channels that a workgroup's registers hold, where a variant leaves it open.
+_MOST_FLEXIBLE = 192
+
+
+def most_channels(variant: shaders.Variant) -> tuple[float, float]:
+    """Return the most input and output channels that a variant computes."""
+    if variant.family == "conv2d_pw_pair_coopmat2":
+        return _MOST_FLEXIBLE, _MOST_FLEXIBLE
+    # The staged ones take the input in steps.
+    keeps_input = variant.family == "conv2d_pw_pair_coopmat"
+    return variant.defines["BLOCK_K"] if keeps_input else math.inf, variant.defines["BLOCK_N"]
+
+
 def plan_conv2d_pw_pair(
     dispatcher: Dispatcher,
     variant: shaders.Variant,
@@ -69,9 +83,21 @@ def plan_conv2d_pw_pair(
     ``first_rows`` and ``second_packed`` or ``second_rows``, and ``t_residual``, of the output's
     shape, which is added before the second activation; without ``residual`` it is ``t_in`` again,
     and not read.
+
+    Raises
+    ------
+    UnsupportedError
+        The problem has more channels than the variant's block, or the device lacks something that
+        the variant needs.
     """
     batches, k, _, width = problem.x_shape
     m, n, h = problem.positions, problem.out_channels, problem.hidden
+    most_k, most_n = most_channels(variant)
+    if k > most_k or n > most_n:
+        raise UnsupportedError(
+            f"{variant.name} takes at most {most_k} input and {most_n} output channels; these are "
+            f"{k} and {n}"
+        )
     pitch = row_pitch(m, problem.dtype.itemsize)
     block_m = variant.defines["BLOCK_M"]
     assert variant.workgroup is not None

@@ -5,13 +5,10 @@ from __future__ import annotations
 from pwconv import shaders
 from pwconv.dispatch import Dispatcher
 from pwconv.dtypes import axis_name
-from pwconv.kernels.conv2d_pw_pair import PairProblem
+from pwconv.kernels.conv2d_pw_pair import PairProblem, most_channels
 from pwconv.kernels.matrix_units import flexible_pair_matrix, plan_pair_matrices
 from pwconv.kernels.tiling import Choice
 from pwconv.layout import ceil_div
-
-# Of N and K: what the registers of a workgroup hold.
-_MOST_FLEXIBLE = 192
 
 _COOPMAT, _COOPMAT2 = "conv2d_pw_pair_coopmat", "conv2d_pw_pair_coopmat2"
 
@@ -52,7 +49,9 @@ def candidates(
     return [
         v
         for v in considered
-        if not v.unmet(dispatcher.limits, dispatcher.features) and _takes(v, problem)
+        if not v.unmet(dispatcher.limits, dispatcher.features)
+        and problem.x_shape[1] <= most_channels(v)[0]
+        and problem.out_channels <= most_channels(v)[1]
     ]
 
 
@@ -69,12 +68,3 @@ def choose_pair(dispatcher: Dispatcher, problem: PairProblem, weight_storage: st
             reason = f"two convolutions as one: N and K are at most {most}, blocks: {count}"
             return Choice(variant, (1, 1, 1), reason)
     return None
-
-
-def _takes(variant: shaders.Variant, problem: PairProblem) -> bool:
-    """Return whether N, and where the input stays in shared memory K, fit a variant's block."""
-    if variant.family == _COOPMAT2:
-        return max(problem.out_channels, problem.x_shape[1]) <= _MOST_FLEXIBLE
-    return problem.out_channels <= variant.defines["BLOCK_N"] and (
-        variant.family != _COOPMAT or problem.x_shape[1] <= variant.defines["BLOCK_K"]
-    )
