@@ -58,7 +58,18 @@ def test_on_textures():
     assert chosen(card(), mixer(48, 256, "float32", "texture3d")) is None
 
 
-@pytest.mark.parametrize("kind", ["cpu", "integrated", "virtual"])
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+def test_on_a_cpu(dtype):
+    """Whose matrix units, where it lists some, are loops."""
+    cpu = card("cpu", NV, (FIXED, *FLEXIBLE))
+    precision = {"float32": "fp32", "float16": "fp16"}[dtype]
+    for channels, size, tile in ((48, 64, "64x48x16"), (96, 32, "32x96x16"), (24, 8, None)):
+        expected = tile and f"staged_buffer_{precision}_buffer_{tile}"
+        assert chosen(cpu, mixer(channels, size, dtype)) == expected
+        assert chosen(cpu, mixer(channels, size, dtype, "texture3d")) is None
+
+
+@pytest.mark.parametrize("kind", ["integrated", "virtual"])
 def test_where_nothing_was_measured_there_are_two(kind):
     assert chosen(card(kind, NV, (FIXED, *FLEXIBLE)), mixer(48, 256)) is None
 

@@ -12,14 +12,22 @@ from pwconv.layout import ceil_div
 
 _COOPMAT, _COOPMAT2 = "conv2d_pw_pair_coopmat", "conv2d_pw_pair_coopmat2"
 
+_STAGED_BUFFER = "conv2d_pw_pair_staged_buffer"
+_STAGED_TEXTURE3D = "conv2d_pw_pair_staged_texture3d"
+
 # By type of device, storage and dtype: family, tile, the most N and K that it takes, and the least
-# blocks of positions with which it gains. Measured on an NVIDIA H100 over RepViT's channel mixers
-# (48 channels at 256×256, 96 at 128×128, 192 at 64×64), fused against two dispatches, in µs:
+# blocks of positions with which it gains.
+#
+# "discrete" was measured on an NVIDIA H100 over RepViT's channel mixers (48 channels at 256×256, 96
+# at 128×128, 192 at 64×64), fused against two dispatches, in µs:
 #   coopmat2            20 : 28    19 : 21    17 : 18
 #   coopmat             23 : 41    21 : 27    23 : 23
 #   staged, textures    88 : 122   76 : 73    70 : 58    (float16)
-# In float32 two dispatches are faster, by 1.0 to 1.3 on textures and 1.2 to 1.3 on buffers: what
-# fusion saves in memory the narrower tiles lose. Other devices are not measured.
+# In float32 two dispatches are faster there, by 1.0 to 1.2 on textures and 1.2 to 1.3 on buffers:
+# what fusion saves in memory the narrower tiles lose. "cpu" was measured on lavapipe: on buffers
+# 0.56 of the time of two with 48 channels at 64×64, and 0.74 with 96 at 32×32 (float16 0.56 and
+# 0.77), on textures three times as much. Other devices are not measured.
+_CPU_BUFFER = ((_STAGED_BUFFER, "64x48x16", 48, 16), (_STAGED_BUFFER, "32x96x16", 96, 16))
 _GAINS: dict[tuple[str, str, str], tuple[tuple[str, str, int, int], ...]] = {
     ("discrete", "buffer", "float16"): (
         (_COOPMAT2, "m64h32", 128, 64),
@@ -27,9 +35,9 @@ _GAINS: dict[tuple[str, str, str], tuple[tuple[str, str, int, int], ...]] = {
         (_COOPMAT, "m64n48h16", 48, 256),
         (_COOPMAT, "m64n96h32", 96, 256),
     ),
-    ("discrete", "texture3d", "float16"): (
-        ("conv2d_pw_pair_staged_texture3d", "128x48x8", 48, 512),
-    ),
+    ("discrete", "texture3d", "float16"): ((_STAGED_TEXTURE3D, "128x48x8", 48, 512),),
+    ("cpu", "buffer", "float32"): _CPU_BUFFER,
+    ("cpu", "buffer", "float16"): _CPU_BUFFER,
 }
 
 
