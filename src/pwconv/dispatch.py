@@ -17,7 +17,7 @@ from typing import Any
 from pwconv.errors import UnsupportedError
 from pwconv.layout import ceil_div
 from pwconv.shaders import Variant
-from pwconv.vk.commands import Recording, Step
+from pwconv.vk.commands import LONGEST_SUBMISSION, Recording, Step
 from pwconv.vk.logical_device import LogicalDevice
 from pwconv.vk.pipelines import Pipeline
 from pwconv.vk.resources import Buffer, Image
@@ -25,19 +25,27 @@ from pwconv.vk.resources import Buffer, Image
 Resource = Buffer | Image
 Size3 = tuple[int, int, int]
 
+# FLOP/s of the slowest device of a type, by a slow kernel; a CPU's driver has no watchdog.
+_SLOWEST = {"discrete": 5e11, "integrated": 2e10, "virtual": 2e10, "other": 2e10, "cpu": math.inf}
+
 _PLANS_KEPT = 1024
 _RECORDINGS_KEPT = 256
 
 
 @dataclass(frozen=True, eq=False)
 class Plan:
-    """A variant ready to run at one shape; ``binding_names`` are its resources, in order."""
+    """A variant ready to run at one shape.
+
+    ``binding_names`` are its resources, in order; ``seconds`` is about the most that a part takes,
+    where that may be long.
+    """
 
     variant: Variant
     workgroup: Size3
     pipeline: Pipeline
     binding_names: tuple[str, ...]
     parts: tuple[tuple[bytes, Size3], ...]
+    seconds: float = 0.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,7 +59,7 @@ class Dispatch:
     def step(self) -> Step:
         """What the queue is told of it."""
         resources = tuple(self.resources[name] for name in self.plan.binding_names)
-        return Step(self.plan.pipeline, resources, self.plan.parts)
+        return Step(self.plan.pipeline, resources, self.plan.parts, seconds=self.plan.seconds)
 
 
 def workgroup_size(grid: Size3, limits: Mapping[str, Any], shape: Size3 = (8, 8, 1)) -> Size3:
@@ -94,6 +102,21 @@ def grid_parts(groups: Size3, most: Size3) -> Iterator[tuple[Size3, Size3]]:
         yield (x[0], y[0], z[0]), (x[1], y[1], z[1])
 
 
+def short_parts(groups: Size3, most: Size3, seconds: float) -> Size3:
+    """Return at most how many workgroups a part may have along each axis, so that none lasts long.
+
+    All of them together take ``seconds``; the axis that varies most slowly is cut first.
+    """
+    pieces = math.ceil(seconds / LONGEST_SUBMISSION)
+    limits = list(most)
+    for axis in (2, 1, 0):
+        cuts = min(pieces, groups[axis])
+        if cuts > 1:
+            limits[axis] = min(limits[axis], groups[axis] // cuts)
+            pieces = ceil_div(pieces, cuts)
+    return limits[0], limits[1], limits[2]
+
+
 class Dispatcher:
     """Makes plans and submits them, on one device."""
 
@@ -112,6 +135,7 @@ class Dispatcher:
         constants: Mapping[str, int] | None = None,
         *,
         shape: Size3 = (8, 8, 1),
+        flop: int = 0,
     ) -> Plan:
         """Plan a variant over a grid of invocations.
 
@@ -126,6 +150,8 @@ class Dispatcher:
             Specialization constants by name, without the workgroup size.
         shape : tuple of int
             Preferred workgroup shape, where the variant has not its own.
+        flop : int
+            Arithmetic operations, where they may be so many that they take long.
 
         Raises
         ------
@@ -143,7 +169,7 @@ class Dispatcher:
         with self.device.lock:
             plan = self._plans.get(key)
             if plan is None:
-                plan = self._make_plan(variant, grid, push_constants, constants, shape)
+                plan = self._make_plan(variant, grid, push_constants, constants, shape, flop)
                 self._plans[key] = plan
                 if len(self._plans) > _PLANS_KEPT:
                     self._plans.popitem(last=False)
@@ -178,7 +204,7 @@ class Dispatcher:
                     self.device.queue.retire(oldest.destroy)
             else:
                 self._recordings.move_to_end(key)
-            return self.device.queue.submit(recording.command_buffer, awaited=awaited)
+            return recording.submit(awaited=awaited)
 
     def _make_plan(
         self,
@@ -187,6 +213,7 @@ class Dispatcher:
         push_constants: Mapping[str, float],
         constants: Mapping[str, int],
         shape: Size3,
+        flop: int,
     ) -> Plan:
         self.device.require_open()
         lack = variant.unmet(self.limits, self.features)
@@ -202,15 +229,17 @@ class Dispatcher:
             variant.specialize({**sizes, **constants}),
         )
         x, y, z = (ceil_div(a, b) for a, b in zip(grid, local, strict=True))
+        seconds = flop / _SLOWEST[self.device.info.type]
+        most = short_parts((x, y, z), self.limits["maxComputeWorkGroupCount"], seconds)
         parts = []
-        for first, count in grid_parts((x, y, z), self.limits["maxComputeWorkGroupCount"]):
+        for first, count in grid_parts((x, y, z), most):
             origin = {
                 f"origin_{axis}": group * size
                 for axis, group, size in zip("xyz", first, local, strict=True)
             }
             parts.append((variant.pack_push_constants({**push_constants, **origin}), count))
         names = tuple(name for name, _ in variant.bindings)
-        return Plan(variant, local, pipeline, names, tuple(parts))
+        return Plan(variant, local, pipeline, names, tuple(parts), seconds / len(parts))
 
 
 def _floor_power_of_two(value: int) -> int:

@@ -53,13 +53,13 @@ def keep_busy(device: pwconv.Device) -> None:
         times = []
         for _ in range(2):
             start = time.monotonic()
-            queue.wait(queue.submit(recording.command_buffer, awaited=True))
+            queue.wait(recording.submit(awaited=True))
             times.append(time.monotonic() - start)
         seconds = min(times)
         queue.retire(recording.destroy)
     recording = Recording(device._logical, [kernel.step(iterations)], host_reads=False)
     for _ in range(round(BUSY_SECONDS / seconds)):
-        queue.submit(recording.command_buffer)
+        recording.submit()
     queue.retire(recording.destroy)
     kernel.close()
 

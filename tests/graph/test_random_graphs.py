@@ -192,7 +192,7 @@ def run_poisoned(graph: pwconv.Graph, arrays: dict[str, np.ndarray]) -> dict[str
     last = {i: readers.get(i, [i])[-1] for i in order}
     for i, steps in zip(order, program.steps(commands), strict=True):
         recording = Recording(logical, steps, host_reads=False)
-        logical.queue.wait(logical.queue.submit(recording.command_buffer, awaited=True))
+        logical.queue.wait(recording.submit(awaited=True))
         logical.queue.retire(recording.destroy)
         for done in (j for j in order if last[j] == i and j in program._resources):
             poison(graph, program._resources[done])

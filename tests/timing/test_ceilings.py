@@ -51,7 +51,7 @@ def test_multiply_adds_are_done(own_device, precision):
     for iterations, expected in ((0, None), (3, defines["CHAINS"])):
         step = kernel.step(iterations)
         recording = Recording(logical, [step], host_reads=False)
-        logical.queue.submit(recording.command_buffer)
+        recording.submit()
         result = contents(own_device, step.resources[0]).reshape(300, 4)
         if expected is None:  # the chains' beginnings, summed
             chains = (np.arange(300)[:, None] + np.arange(defines["CHAINS"])) & 63
@@ -73,7 +73,7 @@ def test_matrix_products_are_done(own_device):
         chains, steps = variant.defines["CHAINS"], variant.defines["STEPS"]
         step = kernel.step(2)
         recording = Recording(logical, [step], host_reads=False)
-        logical.queue.submit(recording.command_buffer)
+        recording.submit()
         totals = contents(own_device, step.resources[0]).reshape(-1, subgroup).sum(1)
         # Ones times ones: K a product, on top of the chain's number.
         elements = matrix.m * matrix.n

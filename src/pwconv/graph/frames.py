@@ -18,6 +18,7 @@ from pwconv.dtypes import Array, DType
 from pwconv.graph.program import Command, Program
 from pwconv.kernels import transfer
 from pwconv.staging import Staged, chunk_bytes, one_chunk
+from pwconv.vk.commands import Recording
 from pwconv.vk.logical_device import LogicalDevice
 from pwconv.vk.resources import DOWNLOAD, UPLOAD, Buffer
 
@@ -74,7 +75,7 @@ class Frame:
         self._device = device
         self._program = program
         self._generation: int | None = None
-        self._command_buffer: Any = None
+        self._recording: Recording | None = None
         self._handle: weakref.ref[Handle] | None = None
         self._serial = 0
         self._buffers: list[Buffer] = []
@@ -124,11 +125,10 @@ class Frame:
                     )
             with logical.lock:
                 if self._generation != program.generation:
-                    self._command_buffer = program.record(
-                        self._commands(), host_reads=True
-                    ).command_buffer
+                    self._recording = program.record(self._commands(), host_reads=True)
                     self._generation = program.generation
-                self._serial = logical.queue.submit(self._command_buffer, awaited=True)
+                assert self._recording is not None
+                self._serial = self._recording.submit(awaited=True)
         handle = Handle(self._device, self._serial, {}, self)
         self._handle = weakref.ref(handle)
         return handle

@@ -368,7 +368,7 @@ class Graph(Builder):
             with logical.lock:
                 recording = program.recording(given)
                 # A run takes long enough to be waited for: a fence of its own saves a submission.
-                serial = logical.queue.submit(recording.command_buffer, awaited=True)
+                serial = recording.submit(awaited=True)
             return results, serial
 
     def _check_names(self, inputs: Mapping[str, Any]) -> None:

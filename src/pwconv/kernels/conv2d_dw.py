@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
 from pwconv import shaders
@@ -52,6 +54,7 @@ def plan_conv2d_dw(
         "KERNEL_W": geometry.kernel[1],
         "KERNEL_H": geometry.kernel[0],
     }
+    flop = 2 * math.prod(geometry.kernel) * math.prod(out_shape)
     if storage == "buffer":
         rows, pitch_out = buffer_rows(out_shape, dtype.itemsize)
         positions = out_shape[2] * out_shape[3]
@@ -63,7 +66,7 @@ def plan_conv2d_dw(
             "pitch_in": buffer_rows(shape, dtype.itemsize)[1],
         }
         grid = (ceil_div(positions, 4), rows, 1)
-        return dispatcher.plan(variant, grid, sizes, constants, shape=(64, 1, 1))
+        return dispatcher.plan(variant, grid, sizes, constants, shape=(64, 1, 1), flop=flop)
     width, height, depth = texture3d_extent(out_shape)
     sizes = {**common, "H_out": height, "depth": depth, "N4": ceil_div(shape[1], 4)}
-    return dispatcher.plan(variant, (width, height, depth), sizes, constants)
+    return dispatcher.plan(variant, (width, height, depth), sizes, constants, flop=flop)

@@ -137,6 +137,7 @@ def plan_conv2d_pw(
             **_matrix_constants(dispatcher, variant),
         },
         shape=workgroup,
+        flop=2 * k * c_out * problem.positions * n,
     )
 
 

@@ -130,6 +130,7 @@ def plan_conv2d_pw_pair(
             "activation_b": activation.b,
         },
         constants | _matrix_constants(dispatcher, variant, problem),
+        flop=2 * h * (k + n) * m * batches,
     )
 
 

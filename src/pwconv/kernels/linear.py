@@ -183,6 +183,7 @@ def plan_linear(
             "WHOLE_STEPS": k % step == 0,
         },
         shape=workgroup,
+        flop=2 * rows * n * k * batches,
     )
 
 

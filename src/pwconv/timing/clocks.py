@@ -111,7 +111,7 @@ class Clocks:
         """Keep the queue busy for :data:`SPIN_SECONDS`; returns at once."""
         if self._spin is not None:
             for _ in range(self._rounds):
-                self._device.queue.submit(self._spin.command_buffer)
+                self._spin.submit()
 
     def estimate(self, steps: Sequence[Step]) -> float:
         """Return about how long steps take, one after the other, with the clocks up."""

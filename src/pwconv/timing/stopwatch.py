@@ -76,7 +76,7 @@ class HostStopwatch:
             seconds = []
             for recording in recordings:
                 start = time.perf_counter()
-                queue.wait(queue.submit(recording.command_buffer, awaited=True))
+                queue.wait(recording.submit(awaited=True))
                 seconds.append(time.perf_counter() - start)
             return seconds
         finally:

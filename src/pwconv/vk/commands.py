@@ -7,9 +7,11 @@ happens in the order it was submitted in.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from pwconv.errors import DeviceLostError, PwconvError
@@ -27,6 +29,9 @@ _MAX_IN_FLIGHT = 64
 # Of so many submissions one has a fence, though nobody waits for it: a fence tells of everything
 # before it too, and each costs a function call or two to make, poll and reset.
 _FENCE_EVERY = 16
+
+# Drivers take a device for hung, and reset it, when one submission lasts for seconds.
+LONGEST_SUBMISSION = 0.5
 
 # Waits are cut into slices so that Ctrl-C is noticed.
 _WAIT_SLICE_NS = 100_000_000
@@ -46,6 +51,8 @@ class Step:
         Whether it begins when the steps recorded before it are done.
     discards : tuple of Image
         Images in an arena whose memory held something else before; the step waits all the same.
+    seconds : float
+        About how long each part takes at most, where that may be long.
     """
 
     pipeline: Pipeline
@@ -53,6 +60,7 @@ class Step:
     parts: tuple[tuple[bytes, tuple[int, int, int]], ...]
     waits: bool = True
     discards: tuple[Image, ...] = ()
+    seconds: float = 0.0
 
 
 @dataclass
@@ -333,28 +341,76 @@ class Recording:
     """Steps recorded once, to be submitted any number of times.
 
     It holds no resource: a recording whose buffer or image is gone must not be submitted.
+
+    Attributes
+    ----------
+    command_buffers : list of VkCommandBuffer
+        More than one where a single submission could last too long.
     """
 
     def __init__(self, device: LogicalDevice, steps: Sequence[Step], *, host_reads: bool) -> None:
         self._device = device
+        self.command_buffers: list[Any] = []
+        submissions = list(short_submissions(steps))
         with device.lock:
-            self._recorder = StepRecorder(device, steps)
+            self._recorder = StepRecorder(device, [step for each in submissions for step in each])
             try:
-                self.command_buffer = device.queue.record(
-                    lambda command_buffer: self._recorder.record(command_buffer, steps),
-                    reusable=True,
-                    host_reads=host_reads,
-                )
+                for submission in submissions:
+                    self.command_buffers.append(
+                        device.queue.record(
+                            partial(self._recorder.record, steps=submission),
+                            reusable=True,
+                            host_reads=host_reads,
+                        )
+                    )
             except BaseException:
-                self._recorder.destroy()
+                self._free()
                 raise
             self.uid = device.register(self)
 
+    def submit(self, *, awaited: bool = False) -> int:
+        """Submit it, with nothing in between; return the serial of its last submission."""
+        *others, last = self.command_buffers
+        with self._device.lock:
+            for command_buffer in others:
+                self._device.queue.submit(command_buffer)
+            return self._device.queue.submit(last, awaited=awaited)
+
     def destroy(self) -> None:
         """Free the recording now; the device must be done with it."""
-        self._device.queue.free(self.command_buffer)
-        self._recorder.destroy()
+        self._free()
         self._device.unregister(self.uid)
+
+    def _free(self) -> None:
+        for command_buffer in self.command_buffers:
+            self._device.queue.free(command_buffer)
+        self._recorder.destroy()
+
+
+def short_submissions(steps: Sequence[Step]) -> Iterator[list[Step]]:
+    """Cut steps between their parts into submissions of at most :data:`LONGEST_SUBMISSION`.
+
+    Each of them begins when the one before is done.
+    """
+    submission: list[Step] = []
+    seconds = 0.0
+    for step in steps:
+        rest = step
+        while seconds + len(rest.parts) * step.seconds > LONGEST_SUBMISSION:
+            fitting = int((LONGEST_SUBMISSION - seconds) / step.seconds)
+            fitting = max(fitting, 0 if submission else 1)
+            if fitting >= len(rest.parts):
+                break
+            if fitting:
+                submission.append(dataclasses.replace(rest, parts=rest.parts[:fitting]))
+                rest = dataclasses.replace(
+                    rest, parts=rest.parts[fitting:], waits=False, discards=()
+                )
+            yield submission
+            submission, seconds = [], 0.0
+        submission.append(rest)
+        seconds += len(rest.parts) * step.seconds
+    yield submission
 
 
 class StepRecorder:
