@@ -2,7 +2,8 @@
 # make test          the test suite, on every Vulkan device found
 # make test-drivers  the test suite on each of DRIVERS, software drivers that it fetches
 # make coverage      make test, and which lines and branches of src/ it does not reach
-# make lint          ruff, and mypy in strict mode
+# make lint          ruff, mypy in strict mode, and known vulnerabilities of what CI installs
+# make requirements  pin what CI installs anew, with hashes
 # make shaders       compile what changed in shaders/
 #
 # Each makes the virtual environment and installs pwconv into it first, and a Vulkan driver where the
@@ -16,7 +17,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 SHADERS := $(wildcard shaders/* shaders/include/* build_tools/*.py)
 
-.PHONY: demo test test-drivers coverage lint shaders clean
+.PHONY: demo test test-drivers coverage lint requirements shaders clean
 
 demo: $(VENV)/installed-demo
 	@build_tools/ensure_vulkan.sh $(BIN)/python
@@ -39,6 +40,13 @@ lint: $(VENV)/installed-lint
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/python build_tools/audit.py .ci/requirements.txt
+
+requirements: $(VENV)/bin/python
+	$(BIN)/python -m pip install --quiet pip-tools
+	$(BIN)/pip-compile --quiet --extra lint --all-build-deps --generate-hashes --allow-unsafe \
+		--strip-extras --no-emit-find-links --no-emit-index-url --no-header \
+		--output-file .ci/requirements.txt pyproject.toml
 
 shaders: $(VENV)/installed-test
 	$(BIN)/python build_tools/compile_shaders.py
