@@ -145,6 +145,11 @@ def scale_pays(dispatcher: Dispatcher, variant: shaders.Variant) -> bool:
     return dispatcher.device.info.type != "cpu" or variant.family == "conv2d_pw_tiled"
 
 
+def subsampling_pays(dispatcher: Dispatcher, storage: str) -> bool:
+    """Return whether a stride is better a copy of what it leaves, and a convolution without one."""
+    return storage == "buffer"
+
+
 def _suits_matrices(problem: Problem) -> bool:
     """Return whether cooperative matrices compute it: float16 rows, as they lie in buffers."""
     return (
