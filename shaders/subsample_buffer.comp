@@ -32,7 +32,7 @@ layout(set = 0, binding = 1) restrict readonly buffer Input {
 
 uint load_bits(const uint index) {
 #ifdef STORE_FP16
-    return t_in[index / 2u] >> 16u * (index % 2u) & 0xffffu;
+    return (t_in[index / 2u] >> 16u * (index % 2u)) & 0xffffu;
 #else
     return t_in[index];
 #endif

@@ -167,7 +167,7 @@ class PointwiseConv2d(Layer):
         residual: bool = False,
         scale: bool = False,
     ) -> tuple[Plan, str]:
-        """Return a plan, and why its variant; with the layer's geometry, unless another is given."""
+        """Return a plan, of the layer's geometry unless another is given, and why its variant."""
         task = self._task(storage, x_shape, out_shape, geometry)
         choice = self.device._tuner.choose(task)
         plan = conv2d_pw.plan_conv2d_pw(

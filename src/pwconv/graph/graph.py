@@ -60,7 +60,7 @@ class _Sized:
     ``shapes`` are of the nodes that were added by the user: passes may add others.
     """
 
-    shapes: list[Shape]
+    shapes: tuple[Shape, ...]
     program: Program
     frames: Frames
     profile: Profile | None = None
@@ -99,6 +99,9 @@ class Graph(Builder):
     Every method that adds a node takes its ``name``, which errors and tables then show. A node
     takes values that there are already, so that there are no cycles; one that no output depends on
     is not run.
+
+    On buffers the stride of a pointwise convolution that does not pad is a node of its own before
+    it, "subsample": the convolution is then as fast as one without.
 
     What is recorded at a set of shapes is kept, and submitted again when they come back: going to
     and fro costs the host some microseconds.
@@ -350,7 +353,7 @@ class Graph(Builder):
             network = fuse(network, extended, setting)
         network = fold_scales(network, extended, setting)
         program = Program(setting, network, tuple(extended), self._scratch)
-        new = self._programs[key] = _Sized(shapes, program, Frames(self.device, program))
+        new = self._programs[key] = _Sized(tuple(shapes), program, Frames(self.device, program))
         if len(self._programs) > _PROGRAMS_KEPT:
             self._programs.popitem(last=False)
         return new

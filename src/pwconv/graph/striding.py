@@ -19,12 +19,14 @@ def split_strides(
 ) -> tuple[Network, list[Shape]]:
     """Return a network that gives the same, and the shapes of its nodes.
 
-    A pointwise convolution with a stride takes, where the device gains by that, the positions that
+    A pointwise convolution with a stride takes, where there is a gain by that, the positions that
     it reads as a tensor of their own, and has no stride then: it is computed by the kernels for
     those, and may be fused. Convolutions of one value and stride share that tensor. Nodes keep
-    their numbers; new ones come after them.
+    their numbers; new ones come after them. One that pads keeps its stride.
     """
     nodes, extended = list(network.nodes), list(shapes)
+    if not conv2d_pw_choice.subsampling_pays(setting.storage):
+        return network, extended
     subsamples: dict[tuple[int, tuple[int, int]], int] = {}
     for i in network.order:
         node = nodes[i]
@@ -32,9 +34,7 @@ def split_strides(
         if not isinstance(convolution, PointwiseConvolution):
             continue
         stride = convolution.geometry.stride
-        if convolution.geometry != Geometry(stride) or stride == (1, 1):
-            continue
-        if not conv2d_pw_choice.subsampling_pays(setting.dispatcher, setting.storage):
+        if stride == (1, 1) or convolution.geometry != Geometry(stride):
             continue
         x, *rest = node.inputs
         if (x, stride) not in subsamples:
