@@ -38,71 +38,74 @@ layout(set = 0, binding = 1) restrict readonly buffer Input {
 #include "staged_block.glslh"
 #include "staged_rows.glslh"
 
-float load_position(const uint row, const ivec2 position) {
-    if (any(lessThan(position, ivec2(0))) ||
-        any(greaterThanEqual(position, ivec2(pc.W_in, pc.H_in)))) {
-        return 0.0;
-    }
-    const uint at = row * pc.pitch_in + uint(position.y * pc.W_in + position.x);
-    return scaled(unpack_vec4(t_in[at / 4u]), row)[at % 4u];
+// Where the input is gathered, an invocation fetches the same positions of every channel.
+#if THREADS % BLOCK_M4 != 0
+#error "an invocation fetches more than one column of a stage"
+#endif
+
+// One element; halves are read in pairs.
+float load_element(const uint index) {
+#ifdef STORE_FP16
+    const vec2 pair = unpackHalf2x16(t_in[index / 4u][index / 2u % 2u]);
+    return index % 2u == 0u ? pair.x : pair.y;
+#else
+    return t_in[index / 4u][index % 4u];
+#endif
 }
 
-// Element i of a stage of the input is (k, m4): where it comes from, in vec4s where POINTWISE_GRID.
+// Element i of a stage of the input is (k, m4): the vec4 and the row that it comes from, where
+// POINTWISE_GRID.
 uint input_at[INPUT_LOADS];
-uint input_m[INPUT_LOADS];
-// Its row, where POINTWISE_GRID.
 uint input_row[INPUT_LOADS];
+// Else the first channel's row, and the input's positions under a kernel's first tap.
+uint gathered_row;
+ivec4 gathered_x, gathered_y;
 
 void begin_input(const uint m_first, const uint b) {
+    if (!POINTWISE_GRID) {
+        gathered_row = b * pc.C;
+        const uint m = m_first + 4u * (gl_LocalInvocationID.x % BLOCK_M4);
+        const uvec4 at = min(m + uvec4(0u, 1u, 2u, 3u), pc.M - 1u);
+        gathered_x = ivec4(at % pc.W_out) * pc.stride_w - pc.pad_w;
+        gathered_y = ivec4(at / pc.W_out) * pc.stride_h - pc.pad_h;
+        return;
+    }
     [[unroll]] for (uint load = 0; load < INPUT_LOADS; ++load) {
         const uint i = load * THREADS + gl_LocalInvocationID.x;
         const uint row = b * pc.K + i / BLOCK_M4;
         const uint m = m_first + 4u * (i % BLOCK_M4);
-        if (POINTWISE_GRID) {
-            // Past the end of the row there is padding, or the next row: such outputs are not stored.
-            input_at[load] = (row * pc.pitch_in + min(m, pc.pitch_in - 4u)) / 4u;
-            input_row[load] = row;
-        } else {
-            input_at[load] = TAPS == 1 ? row : b * pc.C;
-            input_m[load] = m;
-        }
+        // Past the end of the row there is padding, or the next row: such outputs are not stored.
+        input_at[load] = (row * pc.pitch_in + min(m, pc.pitch_in - 4u)) / 4u;
+        input_row[load] = row;
     }
 }
 
-vec4 gather_positions(const uint row, const uint m, const ivec2 offset) {
+// Of element k of the products' K; zero around the input, and where there is no such channel.
+vec4 gather(const uint k) {
+    const ivec2 tap = TAPS == 1 ? ivec2(0) : tap_offset(k / 4u);
+    const uint c = TAPS == 1 ? k : 4u * (k / 4u / TAPS) + k % 4u;
+    const uint row = gathered_row + c;
     vec4 values;
+    bvec4 within;
     [[unroll]] for (uint j = 0; j < 4; ++j) {
-        const uint at = min(m + j, pc.M - 1u);
-        values[j] = load_position(row, ivec2(at % pc.W_out, at / pc.W_out) *
-                                               ivec2(pc.stride_w, pc.stride_h) -
-                                           ivec2(pc.pad_w, pc.pad_h) + offset);
+        const uint x = uint(gathered_x[j] + tap.x), y = uint(gathered_y[j] + tap.y);
+        // Below zero is past the end, too.
+        within[j] = c < pc.C && x < uint(pc.W_in) && y < uint(pc.H_in);
+        values[j] = load_element(within[j] ? row * pc.pitch_in + y * uint(pc.W_in) + x : 0u);
     }
-    return values;
-}
-
-FP_VEC4 gather_tap(const uint row_first, const uint m, const uint k) {
-    const uint c = 4u * (k / 4u / TAPS) + k % 4u;
-    // Channels past C are packed as zeros, and are not there.
-    return FP_VEC4(c < pc.C ? gather_positions(row_first + c, m, tap_offset(k / 4u)) : vec4(0.0));
+    return mix(vec4(0.0), scaled(values, c < pc.C ? row : 0u), within);
 }
 
 FP_VEC4 fetch_input(const uint load, const uint k4_first) {
     const uint i = load * THREADS + gl_LocalInvocationID.x;
+    if (!POINTWISE_GRID) {
+        return FP_VEC4(gather(4u * k4_first + i / BLOCK_M4));
+    }
     const bool within = WHOLE_STEPS || 4u * k4_first + i / BLOCK_M4 < pc.K;
-    if (TAPS > 1) {
-        const uint k = 4u * k4_first + i / BLOCK_M4;
-        return within ? gather_tap(input_at[load], input_m[load], k) : FP_VEC4(0.0);
-    }
     const uint at = within ? input_at[load] : 0u;
-    vec4 values;
-    if (POINTWISE_GRID) {
-        values = scaled(unpack_vec4(t_in[at]), within ? input_row[load] : 0u);
-        input_at[load] += BLOCK_K4 * pc.pitch_in;
-        input_row[load] += BLOCK_K;
-    } else {
-        values = gather_positions(at, input_m[load], ivec2(0));
-        input_at[load] += BLOCK_K;
-    }
+    const vec4 values = scaled(unpack_vec4(t_in[at]), within ? input_row[load] : 0u);
+    input_at[load] += BLOCK_K4 * pc.pitch_in;
+    input_row[load] += BLOCK_K;
     return FP_VEC4(within ? values : vec4(0.0));
 }
 

@@ -163,11 +163,12 @@ class PointwiseConv2d(Layer):
         out_shape: Shape,
         activation: Activation,
         *,
+        geometry: conv2d_pw.Geometry | None = None,
         residual: bool = False,
         scale: bool = False,
     ) -> tuple[Plan, str]:
-        """Return a plan, and why its variant."""
-        task = self._task(storage, x_shape, out_shape)
+        """Return a plan, of the layer's geometry unless another is given, and why its variant."""
+        task = self._task(storage, x_shape, out_shape, geometry)
         choice = self.device._tuner.choose(task)
         plan = conv2d_pw.plan_conv2d_pw(
             self.device._dispatcher,
@@ -180,18 +181,26 @@ class PointwiseConv2d(Layer):
         )
         return plan, choice.reason
 
-    def _variant(self, storage: str, x_shape: Shape, out_shape: Shape) -> Variant:
+    def _variant(
+        self, storage: str, x_shape: Shape, out_shape: Shape, geometry: conv2d_pw.Geometry
+    ) -> Variant:
         """Return the variant that a plan has."""
-        return self.device._tuner.choose(self._task(storage, x_shape, out_shape)).variant
+        return self.device._tuner.choose(self._task(storage, x_shape, out_shape, geometry)).variant
 
-    def _task(self, storage: str, x_shape: Shape, out_shape: Shape) -> Task:
+    def _task(
+        self,
+        storage: str,
+        x_shape: Shape,
+        out_shape: Shape,
+        geometry: conv2d_pw.Geometry | None = None,
+    ) -> Task:
         problem = conv2d_pw.Problem(
             storage,
             shape4(x_shape, "x"),
             shape4(out_shape, "output"),
             self.dtype,
             self._accumulate,
-            self._geometry,
+            geometry or self._geometry,
         )
         return Task(problem, self._weight.storage, self._activation, self._bind)
 

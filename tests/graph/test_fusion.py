@@ -92,9 +92,9 @@ def test_an_output_stays(mirror, rng):
 
 
 @pytest.mark.parametrize("strided", [0, 1])
-def test_strides_stay(mirror, rng, strided):
+def test_strides_that_stay_keep_both(mirror, rng, strided):
     settings = [{}, {}]
-    settings[strided] = {"stride": 2}
+    settings[strided] = {"stride": 2, "padding": 1}
     hidden = conv(mirror, rng, mirror.input("x", SHAPE), 7, **settings[0])
     mirror.output("y", conv(mirror, rng, hidden, 3, **settings[1]))
     assert check(mirror, rng) == ["conv2d_pw", "conv2d_pw"]

@@ -110,7 +110,9 @@ class Drawn:
                 x, *self.weight(like[1], c), activation=activation, residual=residual
             )
         if kind == "strided":
-            return mirror.conv2d_pw(x, *self.weight(5, c), stride=2, padding=(0, 1))
+            stride = draw(st.sampled_from([(2, 2), (1, 2), (3, 2)]))
+            padding = draw(st.sampled_from([(0, 0), (0, 1)]))
+            return mirror.conv2d_pw(x, *self.weight(5, c), stride=stride, padding=padding)
         if kind == "conv2d":
             return mirror.conv2d(x, *self.weight(6, c, 3, 3), stride=2, padding=1)
         if kind == "conv2d_dw":

@@ -59,7 +59,9 @@ def may_stay(mirror: Mirror) -> list[str]:
     return ["mul"] if "conv2d_pw_coopmat2" in families else []
 
 
-@pytest.mark.parametrize("geometry", [{}, {"stride": 2}, {"stride": (1, 3), "padding": (2, 1)}])
+@pytest.mark.parametrize(
+    "geometry", [{}, {"stride": 2, "padding": (0, 1)}, {"stride": (1, 3), "padding": (2, 1)}]
+)
 @pytest.mark.parametrize("shape", [(2, 5, 6, 7), (13, 11, 3), (2, 8, 16, 16), (2, 37, 1, 1)])
 def test_a_scale_and_a_convolution(mirror, conv, rng, shape, geometry):
     x, s = scale_of(mirror, shape)

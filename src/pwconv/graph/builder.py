@@ -148,7 +148,7 @@ class Builder:
                 storage=self._storage,
                 device=self.device,
             )
-            return PointwiseConvolution(layer, parse_activation(activation))
+            return PointwiseConvolution(layer, parse_activation(activation), layer._geometry)
 
         return self._add_operation("conv2d_pw", name, inputs, make)
 
@@ -187,7 +187,7 @@ class Builder:
             layer = PointwiseConv2d(
                 flatten_kernel(array), bias, storage=self._storage, device=self.device
             )
-            return DenseConvolution(layer, parse_activation(activation), array.shape[1], geometry)
+            return DenseConvolution(layer, parse_activation(activation), geometry, array.shape[1])
 
         return self._add_operation("conv2d", name, inputs, make)
 

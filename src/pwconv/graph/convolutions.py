@@ -30,12 +30,13 @@ _MOST_TAPS = 2**10  # of a kernel: products are counted in 32 bits
 class MatrixConvolution(Operation):
     """A convolution that is a matrix product, over the tiles and the epilogue of pointwise ones.
 
-    Input 1, where there is one, is its residual. The activation is the node's and not the layer's:
-    a later node's may be folded into it.
+    Input 1, where there is one, is its residual. Activation and geometry are the node's and not the
+    layer's: a later node's may be folded into it, and its stride may become a node before it.
     """
 
     layer: PointwiseConv2d
     activation: Activation
+    geometry: Geometry
 
     @property
     def weight_bytes(self) -> int:
@@ -84,11 +85,15 @@ class PointwiseConvolution(MatrixConvolution):
     def output_shape(self, shapes: Sequence[Shape]) -> Shape:
         """Return [N, C_out, H_out, W_out], or without N."""
         unscaled = shapes[:-1] if self.scaled else shapes
-        return _with_residual(self.layer._output_shape(shapes[0]), unscaled)
+        layer = self.layer
+        out_shape = conv_output_shape(
+            shapes[0], layer.in_channels, layer.out_channels, self.geometry, str(layer)
+        )
+        return _with_residual(out_shape, unscaled)
 
     def scale_pays(self, setting: Setting, x_shape: Shape, out_shape: Shape) -> bool:
         """Return whether it should multiply x by a scale, and not take their product."""
-        variant = self.layer._variant(setting.storage, x_shape, out_shape)
+        variant = self.layer._variant(setting.storage, x_shape, out_shape, self.geometry)
         return conv2d_pw_choice.scale_pays(setting.dispatcher, variant)
 
     def _added(self, operands: int) -> dict[str, int]:
@@ -104,6 +109,7 @@ class PointwiseConvolution(MatrixConvolution):
             x_shape,
             out_shape,
             self.activation,
+            geometry=self.geometry,
             residual="t_residual" in added,
             scale="t_scale" in added,
         )
@@ -117,7 +123,6 @@ class DenseConvolution(MatrixConvolution):
     """
 
     in_channels: int
-    geometry: Geometry
     kind = "conv2d"
 
     def output_shape(self, shapes: Sequence[Shape]) -> Shape:

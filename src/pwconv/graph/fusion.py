@@ -86,14 +86,13 @@ def _pair(nodes: Sequence[Node], i: int, shapes: Sequence[Shape], setting: Setti
     second, first = node.operation, before.operation
     if not (isinstance(first, PointwiseConvolution) and isinstance(second, PointwiseConvolution)):
         return None
-    layers = first.layer, second.layer
-    if len(before.inputs) > 1 or any(layer._geometry != Geometry() for layer in layers):
+    if len(before.inputs) > 1 or first.geometry != Geometry() or second.geometry != Geometry():
         return None
     # Channels past H are activated zeros, which weights of zero must make zeros again.
     low, high = first.activation.a, first.activation.b
     if not math.isfinite(min(max(0.0, low), high)):
         return None
-    storages = {layer._weight.storage for layer in layers}
+    storages = {layer._weight.storage for layer in (first.layer, second.layer)}
     if len(storages) > 1:
         return None
     choice = conv2d_pw_pair_choice.choose_pair(

@@ -21,6 +21,7 @@ from pwconv.graph.profile import Profile, measure
 from pwconv.graph.program import Program
 from pwconv.graph.scaling import fold_scales
 from pwconv.graph.scratch import Scratch
+from pwconv.graph.striding import split_strides
 from pwconv.graph.table import summarize_nodes
 from pwconv.tensor import Shape, Tensor, check_storage, choose_storage, storage_order
 from pwconv.timing.ceilings import Ceiling
@@ -54,8 +55,12 @@ class Memory:
 
 @dataclass(eq=False)
 class _Sized:
-    """A program, the frames that take arrays through it, and its times once they are taken."""
+    """A program, the frames that take arrays through it, and its times once they are taken.
 
+    ``shapes`` are of the nodes that were added by the user: passes may add others.
+    """
+
+    shapes: tuple[Shape, ...]
     program: Program
     frames: Frames
     profile: Profile | None = None
@@ -94,6 +99,9 @@ class Graph(Builder):
     Every method that adds a node takes its ``name``, which errors and tables then show. A node
     takes values that there are already, so that there are no cycles; one that no output depends on
     is not run.
+
+    On buffers the stride of a pointwise convolution that does not pad is a node of its own before
+    it, "subsample": the convolution is then as fast as one without.
 
     What is recorded at a set of shapes is kept, and submitted again when they come back: going to
     and fro costs the host some microseconds.
@@ -218,7 +226,7 @@ class Graph(Builder):
             wanted = {name: self._shapes[i] for name, i in self._inputs.items()}
             wanted.update((name, input_shape(name, shape)) for name, shape in shapes.items())
             known = self._programs.get(tuple(wanted.values()))
-            propagated = list(known.program.shapes) if known else network.propagate(wanted)
+            propagated = list(known.shapes) if known else network.propagate(wanted)
             self._sized(propagated)
             self._shapes = propagated
 
@@ -328,7 +336,7 @@ class Graph(Builder):
             return self._sized(self._shapes)
 
     def _sized(self, shapes: list[Shape]) -> _Sized:
-        """Return the program for these shapes of all nodes."""
+        """Return the program for these shapes of all nodes that were added."""
         network = self._finish()
         key = tuple(shapes[i] for i in self._inputs.values())
         known = self._programs.get(key)
@@ -340,12 +348,12 @@ class Graph(Builder):
         storages = network.storages(shapes, storage_order(logical, self._storage))
         storage = choose_storage(logical, named, self.dtype, storages)
         setting = Setting(self.device._dispatcher, storage, self.dtype)
-        network = fold(network, shapes)
+        network, extended = split_strides(fold(network, shapes), shapes, setting)
         if self._fuse:
-            network = fuse(network, shapes, setting)
-        network = fold_scales(network, shapes, setting)
-        program = Program(setting, network, tuple(shapes), self._scratch)
-        new = self._programs[key] = _Sized(program, Frames(self.device, program))
+            network = fuse(network, extended, setting)
+        network = fold_scales(network, extended, setting)
+        program = Program(setting, network, tuple(extended), self._scratch)
+        new = self._programs[key] = _Sized(tuple(shapes), program, Frames(self.device, program))
         if len(self._programs) > _PROGRAMS_KEPT:
             self._programs.popitem(last=False)
         return new

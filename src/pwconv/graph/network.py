@@ -33,11 +33,12 @@ class Node:
 
 @dataclass(frozen=True, eq=False)
 class Network:
-    """Nodes in the order in which they run, each after what it takes.
+    """Nodes, and those of them that are the inputs and the outputs.
 
     Attributes
     ----------
     nodes : tuple of Node
+        Each after what it takes, but for those that a pass has added: they come last.
     inputs, outputs : Mapping
         The number of the node that is each input and each output, by its name.
     """
@@ -48,17 +49,32 @@ class Network:
 
     @property
     def order(self) -> list[int]:
-        """Numbers of the nodes that an output depends on, inputs left out."""
-        needed = self.reached
-        return [i for i, node in enumerate(self.nodes) if node.operation and i in needed]
+        """Numbers of the nodes that an output depends on, inputs left out, as they are run.
+
+        That is each after what it takes: by number, and what was added right before its reader.
+        """
+        placed: dict[int, None] = {}
+
+        def place(i: int) -> None:
+            if i not in placed and self.nodes[i].operation:
+                for taken in self.nodes[i].inputs:
+                    place(taken)
+                placed[i] = None
+
+        for i in sorted(self.reached):
+            place(i)
+        return list(placed)
 
     @property
     def reached(self) -> set[int]:
         """Numbers of the nodes that an output depends on."""
-        needed = set(self.outputs.values())
-        for i in range(len(self.nodes) - 1, -1, -1):
-            if i in needed:
-                needed.update(self.nodes[i].inputs)
+        needed: set[int] = set()
+        pending = list(self.outputs.values())
+        while pending:
+            i = pending.pop()
+            if i not in needed:
+                needed.add(i)
+                pending += self.nodes[i].inputs
         return needed
 
     @property
@@ -77,7 +93,7 @@ class Network:
         return found
 
     def propagate(self, input_shapes: Mapping[str, Shape]) -> list[Shape]:
-        """Return the shape of every node, from those of the inputs.
+        """Return the shape of every node, from those of the inputs, before any pass.
 
         Raises
         ------

@@ -59,7 +59,7 @@ class Operation(ABC):
     Attributes
     ----------
     kind : str
-        The method of :class:`pwconv.Graph` that adds it, or what a pass makes of several.
+        The method of :class:`pwconv.Graph` that adds it, or what a pass makes.
     images_only : bool
         Whether it takes [N, C, H, W] or [C, H, W], and nothing of other axes.
     """

@@ -1,4 +1,4 @@
-"""Pooling and upsampling as nodes."""
+"""Pooling, upsampling and subsampling as nodes."""
 
 from __future__ import annotations
 
@@ -7,7 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from pwconv.graph.operations import OUTPUT, Launch, Operation, Setting
+from pwconv.kernels.conv2d_pw import Geometry
 from pwconv.kernels.global_avg_pool import plan_global_avg_pool
+from pwconv.kernels.subsample import plan_subsample
 from pwconv.kernels.upsample import plan_upsample
 from pwconv.tensor import Shape, shape4
 
@@ -49,6 +51,30 @@ class Upsample(Operation):
         """Plan the one dispatch."""
         plan = plan_upsample(
             setting.dispatcher, setting.storage, shape4(shapes[0], "x"), setting.dtype, self.scale
+        )
+        return [Launch(plan, {"t_in": 0, "t_out": OUTPUT})]
+
+    def flop(self, shapes: Sequence[Shape], out_shape: Shape) -> int:
+        """Return 0: elements are copied."""
+        return 0
+
+
+@dataclass(frozen=True, eq=False)
+class Subsample(Operation):
+    """Every ``stride``-th position along H and along W, of activations stored as buffers."""
+
+    stride: tuple[int, int]
+    kind = "subsample"
+
+    def output_shape(self, shapes: Sequence[Shape]) -> Shape:
+        """Return [N, C, ceil(H / stride), ceil(W / stride)], or without N."""
+        out_shape = Geometry(self.stride).output_shape(shape4(shapes[0], "x"), shapes[0][-3])
+        return (*shapes[0][:-2], *out_shape[2:])
+
+    def launches(self, setting: Setting, shapes: Sequence[Shape], out_shape: Shape) -> list[Launch]:
+        """Plan the one dispatch."""
+        plan = plan_subsample(
+            setting.dispatcher, shape4(shapes[0], "x"), setting.dtype, self.stride
         )
         return [Launch(plan, {"t_in": 0, "t_out": OUTPUT})]
 

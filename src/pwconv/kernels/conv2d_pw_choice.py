@@ -145,6 +145,20 @@ def scale_pays(dispatcher: Dispatcher, variant: shaders.Variant) -> bool:
     return dispatcher.device.info.type != "cpu" or variant.family == "conv2d_pw_tiled"
 
 
+def subsampling_pays(storage: str) -> bool:
+    """Return whether a stride is better computed as a copy of every stride-th position before.
+
+    conv2d_pw_staged_buffer.comp gathers such positions one by one, and again for each of its blocks
+    of output channels; kernels for matrix units cannot. Textures are read at any position.
+    """
+    # Stride 2 on an NVIDIA H100, float16, gathered: 57 µs for 48→96@256, 52 for 96→192@128 and 35
+    # for 192→384@64. Without a stride the same outputs take 8 to 14 µs on matrix units, and the
+    # copy is taken to add 4 to 6 there: the two were not measured together. On lavapipe they were,
+    # and take 0.7 to 0.95 of the gathering's time (42 ms instead of 49 for 96→192@64 in float32, 38
+    # instead of 54 in float16), or as much where there are few channels; 256→16@64 alone takes 1.2.
+    return storage == "buffer"
+
+
 def _suits_matrices(problem: Problem) -> bool:
     """Return whether cooperative matrices compute it: float16 rows, as they lie in buffers."""
     return (

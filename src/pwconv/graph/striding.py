@@ -1,0 +1,47 @@
+"""Strides of pointwise convolutions that become a node of their own, before the convolution."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+
+from pwconv.graph.convolutions import PointwiseConvolution
+from pwconv.graph.network import Network, Node, node_shape
+from pwconv.graph.operations import Setting
+from pwconv.graph.resampling import Subsample
+from pwconv.kernels import conv2d_pw_choice
+from pwconv.kernels.conv2d_pw import Geometry
+from pwconv.tensor import Shape
+
+
+def split_strides(
+    network: Network, shapes: Sequence[Shape], setting: Setting
+) -> tuple[Network, list[Shape]]:
+    """Return a network that gives the same, and the shapes of its nodes.
+
+    A pointwise convolution with a stride takes, where there is a gain by that, the positions that
+    it reads as a tensor of their own, and has no stride then: it is computed by the kernels for
+    those, and may be fused. Convolutions of one value and stride share that tensor. Nodes keep
+    their numbers; new ones come after them. One that pads keeps its stride.
+    """
+    nodes, extended = list(network.nodes), list(shapes)
+    if not conv2d_pw_choice.subsampling_pays(setting.storage):
+        return network, extended
+    subsamples: dict[tuple[int, tuple[int, int]], int] = {}
+    for i in network.order:
+        node = nodes[i]
+        convolution = node.operation
+        if not isinstance(convolution, PointwiseConvolution):
+            continue
+        stride = convolution.geometry.stride
+        if stride == (1, 1) or convolution.geometry != Geometry(stride):
+            continue
+        x, *rest = node.inputs
+        if (x, stride) not in subsamples:
+            subsamples[x, stride] = len(nodes)
+            subsample = Node(f"{node.name} (subsample)", Subsample(stride), (x,))
+            nodes.append(subsample)
+            extended.append(node_shape(subsample, extended))
+        unstrided = dataclasses.replace(convolution, geometry=Geometry())
+        nodes[i] = Node(node.name, unstrided, (subsamples[x, stride], *rest))
+    return dataclasses.replace(network, nodes=tuple(nodes)), extended
