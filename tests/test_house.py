@@ -19,6 +19,7 @@ FLOORS = {
     "pwconv.dtypes": 1,
     "pwconv.activation": 1,
     "pwconv.shaders": 1,
+    "pwconv.device_file": 2,
     "pwconv.dispatch": 2,
     "pwconv.staging": 2,
     "pwconv.tensor": 2,
