@@ -24,6 +24,7 @@ FLOORS = {
     "pwconv.staging": 2,
     "pwconv.tensor": 2,
     "pwconv.packed_weight": 2,
+    "pwconv.deny_list": 3,
     "pwconv.explanation": 3,
     "pwconv.kernels": 3,
     "pwconv.timing": 3,

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 import pwconv
+from pwconv.dispatch import Dispatcher
 from pwconv.kernels.conv2d_pw import Geometry, Problem
 from pwconv.kernels.conv2d_pw_choice import candidates, choose, scale_pays
 from pwconv.vk.cooperative_matrix import Matrix
@@ -46,8 +47,7 @@ def card(
         *(0, "Card", kind, "driver 1", "1.3.0", {**LIMITS, **limits}),
         *(frozenset(features), frozenset(), matrices, ""),
     )
-    device = SimpleNamespace(info=info)
-    return SimpleNamespace(limits=info.limits, features=info.features, device=device)
+    return Dispatcher(SimpleNamespace(info=info))
 
 
 def problem(

@@ -128,7 +128,8 @@ def choose(dispatcher: Dispatcher, problem: Problem, weight_storage: str) -> Cho
             found = choose_matrices(matrices, problem)
             if found:
                 return Choice(found[0], preference.workgroup, f"matrix units; {found[1]}")
-    by_tile = {v.axes["tile"]: v for v in able.values() if v.family in _FAMILIES[problem.storage]}
+    tiled = [v for v in able.values() if v.family in _FAMILIES[problem.storage]]
+    by_tile = {v.axes["tile"]: v for v in tiled or able.values()}
     return choose_tile(by_tile, preference, problem)
 
 
