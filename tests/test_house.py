@@ -13,6 +13,7 @@ PACKAGE = Path(__file__).parents[1] / "src" / "pwconv"
 FLOORS = {
     "pwconv.errors": 0,
     "pwconv.files": 0,
+    "pwconv.progress": 0,
     "pwconv.reference": 0,
     "pwconv.vk": 1,
     "pwconv.layout": 1,
@@ -31,6 +32,7 @@ FLOORS = {
     "pwconv.tuning": 4,
     "pwconv.device": 5,
     "pwconv.layer": 6,
+    "pwconv.verify": 6,
     "pwconv.modules": 7,
     "pwconv.functional": 8,
     "pwconv.graph": 8,
@@ -46,6 +48,7 @@ OPEN_FOLDERS = (
     "pwconv.kernels",
     "pwconv.timing",
     "pwconv.tuning",
+    "pwconv.verify",
     "pwconv.graph",
     "pwconv.models",
     "pwconv.bench",

@@ -103,12 +103,12 @@ def variants(family: str, **axes: str) -> list[Variant]:
 
 @functools.cache
 def names() -> tuple[str, ...]:
-    """Return the names of all variants, in the order of variants.toml."""
+    """Return the names of all variants."""
     return tuple(_manifest())
 
 
 def families() -> list[str]:
-    """Return the names of all families, in the order of variants.toml."""
+    """Return the names of all families."""
     return list(dict.fromkeys(variant.family for variant in _manifest().values()))
 
 

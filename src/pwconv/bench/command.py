@@ -16,12 +16,12 @@ from pwconv.bench.options import (
     chosen_dtypes,
     chosen_layers,
     chosen_storages,
-    progress_bar,
 )
 from pwconv.bench.run import Job, run
 from pwconv.bench.workloads import WORKLOADS, Layer
 from pwconv.device import Device
 from pwconv.errors import UnsupportedError
+from pwconv.progress import progress_bar
 
 
 def add_parser(commands: Any) -> None:
