@@ -17,6 +17,7 @@ FLOORS = {
     "pwconv.reference": 0,
     "pwconv.vk": 1,
     "pwconv.layout": 1,
+    "pwconv.documents": 1,
     "pwconv.dtypes": 1,
     "pwconv.activation": 1,
     "pwconv.shaders": 1,
