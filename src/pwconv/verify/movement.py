@@ -83,6 +83,7 @@ def _downloads(bench: Workbench, variant: Variant) -> Iterator[Trial]:
 
 
 def _packing(bench: Workbench, variant: Variant) -> Iterator[Trial]:
+    """Pack both ways round, into memory of its own, which nothing poisons."""
     source, dtype = _DTYPES[variant.axes["source"]], _DTYPES[variant.axes["dtype"]]
     for transposed in (True, False):
         array = _random((3, 22, 37), source)
@@ -110,6 +111,7 @@ def _packing(bench: Workbench, variant: Variant) -> Iterator[Trial]:
 
 
 def _unpacking(bench: Workbench, variant: Variant) -> Iterator[Trial]:
+    """Unpack into padded rows, again of its own."""
     n, k = 23, 37
     weight = _random((1, n, k), FLOAT16)
     packed = bench.weight(weight, variant.axes["weight"])
