@@ -6,6 +6,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pwconv
+from pwconv.dispatch import Dispatcher
 from pwconv.vk.cooperative_matrix import Matrix
 
 LIMITS = {
@@ -35,11 +36,10 @@ def card(
     features: set[str] = frozenset(),
     matrices: tuple[Matrix, ...] = (),
     **limits: Any,
-) -> Any:
+) -> Dispatcher:
     """Stand in for a dispatcher: what choosing asks of one."""
     info = pwconv.DeviceInfo(
         *(0, "Card", kind, "driver 1", "1.3.0", {**LIMITS, **limits}),
         *(frozenset(features), frozenset(), matrices, ""),
     )
-    device = SimpleNamespace(info=info)
-    return SimpleNamespace(limits=info.limits, features=info.features, device=device)
+    return Dispatcher(SimpleNamespace(info=info))

@@ -7,25 +7,14 @@ import math
 import numpy as np
 
 import pwconv
+from pwconv.verify.poison import poison
 from pwconv.vk import api as vk
 from pwconv.vk.resources import DOWNLOAD, Buffer, Image
 
 
 def fill(tensor: pwconv.Tensor, value: float) -> None:
     """Set every lane of a tensor's image, or every element of its buffer, padding too."""
-    resource = tensor.resource
-
-    def record(command_buffer: object) -> None:
-        if isinstance(resource, Buffer):
-            pattern = np.full(4 // tensor.dtype.itemsize, value, tensor.dtype).view(np.uint32)[0]
-            vk.vkCmdFillBuffer(command_buffer, resource.handle, 0, resource.size, int(pattern))
-            return
-        everything = vk.VkImageSubresourceRange(aspectMask=1, levelCount=1, layerCount=1)
-        colour = vk.VkClearColorValue(float32=[value] * 4)
-        layout = vk.VK_IMAGE_LAYOUT_GENERAL
-        vk.vkCmdClearColorImage(command_buffer, resource.handle, layout, colour, 1, [everything])
-
-    tensor.device._logical.queue.run_once(record)
+    poison(tensor.device._logical, tensor.resource, tensor.dtype, value)
 
 
 def poisoned(

@@ -15,8 +15,10 @@ import pwconv
 from pwconv import demo as demonstration
 from pwconv.bench import command as bench
 from pwconv.bench import tune
+from pwconv.deny_list import DenyList
 from pwconv.tuning.store import Store
 from pwconv.tuning.tuner import tuning_mode
+from pwconv.verify import command as verify
 
 _SHOWN_LIMITS = (
     "maxImageDimension2D",
@@ -72,6 +74,7 @@ def _parser() -> argparse.ArgumentParser:
 
     bench.add_parser(commands)
     tune.add_parser(commands)
+    verify.add_parser(commands)
     return parser
 
 
@@ -95,7 +98,8 @@ def _info(_: argparse.Namespace) -> bool:
     console = Console()
     console.print(table)
     for device in found:
-        console.print(_tuning(device), highlight=False, markup=False, soft_wrap=True)
+        for line in (_tuning(device), *_denied(device)):
+            console.print(line, highlight=False, markup=False, soft_wrap=True)
     return True
 
 
@@ -112,6 +116,18 @@ def _tuning(device: pwconv.DeviceInfo) -> str:
     used = "not used" if tuning_mode() == "off" else "used"
     count = f"{len(verdicts)} {'verdict' if len(verdicts) == 1 else 'verdicts'}"
     return f"{start}, {count}, {used} ({mode})"
+
+
+def _denied(device: pwconv.DeviceInfo) -> list[str]:
+    """Return which variants are not run on a device, and why."""
+    deny_list = DenyList(device)
+    denials, problem = deny_list.examine()
+    start = f"denied {device.index}: {deny_list.file}"
+    if problem:
+        return [f"{start} is ignored: {problem}"]
+    if not denials:
+        return [f"denied {device.index}: nothing"]
+    return [f"{start}, {len(denials)}", *(f"  {name}: {why}" for name, why in denials.items())]
 
 
 def _demo(options: argparse.Namespace) -> bool:

@@ -10,7 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from pwconv.dispatch import Dispatcher
+from pwconv.deny_list import DenyList
+from pwconv.dispatch import Denied, Dispatcher
 from pwconv.dtypes import Array, DType, as_dtype, as_float_array
 from pwconv.errors import NoDeviceError
 from pwconv.files import cache_folder
@@ -88,7 +89,9 @@ class Device:
         self._logical = LogicalDevice(
             index, validate=validate, cache_folder=cache_folder("pipelines")
         )
-        self._dispatcher = Dispatcher(self._logical)
+        deny_list = DenyList(self._logical.info)
+        denied = Denied(frozenset(deny_list.read()), deny_list.file)
+        self._dispatcher = Dispatcher(self._logical, denied)
         # Runs at garbage collection or interpreter exit; tensors hold the device, so they go first.
         self._finalizer = weakref.finalize(self, self._logical.close)
         self._tuner = Tuner(self._dispatcher, mode)

@@ -10,8 +10,9 @@ from __future__ import annotations
 import itertools
 import math
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from pwconv.errors import UnsupportedError
@@ -46,6 +47,14 @@ class Plan:
     binding_names: tuple[str, ...]
     parts: tuple[tuple[bytes, Size3], ...]
     seconds: float = 0.0
+
+
+@dataclass(frozen=True)
+class Denied:
+    """Variants that gave wrong results on a device, and the file that says so."""
+
+    names: frozenset[str]
+    file: Path
 
 
 @dataclass(frozen=True, eq=False)
@@ -118,14 +127,48 @@ def short_parts(groups: Size3, most: Size3, seconds: float) -> Size3:
 
 
 class Dispatcher:
-    """Makes plans and submits them, on one device."""
+    """Makes plans and submits them, on one device.
 
-    def __init__(self, device: LogicalDevice) -> None:
+    Parameters
+    ----------
+    device : LogicalDevice
+    denied : Denied, optional
+        What it refuses to run.
+    """
+
+    def __init__(self, device: LogicalDevice, denied: Denied | None = None) -> None:
         self.device = device
         self.limits = device.info.limits
         self.features = device.info.features
+        self._denied = denied
         self._plans: OrderedDict[tuple[object, ...], Plan] = OrderedDict()
         self._recordings: OrderedDict[tuple[object, ...], Recording] = OrderedDict()
+
+    def can_run(self, variant: Variant) -> bool:
+        """Return whether the device has what a variant needs, and nobody denies it."""
+        return not (variant.unmet(self.limits, self.features) or self._denies(variant))
+
+    def require_allowed(self, variants: Iterable[Variant]) -> None:
+        """Raise where some of the variants could be run if they were not denied.
+
+        Raises
+        ------
+        UnsupportedError
+            It names the deny list.
+        """
+        denied = [
+            v.name for v in variants if self._denies(v) and not v.unmet(self.limits, self.features)
+        ]
+        if not denied:
+            return
+        assert self._denied is not None
+        others = f" and {len(denied) - 1} more that could do the same" if denied[1:] else ""
+        raise UnsupportedError(
+            f"{denied[0]}{others} gave wrong results on {self.device.info.name} and must not be "
+            f"run: the deny list {self._denied.file} says so. Another storage, of x or of a packed "
+            "weight, may have variants that are right; 'pwconv verify' tells what is wrong, and "
+            "'pwconv verify --allow-all' removes the list"
+        )
 
     def plan(
         self,
@@ -156,7 +199,7 @@ class Dispatcher:
         Raises
         ------
         UnsupportedError
-            The device lacks a feature or a limit that the variant needs.
+            The device lacks a feature or a limit that the variant needs, or the variant is denied.
         """
         constants = constants or {}
         key = (
@@ -206,6 +249,9 @@ class Dispatcher:
                 self._recordings.move_to_end(key)
             return recording.submit(awaited=awaited)
 
+    def _denies(self, variant: Variant) -> bool:
+        return self._denied is not None and variant.name in self._denied.names
+
     def _make_plan(
         self,
         variant: Variant,
@@ -219,6 +265,7 @@ class Dispatcher:
         lack = variant.unmet(self.limits, self.features)
         if lack:
             raise UnsupportedError(f"{variant.name} needs {lack} on {self.device.info.name}")
+        self.require_allowed([variant])
         local = variant.workgroup or workgroup_size(grid, self.limits, shape)
         sizes = {f"local_size_{axis}": size for axis, size in zip("xyz", local, strict=True)}
         pipeline = self.device.pipelines.get(

@@ -102,6 +102,17 @@ def variants(family: str, **axes: str) -> list[Variant]:
 
 
 @functools.cache
+def names() -> tuple[str, ...]:
+    """Return the names of all variants."""
+    return tuple(_manifest())
+
+
+def families() -> list[str]:
+    """Return the names of all families."""
+    return list(dict.fromkeys(variant.family for variant in _manifest().values()))
+
+
+@functools.cache
 def variant(family: str, **axes: str) -> Variant:
     """Return the one variant of a family with these choices."""
     (found,) = variants(family, **axes)

@@ -19,13 +19,13 @@ from pwconv.bench.report import (
     Result,
     Run,
     from_document,
-    require_writable,
     to_document,
     write_json,
 )
 from pwconv.bench.run import layer_roofline
 from pwconv.bench.table import print_report
 from pwconv.bench.workloads import Layer
+from pwconv.documents import require_writable
 from pwconv.timing.ceilings import Ceiling, Roofline
 from pwconv.timing.clocks import ClockCheck
 from pwconv.timing.samples import Sample

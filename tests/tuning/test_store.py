@@ -18,6 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import pwconv
+from pwconv import device_file
 from pwconv.dtypes import FLOAT16, FLOAT32
 from pwconv.kernels.conv2d_pw import Geometry, Problem
 from pwconv.tuning import store as store_module
@@ -133,13 +134,13 @@ def test_the_oldest_go_when_there_are_too_many(store, monkeypatch):
 
 
 def test_as_many_as_are_kept_fit_the_size_that_is_read(store):
-    name = "x" * store_module._MOST_NAME
+    name = "x" * device_file.MOST_NAME
     largest = (2**31 - 1,) * 4
     geometry = Geometry((2**31 - 1,) * 2, (2**31 - 1,) * 2)
     problem = Problem("texture3d", largest, largest, FLOAT32, FLOAT32, geometry)
     long = Verdict(name, (1024,) * 3, 1 / 3e6, name, (1024,) * 3, 1 / 3e6)
     entry = json.dumps(store_module._entry(Key(problem, "texture2d"), long))
-    assert len(entry) * store_module._MOST_VERDICTS < store_module._MOST_BYTES
+    assert len(entry) * store_module._MOST_VERDICTS < device_file.MOST_BYTES
 
 
 DAMAGE: dict[str, Callable[[bytes], bytes]] = {

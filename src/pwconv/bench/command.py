@@ -16,12 +16,13 @@ from pwconv.bench.options import (
     chosen_dtypes,
     chosen_layers,
     chosen_storages,
-    progress_bar,
 )
 from pwconv.bench.run import Job, run
 from pwconv.bench.workloads import WORKLOADS, Layer
 from pwconv.device import Device
+from pwconv.documents import require_writable
 from pwconv.errors import UnsupportedError
+from pwconv.progress import progress_bar
 
 
 def add_parser(commands: Any) -> None:
@@ -53,7 +54,7 @@ def _run(options: argparse.Namespace) -> bool:
 
         require_matplotlib()
     for path in filter(None, (options.json, options.plot)):
-        report.require_writable(path)
+        require_writable(path)
     console = Console()
     with Device(options.device) as device:
         console.print(f"device {device.info}", highlight=False, soft_wrap=True)

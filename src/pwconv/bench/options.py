@@ -1,12 +1,9 @@
-"""What ``pwconv bench`` and ``pwconv tune`` have in common: the options, and the bar."""
+"""What ``pwconv bench`` and ``pwconv tune`` have in common: their options."""
 
 from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
-
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from pwconv.bench import ours
 from pwconv.bench.workloads import Layer, parse_shape, workload
@@ -79,17 +76,6 @@ def chosen_storages(options: argparse.Namespace, device: Device) -> Sequence[str
                 f"--storage is {storage!r}; layers on {device.info.name} take {', '.join(able)}"
             )
     return options.storages or able
-
-
-def progress_bar(console: Console) -> Progress:
-    """Return a bar that goes when it is done."""
-    return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        TimeElapsedColumn(),
-        console=console,
-        transient=True,
-    )
 
 
 def _shape(text: str) -> Layer:

@@ -30,12 +30,12 @@ The document, schema 2; every duration is in seconds. A workload has layers or g
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 from pwconv.bench.workloads import Layer
+from pwconv.documents import write_document
 from pwconv.dtypes import as_dtype
 from pwconv.errors import PwconvError
 from pwconv.timing.ceilings import Ceiling, Roofline
@@ -222,17 +222,6 @@ def from_document(document: dict[str, Any]) -> Report:
     )
 
 
-def require_writable(path: Path) -> None:
-    """Raise unless a file can be written there.
-
-    Raises
-    ------
-    PwconvError
-    """
-    if path.is_dir() or not path.absolute().parent.is_dir():
-        raise PwconvError(f"{path} cannot be written: it is a folder, or its folder does not exist")
-
-
 def write_json(report: Report, path: Path) -> None:
     """Write the document.
 
@@ -241,11 +230,7 @@ def write_json(report: Report, path: Path) -> None:
     PwconvError
         The file cannot be written.
     """
-    text = json.dumps(to_document(report), indent=1, ensure_ascii=False)
-    try:
-        path.write_text(text + "\n", encoding="utf-8")
-    except OSError as error:
-        raise PwconvError(f"{path} cannot be written: {error}") from None
+    write_document(to_document(report), path)
 
 
 def _result_document(result: Result) -> dict[str, Any]:

@@ -15,7 +15,6 @@ from pwconv.bench.options import (
     chosen_dtypes,
     chosen_layers,
     chosen_storages,
-    progress_bar,
 )
 from pwconv.bench.ours import make_layer
 from pwconv.bench.table import microseconds
@@ -23,6 +22,7 @@ from pwconv.bench.workloads import WORKLOADS, Layer
 from pwconv.device import Device
 from pwconv.errors import OutOfMemoryError, PwconvError, UnsupportedError
 from pwconv.kernels.tiling import Choice
+from pwconv.progress import progress_bar
 from pwconv.tuning.race import LEAST_GAIN, Outcome
 from pwconv.tuning.tuner import tuning_mode
 

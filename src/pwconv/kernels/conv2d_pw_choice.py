@@ -101,7 +101,7 @@ def candidates(
     Raises
     ------
     UnsupportedError
-        There is none, for lack of a feature.
+        There is none, for lack of a feature or because all are denied.
     """
     considered = tiled_variants(_FAMILIES[problem.storage], problem, weight_storage)
     if _suits_matrices(problem):
@@ -117,7 +117,7 @@ def choose(dispatcher: Dispatcher, problem: Problem, weight_storage: str) -> Cho
     Raises
     ------
     UnsupportedError
-        The device can run no variant, for lack of a feature.
+        The device can run no variant, for lack of a feature or because all are denied.
     """
     able = candidates(dispatcher, problem, weight_storage)
     preference = _preference(dispatcher, problem.storage, problem.dtype)
@@ -128,7 +128,8 @@ def choose(dispatcher: Dispatcher, problem: Problem, weight_storage: str) -> Cho
             found = choose_matrices(matrices, problem)
             if found:
                 return Choice(found[0], preference.workgroup, f"matrix units; {found[1]}")
-    by_tile = {v.axes["tile"]: v for v in able.values() if v.family in _FAMILIES[problem.storage]}
+    tiled = [v for v in able.values() if v.family in _FAMILIES[problem.storage]]
+    by_tile = {v.axes["tile"]: v for v in tiled or able.values()}
     return choose_tile(by_tile, preference, problem)
 
 

@@ -57,7 +57,7 @@ def candidates(
     return [
         v
         for v in considered
-        if not v.unmet(dispatcher.limits, dispatcher.features)
+        if dispatcher.can_run(v)
         and problem.x_shape[1] <= most_channels(v)[0]
         and problem.out_channels <= most_channels(v)[1]
     ]

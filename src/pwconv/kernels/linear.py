@@ -110,7 +110,7 @@ def candidates(
     Raises
     ------
     UnsupportedError
-        There is none, for lack of a feature.
+        There is none, for lack of a feature or because all are denied.
     """
     families = [f"linear_{kind}_{problem.storage}" for kind in ("staged", "tiled", "sliced")]
     considered = [
@@ -127,7 +127,7 @@ def choose(dispatcher: Dispatcher, problem: Problem, weight_storage: str) -> Cho
     Raises
     ------
     UnsupportedError
-        The device can run no variant, for lack of a feature.
+        The device can run no variant, for lack of a feature or because all are denied.
     """
     able = candidates(dispatcher, problem, weight_storage).values()
     preference = _preference(dispatcher, problem.storage, problem.lanes)

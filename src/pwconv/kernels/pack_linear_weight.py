@@ -40,11 +40,11 @@ def pack(
     batched = array if array.ndim == 3 else array[None]
     batches, rows, columns = batched.shape
     shape = (batches, rows, columns) if transposed else (batches, columns, rows)
-    packed = _pack(device._dispatcher, batched, shape, transposed, target, storage)
+    packed = pack_weight(device._dispatcher, batched, shape, transposed, target, storage)
     return PackedWeight(device, shape, target, packed)
 
 
-def _pack(
+def pack_weight(
     dispatcher: Dispatcher,
     weight: Array,
     shape: tuple[int, int, int],
@@ -52,6 +52,10 @@ def _pack(
     dtype: DType,
     storage: str,
 ) -> Image | Buffer:
+    """Return a weight [B, N, K], or [B, K, N] where not ``transposed``, packed.
+
+    ``shape`` is [B, N, K] either way.
+    """
     batches, n, k = shape
     packed = _make_resource(dispatcher, batches, n, k, dtype, storage)
     variant = shaders.variant(

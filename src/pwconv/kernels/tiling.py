@@ -112,13 +112,14 @@ def runnable(
     Raises
     ------
     UnsupportedError
-        There is none, for lack of a feature.
+        There is none, for lack of a feature or because all are denied.
     """
-    lacks = {v.name: v.unmet(dispatcher.limits, dispatcher.features) for v in considered}
-    able = {v.name: v for v in considered if not lacks[v.name]}
+    able = {v.name: v for v in considered if dispatcher.can_run(v)}
     if not able:
+        dispatcher.require_allowed(considered)
+        lack = considered[0].unmet(dispatcher.limits, dispatcher.features)
         raise UnsupportedError(
-            f"accumulate = '{problem.accumulate}' needs {lacks[considered[0].name]}, which "
+            f"accumulate = '{problem.accumulate}' needs {lack}, which "
             f"{dispatcher.device.info.name} does not have; use accumulate='float32'"
         )
     return able
@@ -127,8 +128,15 @@ def runnable(
 def choose_tile(
     by_tile: Mapping[str, shaders.Variant], preference: Preference, problem: Matmul
 ) -> Choice:
-    """Return the best-fitting tile of those that a device prefers, the last of which it can run."""
+    """Return the best-fitting tile of those that a device prefers, or else the smallest there is.
+
+    The device can run the last of those that it prefers, unless that one is denied.
+    """
     known = [(by_tile[tile], least) for tile, least in preference.tiles if tile in by_tile]
+    if not known:
+        smallest = min(by_tile.values(), key=lambda v: math.prod(block_shape(v)))
+        reason = "the smallest tile: those that the device prefers are denied"
+        return Choice(smallest, preference.workgroup, reason)
     filling = [v for v, least in known if math.prod(blocks(v, problem)) >= least]
     least_waste = min((_waste(v, problem) for v in filling), default=0.0)
     for variant in filling:

@@ -60,7 +60,7 @@ class Tuner:
         Raises
         ------
         UnsupportedError
-            The device can run no variant, for lack of a feature.
+            The device can run no variant, for lack of a feature or because all are denied.
         """
         default = conv2d_pw_choice.choose(self._dispatcher, task.problem, task.weight_storage)
         if self._mode == "off":

@@ -1,0 +1,156 @@
+"""Trials of what carries arrays to the device, back, and into packed weights.
+
+What a kernel wrote is read back by plain copies, so that no kernel vouches for another.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import numpy as np
+
+from pwconv import reference
+from pwconv.dispatch import Resource
+from pwconv.dtypes import FLOAT16, FLOAT32, Array, DType
+from pwconv.kernels import pack_linear_weight, transfer
+from pwconv.layout import Shape4, buffer_rows, ceil_div, texture3d_extent, weight_rows_extent
+from pwconv.shaders import Variant
+from pwconv.verify.poison import poison
+from pwconv.verify.workbench import Trial, Workbench, extent_limit, pad_lanes
+from pwconv.vk.resources import Image
+
+_DTYPES: dict[str, DType] = {"fp32": FLOAT32, "fp16": FLOAT16}
+
+
+def trials(bench: Workbench, variant: Variant) -> Iterator[Trial]:
+    """Yield the cases of a variant's family."""
+    yield from _MAKERS[variant.family](bench, variant)
+
+
+def _shapes(bench: Workbench, dtype: DType) -> dict[str, Shape4]:
+    most = extent_limit(bench.dispatcher, dtype)
+    return {
+        "ragged": (2, 23, 7, 11),
+        "one": (1, 1, 1, 1),
+        "widest": (1, 6, 1, most),
+        "tallest": (1, 6, most, 1),
+        "deepest": (most // 2, 6, 1, 1),
+    }
+
+
+def _uploads(bench: Workbench, variant: Variant) -> Iterator[Trial]:
+    """Upload, narrowing or not; the texture's texels, or the buffer's rows, must be the array."""
+    source, dtype = _DTYPES[variant.axes["source"]], _DTYPES[variant.axes["dtype"]]
+    storage = "texture3d" if variant.family == "nchw_to_texture3d" else "buffer"
+    for name, shape in _shapes(bench, dtype).items():
+        array = _random(shape, source)
+        resource = bench.empty(shape, dtype, storage)
+
+        def run(
+            poisoned_with: float,
+            array: Array = array,
+            resource: Resource = resource,
+            shape: Shape4 = shape,
+        ) -> Array:
+            poison(bench.dispatcher.device, resource, dtype, poisoned_with)
+            transfer.upload(bench.dispatcher, array, resource, dtype)
+            return _stored(bench, resource, shape, dtype)
+
+        expected = pad_lanes(array.astype(dtype).astype(np.float64), storage)
+        yield Trial(name, expected, np.zeros_like(expected), shape[1], run)
+
+
+def _downloads(bench: Workbench, variant: Variant) -> Iterator[Trial]:
+    """Copy a texture to a buffer, which takes the kernel that downloads do."""
+    dtype = _DTYPES[variant.axes["dtype"]]
+    for name, shape in _shapes(bench, dtype).items():
+        array = _random(shape, dtype)
+        source = bench.tensor(array, "texture3d")
+        target = bench.empty(shape, dtype, "buffer")
+
+        def run(
+            poisoned_with: float,
+            source: Resource = source,
+            target: Resource = target,
+            shape: Shape4 = shape,
+        ) -> Array:
+            poison(bench.dispatcher.device, target, dtype, poisoned_with)
+            transfer.texture3d_to_buffer(bench.dispatcher, source, target, shape, dtype)
+            return _stored(bench, target, shape, dtype)
+
+        expected = array.astype(np.float64)
+        yield Trial(name, expected, np.zeros_like(expected), shape[1], run)
+
+
+def _packing(bench: Workbench, variant: Variant) -> Iterator[Trial]:
+    """Pack both ways round, into memory of its own, which nothing poisons."""
+    source, dtype = _DTYPES[variant.axes["source"]], _DTYPES[variant.axes["dtype"]]
+    for transposed in (True, False):
+        array = _random((3, 22, 37), source)
+        shape = (3, 22, 37) if transposed else (3, 37, 22)
+
+        def run(
+            _: float,
+            array: Array = array,
+            shape: tuple[int, int, int] = shape,
+            transposed: bool = transposed,
+        ) -> Array:
+            packed = pack_linear_weight.pack_weight(
+                bench.dispatcher, array, shape, transposed, dtype, variant.axes["weight"]
+            )
+            try:
+                found = pack_linear_weight.unpack(bench.dispatcher, packed, shape, dtype)
+            finally:
+                bench.dispatcher.device.queue.retire(packed.destroy)
+            return _blocks(found)
+
+        blocks = reference.pack_linear_weight(array, transposed=transposed, dtype=dtype)
+        expected = _blocks(blocks).astype(np.float64)
+        name = "[B, N, K]" if transposed else "[B, K, N]"
+        yield Trial(name, expected, np.zeros_like(expected), expected.shape[1], run)
+
+
+def _unpacking(bench: Workbench, variant: Variant) -> Iterator[Trial]:
+    """Unpack into padded rows, again of its own."""
+    n, k = 23, 37
+    weight = _random((1, n, k), FLOAT16)
+    packed = bench.weight(weight, variant.axes["weight"])
+    rows, pitch = weight_rows_extent(n, k)
+    expected = np.zeros((1, 1, rows, pitch))
+    expected[0, 0, :n, :k] = weight[0]
+
+    def run(_: float) -> Array:
+        found = bench.raw(bench.weight_rows(packed, n, k), FLOAT16)
+        return found[: rows * pitch].reshape(1, 1, rows, pitch)
+
+    yield Trial("rows", expected, np.zeros_like(expected), 1, run)
+
+
+def _stored(bench: Workbench, resource: Resource, shape: Shape4, dtype: DType) -> Array:
+    """Return a tensor as it is stored, read by a plain copy."""
+    n, c, h, w = shape
+    raw = bench.raw(resource, dtype)
+    if isinstance(resource, Image):
+        texels = raw.reshape(n, ceil_div(c, 4), h, w, 4)
+        assert texels.size == 4 * np.prod(texture3d_extent(shape))
+        return texels.transpose(0, 1, 4, 2, 3).reshape(n, -1, h, w)
+    rows, pitch = buffer_rows(shape, dtype.itemsize)
+    return raw[: rows * pitch].reshape(rows, pitch)[:, : h * w].reshape(shape)
+
+
+def _blocks(packed: Array) -> Array:
+    """Return packed vec4s [B, K4, N4, 4, 4] as an array of four axes."""
+    return packed.reshape(*packed.shape[:2], -1, 4)
+
+
+def _random(shape: tuple[int, ...], dtype: DType) -> Array:
+    return np.random.default_rng(shape).standard_normal(shape).astype(dtype)
+
+
+_MAKERS: dict[str, Callable[[Workbench, Variant], Iterator[Trial]]] = {
+    "nchw_to_texture3d": _uploads,
+    "copy_rows": _uploads,
+    "texture3d_to_nchw": _downloads,
+    "pack_fp_linear_weight": _packing,
+    "unpack_fp_linear_weight": _unpacking,
+}

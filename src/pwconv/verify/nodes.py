@@ -1,0 +1,174 @@
+"""Trials of the kernels that graphs are made of besides convolutions.
+
+They are given whole numbers so small that every result is exact.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+
+import numpy as np
+
+from pwconv import reference
+from pwconv.activation import parse_activation
+from pwconv.dispatch import Plan, Resource
+from pwconv.dtypes import FLOAT16, FLOAT32, Array, DType
+from pwconv.kernels import elementwise
+from pwconv.kernels.channels import Piece, plan_channels
+from pwconv.kernels.conv2d_dw import arrange_weight, plan_conv2d_dw
+from pwconv.kernels.conv2d_pw import Geometry
+from pwconv.kernels.global_avg_pool import plan_global_avg_pool
+from pwconv.kernels.upsample import plan_upsample
+from pwconv.layout import Shape4
+from pwconv.shaders import Variant
+from pwconv.verify.workbench import Trial, Workbench, extent_limit, pad_lanes, storage_of
+
+_C = 6
+_NONE = parse_activation(None)
+# A mean is a division, or a product with what one gives: 3 roundings.
+_MEAN_BOUND = 3 * 2.0**-23
+
+
+def trials(bench: Workbench, variant: Variant) -> Iterator[Trial]:
+    """Yield the cases of a variant's family, each at several sizes."""
+    dtype = FLOAT32 if variant.axes["dtype"] == "fp32" else FLOAT16
+    most = extent_limit(bench.dispatcher, dtype)
+    sizes: dict[str, Shape4] = {
+        "ragged": (2, 23, 7, 11),
+        "one": (1, 1, 1, 1),
+        "widest": (1, _C, 1, most),
+        "tallest": (1, _C, most, 1),
+        "deepest": (most // 3, _C, 1, 1),
+    }
+    storage = storage_of(variant)
+    for name, (n, c, h, w) in sizes.items():
+        for make in _MAKERS[variant.family.removesuffix(f"_{storage}")]:
+            yield make(bench, storage, (n, c, h, w), dtype, name)
+
+
+def _depthwise(bench: Workbench, storage: str, shape: Shape4, dtype: DType, name: str) -> Trial:
+    rng = np.random.default_rng(1)
+    x = _integers(shape, dtype)
+    weight = rng.integers(-3, 4, (shape[1], 3, 3)).astype(FLOAT32)
+    bias = rng.integers(-9, 10, shape[1]).astype(FLOAT32)
+    geometry = Geometry((2, 1), (1, 1), (3, 3))
+    expected = reference.conv2d(x, weight[:, None], bias, stride=(2, 1), padding=1, groups=shape[1])
+    resources: dict[str, Resource] = {
+        "weight": bench.parameters(arrange_weight(weight)),
+        "bias": bench.bias(bias),
+        "t_in": bench.tensor(x, storage),
+    }
+
+    def plan() -> Plan:
+        return plan_conv2d_dw(bench.dispatcher, storage, shape, dtype, geometry, _NONE)
+
+    return _trial(bench, storage, dtype, name, expected, resources, plan)
+
+
+def _operation(number: int, *, broadcast: bool) -> Callable[..., Trial]:
+    def make(bench: Workbench, storage: str, shape: Shape4, dtype: DType, name: str) -> Trial:
+        other = (*shape[:2], 1, 1) if broadcast else shape
+        a, b = _integers(shape, dtype), _integers(other, dtype, 2)
+        wide = a.astype(np.float64)
+        expected = wide + b if number == elementwise.ADD else wide * b
+        resources = {"t_a": bench.tensor(a, storage), "t_b": bench.tensor(b, storage)}
+
+        def plan() -> Plan:
+            return elementwise.plan_elementwise(
+                *(bench.dispatcher, storage, number, shape, dtype, _NONE), broadcast=broadcast
+            )
+
+        what = "sum" if number == elementwise.ADD else "product"
+        case = f"{name}, {what} by channel" if broadcast else f"{name}, {what}"
+        return _trial(bench, storage, dtype, case, expected, resources, plan)
+
+    return make
+
+
+def _gather(bench: Workbench, storage: str, shape: Shape4, dtype: DType, name: str) -> Trial:
+    n, c, h, w = shape
+    sources = [_integers(shape, dtype, seed) for seed in (1, 2)]
+    # Out of step with vec4s, where there are channels enough.
+    first = min(c - 1, 2)
+    pieces = [Piece(0, c, first, c - first), Piece(1, c, 0, c)]
+    expected = np.concatenate([sources[0][:, first:], sources[1]], axis=1).astype(np.float64)
+    out_shape: Shape4 = (n, 2 * c - first, h, w)
+    inputs = [bench.tensor(source, storage) for source in sources]
+    out = bench.empty(out_shape, dtype, storage)
+
+    def run(poisoned_with: float) -> Array:
+        planned = plan_channels(bench.dispatcher, storage, pieces, out_shape, dtype)
+        plans = [
+            (plan, {key: out if i < 0 else inputs[i] for key, i in bindings.items()})
+            for plan, bindings in planned
+        ]
+        return bench.run(plans, out, out_shape, dtype, poisoned_with)
+
+    padded = pad_lanes(expected, storage)
+    return Trial(name, padded, np.zeros_like(padded), out_shape[1], run)
+
+
+def _pool(bench: Workbench, storage: str, shape: Shape4, dtype: DType, name: str) -> Trial:
+    x = _integers(shape, dtype)
+    expected = x.astype(np.float64).mean((2, 3), keepdims=True)
+    magnitude = np.abs(x.astype(np.float64)).mean((2, 3), keepdims=True)
+    bound = _MEAN_BOUND * magnitude
+    if dtype == FLOAT16:
+        bound = bound + np.maximum(2.0**-11 * np.abs(expected), 2.0**-25)
+    resources = {"t_in": bench.tensor(x, storage)}
+
+    def plan() -> Plan:
+        return plan_global_avg_pool(bench.dispatcher, storage, shape, dtype)
+
+    return _trial(bench, storage, dtype, name, expected, resources, plan, bound)
+
+
+def _upsample(bench: Workbench, storage: str, shape: Shape4, dtype: DType, name: str) -> Trial:
+    # What is enlarged is a part, so that what comes of it fits.
+    n, c, h, w = shape
+    x = _integers((n, c, max(h // 3, 1), max(w // 3, 1)), dtype)
+    expected = x.repeat(3, axis=2).repeat(3, axis=3).astype(np.float64)
+    resources = {"t_in": bench.tensor(x, storage)}
+    small: Shape4 = (n, c, x.shape[2], x.shape[3])
+
+    def plan() -> Plan:
+        return plan_upsample(bench.dispatcher, storage, small, dtype, 3)
+
+    return _trial(bench, storage, dtype, name, expected, resources, plan)
+
+
+def _trial(
+    bench: Workbench,
+    storage: str,
+    dtype: DType,
+    name: str,
+    expected: Array,
+    resources: Mapping[str, Resource],
+    plan: Callable[[], Plan],
+    bound: Array | None = None,
+) -> Trial:
+    n, c, h, w = expected.shape
+    out = bench.empty((n, c, h, w), dtype, storage)
+    bound = np.zeros_like(expected) if bound is None else bound
+
+    def run(poisoned_with: float) -> Array:
+        bound_to = {**resources, "t_out": out}
+        return bench.run([(plan(), bound_to)], out, (n, c, h, w), dtype, poisoned_with)
+
+    return Trial(name, pad_lanes(expected, storage), pad_lanes(bound, storage), c, run)
+
+
+def _integers(shape: Sequence[int], dtype: DType, seed: int = 1) -> Array:
+    return np.random.default_rng(seed).integers(-9, 10, tuple(shape)).astype(dtype)
+
+
+_MAKERS: dict[str, tuple[Callable[..., Trial], ...]] = {
+    "conv2d_dw": (_depthwise,),
+    "elementwise": (
+        _operation(elementwise.ADD, broadcast=False),
+        _operation(elementwise.MULTIPLY, broadcast=True),
+    ),
+    "gather_channels": (_gather,),
+    "global_avg_pool": (_pool,),
+    "upsample": (_upsample,),
+}

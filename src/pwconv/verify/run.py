@@ -1,0 +1,196 @@
+"""Every variant that a device can run, on every case."""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+
+from pwconv import shaders
+from pwconv.dispatch import Dispatcher
+from pwconv.errors import ClosedError, DeviceLostError, PwconvError, UnsupportedError
+from pwconv.kernels.matrix_units import has_flexible_matrix, plan_matrices
+from pwconv.shaders import Variant
+from pwconv.verify import linear, movement, nodes, pointwise
+from pwconv.verify.diagnosis import Failure, run_trial
+from pwconv.verify.workbench import Trial, Workbench
+from pwconv.vk.logical_device import LogicalDevice
+
+_Trials = Callable[[Workbench, Variant], Iterator[Trial]]
+
+# What comes first the others are measured with. Pairs of convolutions and the shaders of
+# `pwconv bench` are not verified.
+FAMILIES: dict[str, _Trials] = {
+    **dict.fromkeys(
+        (
+            "nchw_to_texture3d",
+            "copy_rows",
+            "texture3d_to_nchw",
+            "pack_fp_linear_weight",
+            "unpack_fp_linear_weight",
+        ),
+        movement.trials,
+    ),
+    **dict.fromkeys(
+        (
+            "conv2d_pw_tiled",
+            "conv2d_pw_staged_texture3d",
+            "conv2d_pw_staged_buffer",
+            "conv2d_pw_coopmat",
+            "conv2d_pw_coopmat2",
+        ),
+        pointwise.trials,
+    ),
+    **dict.fromkeys(
+        (
+            "linear_tiled_texture3d",
+            "linear_sliced_texture3d",
+            "linear_tiled_buffer",
+            "linear_sliced_buffer",
+            "linear_staged_buffer",
+        ),
+        linear.trials,
+    ),
+    **dict.fromkeys(
+        (
+            "conv2d_dw_texture3d",
+            "conv2d_dw_buffer",
+            "elementwise_texture3d",
+            "elementwise_buffer",
+            "gather_channels",
+            "global_avg_pool_texture3d",
+            "global_avg_pool_buffer",
+            "upsample_texture3d",
+            "upsample_buffer",
+        ),
+        nodes.trials,
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Result:
+    """A variant, how many cases it was run on, and those that it failed."""
+
+    variant: Variant
+    cases: int
+    failures: tuple[Failure, ...]
+
+    @property
+    def passed(self) -> bool:
+        """Whether every case was right."""
+        return not self.failures
+
+
+@dataclass
+class Verification:
+    """What was found.
+
+    Attributes
+    ----------
+    results : list of Result
+    skipped : dict
+        Why a variant cannot be run on the device, by name.
+    lost : str
+        The error that ended it before its time, if one did.
+    seconds : float
+    """
+
+    results: list[Result] = field(default_factory=list)
+    skipped: dict[str, str] = field(default_factory=dict)
+    lost: str = ""
+    seconds: float = 0.0
+
+    @property
+    def failed(self) -> list[Result]:
+        """Of the results, those with failures."""
+        return [result for result in self.results if not result.passed]
+
+
+def selected(parts: Sequence[str]) -> list[Variant]:
+    """Return the variants that are verified, or those whose names contain one of some parts.
+
+    Raises
+    ------
+    PwconvError
+        A part that no name contains.
+    """
+    everything = [v for family in FAMILIES for v in shaders.variants(family)]
+    for part in parts:
+        if not any(part in v.name for v in everything):
+            raise PwconvError(
+                f"no variant's name contains {part!r}; families are {', '.join(FAMILIES)}"
+            )
+    return [v for v in everything if not parts or any(part in v.name for part in parts)]
+
+
+def verify(
+    device: LogicalDevice,
+    variants: Sequence[Variant],
+    on_progress: Callable[[str, float], None] = lambda *_: None,
+) -> Verification:
+    """Run variants on their cases, denied or not.
+
+    Parameters
+    ----------
+    device : LogicalDevice
+    variants : sequence of Variant
+        Of one family and choice of types, one after the other.
+    on_progress : callable
+        Told the name of each variant before it is run, and the share that is done.
+    """
+    dispatcher = Dispatcher(device)
+    found = Verification()
+    start = time.perf_counter()
+    done = 0
+    for _, group in itertools.groupby(variants, _shares_inputs):
+        with Workbench(dispatcher) as bench:
+            for variant in group:
+                on_progress(variant.name, done / len(variants))
+                done += 1
+                lack = "the device was lost" if found.lost else _lack(device, variant)
+                if lack:
+                    found.skipped[variant.name] = lack
+                else:
+                    _verify_one(bench, variant, found)
+    found.seconds = time.perf_counter() - start
+    return found
+
+
+def _verify_one(bench: Workbench, variant: Variant, found: Verification) -> None:
+    cases = 0
+    failures = []
+    where = "setting up"
+    try:
+        for trial in FAMILIES[variant.family](bench, variant):
+            where = trial.case
+            cases += 1
+            failure = run_trial(trial)
+            if failure:
+                failures.append(failure)
+            where = f"setting up what follows {trial.case}"
+    except PwconvError as error:
+        if isinstance(error, UnsupportedError) and not cases:
+            found.skipped[variant.name] = str(error)
+            return
+        failures.append(Failure(where, "error", message=str(error)))
+        if isinstance(error, DeviceLostError | ClosedError):
+            found.lost = str(error)
+    found.results.append(Result(variant, cases, tuple(failures)))
+
+
+def _shares_inputs(variant: Variant) -> tuple[str, ...]:
+    return variant.family, variant.axes.get("dtype", ""), variant.axes.get("weight", "")
+
+
+def _lack(device: LogicalDevice, variant: Variant) -> str | None:
+    info = device.info
+    lack = variant.unmet(info.limits, info.features)
+    if lack:
+        return f"it needs {lack}"
+    if variant.family == "conv2d_pw_coopmat" and plan_matrices(variant, info) is None:
+        return "no product of matrices that the device lists divides its blocks"
+    if variant.family == "conv2d_pw_coopmat2" and not has_flexible_matrix(variant, info):
+        return "the device lists no flexible matrices that divide its blocks"
+    return None

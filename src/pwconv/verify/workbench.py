@@ -1,0 +1,231 @@
+"""What trials work on: tensors, weights and parameters on a device, kept while they are needed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, TypeVar, cast
+
+import numpy as np
+
+from pwconv.dispatch import Dispatch, Dispatcher, Plan, Resource
+from pwconv.dtypes import FLOAT32, Array, DType
+from pwconv.errors import UnsupportedError
+from pwconv.kernels import pack_linear_weight, transfer
+from pwconv.layout import Shape4, bias_length, ceil_div
+from pwconv.shaders import Variant
+from pwconv.staging import upload_buffer
+from pwconv.tensor import VK_FORMATS, acquire_resource
+from pwconv.verify.poison import poison
+from pwconv.vk import api as vk
+from pwconv.vk.resources import DEVICE, DOWNLOAD, Buffer, Image, image_extent_limit
+
+_T = TypeVar("_T")
+
+
+@dataclass(frozen=True, eq=False)
+class Trial:
+    """One variant on one case.
+
+    Attributes
+    ----------
+    case : str
+    expected, bound : numpy.ndarray of float64
+        [N, C, H, W]; the lanes past C of a texture among C.
+    channels : int
+        C without those lanes.
+    run : callable
+        Poisons the output with a number, runs the variant, returns what the output then holds.
+    features_last : bool
+        Whether W are a linear layer's features, and the other axes rows.
+    """
+
+    case: str
+    expected: Array
+    bound: Array
+    channels: int
+    run: Callable[[float], Array]
+    features_last: bool = False
+
+
+class Workbench:
+    """Makes and keeps what a group's trials share; all of it is freed at the end of a ``with``.
+
+    Parameters
+    ----------
+    dispatcher : Dispatcher
+    """
+
+    def __init__(self, dispatcher: Dispatcher) -> None:
+        self.dispatcher = dispatcher
+        self._device = dispatcher.device
+        self._kept: dict[Hashable, Any] = {}
+        self._owned = ExitStack()
+
+    def __enter__(self) -> Workbench:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._kept.clear()
+        self._owned.close()
+
+    def keep(self, key: Hashable, make: Callable[[], _T]) -> _T:
+        """Return what was made for a key, once."""
+        if key not in self._kept:
+            self._kept[key] = make()
+        return cast(_T, self._kept[key])
+
+    def empty(self, shape: Shape4, dtype: DType, storage: str) -> Resource:
+        """Return an image or buffer for a tensor.
+
+        Raises
+        ------
+        UnsupportedError
+            The device has no such textures.
+        OutOfMemoryError
+        """
+        if storage == "texture3d" and not image_extent_limit(
+            self._device.physical, VK_FORMATS[dtype], 3
+        ):
+            raise UnsupportedError(f"{self._device.info.name} cannot store {dtype} in textures")
+        resource = acquire_resource(self._device, shape, dtype, storage, "shape")
+        assert resource is not None
+        self._owned.callback(self._device.resources.release, resource)
+        return resource
+
+    def tensor(self, array: Array, storage: str, dtype: DType | None = None) -> Resource:
+        """Return an array [N, C, H, W] on the device, narrowed where ``dtype`` is narrower."""
+        dtype = dtype or array.dtype
+        n, c, h, w = array.shape
+        resource = self.empty((n, c, h, w), dtype, storage)
+        transfer.upload(self.dispatcher, array, resource, dtype)
+        return resource
+
+    def parameters(self, array: Array) -> Buffer:
+        """Return an array of float32 on the device."""
+        return self._own(self._uploaded(np.ascontiguousarray(array, FLOAT32)))
+
+    def bias(self, bias: Array) -> Buffer:
+        """Return a bias, padded as kernels want it."""
+        padded = np.zeros(bias_length(len(bias)), FLOAT32)
+        padded[: len(bias)] = bias
+        return self.parameters(padded)
+
+    def weight(self, matrices: Array, storage: str, dtype: DType | None = None) -> Resource:
+        """Return a weight [B, N, K], packed.
+
+        Raises
+        ------
+        UnsupportedError
+            The device cannot store it so.
+        """
+        batches, n, k = matrices.shape
+        packed = pack_linear_weight.pack_weight(
+            self.dispatcher, matrices, (batches, n, k), True, dtype or matrices.dtype, storage
+        )
+        return self._own(packed)
+
+    def weight_rows(self, packed: Resource, n: int, k: int) -> Buffer:
+        """Return a packed weight [1, N, K] of float16 as rows."""
+        rows = pack_linear_weight.unpack_rows(self.dispatcher, packed, (1, n, k))
+        return self._own(rows)
+
+    def run(
+        self,
+        plans: Sequence[tuple[Plan, dict[str, Resource]]],
+        out: Resource,
+        shape: Shape4,
+        dtype: DType,
+        poisoned_with: float,
+    ) -> Array:
+        """Poison an output, run plans over their resources, and return what it then holds.
+
+        Of a texture the lanes past C come along.
+        """
+        poison(self._device, out, dtype, poisoned_with)
+        for plan, resources in plans:
+            self.dispatcher.submit(Dispatch(plan, resources))
+        return self.read(out, shape, dtype)
+
+    def read(self, resource: Resource, shape: Shape4, dtype: DType) -> Array:
+        """Return a tensor; of a texture the lanes past C come along."""
+        if isinstance(resource, Image):
+            shape = with_lanes(shape)
+        return transfer.download(self.dispatcher, resource, shape, dtype)
+
+    def raw(self, resource: Resource, dtype: DType) -> Array:
+        """Return a buffer's elements, or an image's texels [depth, H, W, 4], by a plain copy."""
+        image = resource if isinstance(resource, Image) else None
+        size = resource.size
+        if image is not None:
+            width, height, depth = image.extent
+            size = width * height * depth * 4 * dtype.itemsize
+        target = Buffer(self._device, size, DOWNLOAD)
+
+        def record(command_buffer: object) -> None:
+            if image is None:
+                region = vk.VkBufferCopy(size=size)
+                vk.vkCmdCopyBuffer(command_buffer, resource.handle, target.handle, 1, [region])
+                return
+            layers = vk.VkImageSubresourceLayers(
+                aspectMask=vk.VK_IMAGE_ASPECT_COLOR_BIT, layerCount=1
+            )
+            region = vk.VkBufferImageCopy(
+                imageSubresource=layers,
+                imageExtent=vk.VkExtent3D(width=width, height=height, depth=depth),
+            )
+            layout = vk.VK_IMAGE_LAYOUT_GENERAL
+            vk.vkCmdCopyImageToBuffer(
+                command_buffer, image.handle, layout, target.handle, 1, [region]
+            )
+
+        self._device.queue.wait(self._device.queue.run_once(record))
+        assert target.mapped is not None
+        array = np.frombuffer(bytes(target.mapped[:size]), dtype)
+        self._device.queue.retire(target.destroy)
+        return array if image is None else array.reshape(depth, height, width, 4)
+
+    def _uploaded(self, array: Array) -> Buffer:
+        buffer = Buffer(self._device, array.nbytes, DEVICE)
+        upload_buffer(self._device, array, buffer)
+        return buffer
+
+    def _own(self, resource: _T) -> _T:
+        self._owned.callback(self._device.queue.retire, resource.destroy)  # type: ignore[attr-defined]
+        return resource
+
+
+def with_lanes(shape: Shape4) -> Shape4:
+    """Return a tensor's shape with the lanes past C among C."""
+    n, c, h, w = shape
+    return n, 4 * ceil_div(c, 4), h, w
+
+
+def pad_lanes(array: Array, storage: str) -> Array:
+    """Return an array [N, C, H, W] with the lanes past C that a texture has, which are zero."""
+    if storage == "buffer":
+        return array
+    return np.pad(array, ((0, 0), (0, -array.shape[1] % 4), (0, 0), (0, 0)))
+
+
+def storage_of(variant: Variant) -> str:
+    """Return how a variant's output is stored."""
+    image = dict(variant.bindings)["t_out"] == "storage_image"
+    return "texture3d" if image else "buffer"
+
+
+def extent_limit(dispatcher: Dispatcher, dtype: DType) -> int:
+    """Return nearly the most texels that a texture3d may have along every axis.
+
+    Buffers are tried with as many. It is no power of two, for which some drivers compile anew.
+    """
+    most: int = dispatcher.limits["maxImageDimension3D"]
+    found = image_extent_limit(dispatcher.device.physical, VK_FORMATS[dtype], 3)
+    return (min(most, *found) if found else most) - 5

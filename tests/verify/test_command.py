@@ -1,0 +1,141 @@
+"""``pwconv verify`` as a user runs it."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pwconv import cli
+from pwconv.deny_list import DenyList
+from pwconv.verify.workbench import Workbench
+
+NAME = "conv2d_pw_tiled_fp32_buffer_m1n1k1"
+
+
+def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-W", "error", "-m", "pwconv", *arguments],
+        env={**os.environ, "COLUMNS": "160", "PWCONV_VALIDATE": "1", **environment},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    return tmp_path
+
+
+def here(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str]:
+    """Run the command in this process, where a fault can be planted."""
+    with pytest.raises(SystemExit) as exit_info:
+        cli.main(["verify", *arguments])
+    return exit_info.value.code, " ".join(capsys.readouterr().out.split())
+
+
+def test_a_sound_device(device, home, tmp_path):
+    file = tmp_path / "found.json"
+    result = run(
+        *("verify", "-d", str(device.info.index), "--json", str(file)),
+        *("--only", NAME, "--only", "upsample_buffer"),
+    )
+    assert result.returncode == 0, result.stdout + result.stderr
+    for expected in (str(device.info), "conv2d_pw_tiled", "fp32 buffer", "1 of 1"):
+        assert expected in result.stdout
+    assert "3 variants, 22 cases, 0 failed, in " in result.stdout
+    assert f"wrote {file}" in result.stdout
+    assert all(entry["passed"] for entry in json.loads(file.read_text())["variants"])
+    assert not DenyList(device.info).file.exists()
+
+
+def test_deny_then_info_then_undo(device, home, monkeypatch, capsys):
+    index = str(device.info.index)
+    denials = DenyList(device.info)
+    read = Workbench.read
+    monkeypatch.setattr(Workbench, "read", lambda *arguments: np.zeros_like(read(*arguments)))
+
+    code, out = here(capsys, "-d", index, "--only", NAME)
+    assert code == 1
+    assert f"FAILED {NAME} identity: zeros; at [0, 0, 0, 0] 0 for " in out
+    assert "to keep layers and graphs from running what fails: pwconv verify --deny" in out
+    assert not denials.file.exists()
+
+    code, out = here(capsys, "-d", index, "--only", NAME, "--deny")
+    assert code == 1
+    assert f"denied {NAME} (zeros in identity)" in out
+    assert f"deny list {denials.file}: 1 variant." in out
+    assert denials.read() == {NAME: "zeros in identity"}
+    info = run("info")
+    assert f"denied {index}: {denials.file}, 1\n  {NAME}: zeros in identity" in info.stdout
+
+    monkeypatch.setattr(Workbench, "read", read)
+    code, out = here(capsys, "-d", index, "--only", NAME)
+    assert code == 0
+    assert f"variants on the deny list {denials.file} pass now" in out
+    assert denials.read()
+
+    code, out = here(capsys, "-d", index, "--only", NAME, "--deny")
+    assert code == 0
+    assert f"allowed {NAME}: it passes now" in out
+    assert denials.read() == {}
+
+    denials.revise((), {NAME: "zeros in identity"})
+    code, out = here(capsys, "-d", index, "--allow-all")
+    assert code == 0
+    assert f"allowed {NAME} (zeros in identity)" in out
+    assert f"removed {denials.file}" in out
+    assert "nothing is denied" in here(capsys, "-d", index, "--allow-all")[1]
+    assert f"denied {index}: nothing" in run("info").stdout
+
+
+def test_a_damaged_list_is_said_and_removed(device, home, capsys):
+    denials = DenyList(device.info)
+    denials.file.parent.mkdir(parents=True)
+    denials.file.write_bytes(b"nonsense")
+    assert f"{denials.file} is ignored: it is no JSON" in run("info").stdout
+    assert here(capsys, "-d", str(device.info.index), "--allow-all")[0] == 0
+    assert not denials.file.exists()
+
+
+def test_nothing_verified_is_no_success(device, home):
+    if "cooperativeMatrix" in device.info.features:
+        pytest.skip(f"{device.info.name} has cooperative matrices")
+    result = run("verify", "-d", str(device.info.index), "--only", "conv2d_pw_coopmat_")
+    assert result.returncode == 1
+    assert "not run 2 variants: it needs the feature " in result.stdout
+    assert "0 variants, 0 cases, 0 failed" in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "problem", "code"),
+    [
+        (("--only", "conv3d"), "no variant's name contains 'conv3d'; families are nchw_to", 1),
+        (("--deny", "--allow-all"), "not allowed with argument --deny", 2),
+        (("--device", "no such"), "no device matches 'no such'", 1),
+        (("--json", "/no/such/folder/a.json"), "cannot be written", 1),
+    ],
+)
+def test_errors(home, arguments, problem, code):
+    result = run("verify", *arguments)
+    assert result.returncode == code
+    assert problem in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_a_folder_that_cannot_be_written_is_said_at_once(device, tmp_path):
+    (tmp_path / "file").write_text("no folder")
+    result = run(
+        *("verify", "--deny", "-d", str(device.info.index)), XDG_CACHE_HOME=str(tmp_path / "file")
+    )
+    assert result.returncode == 1
+    assert "cannot be written" in result.stderr
+    assert "Traceback" not in result.stderr

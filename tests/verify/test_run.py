@@ -1,0 +1,308 @@
+"""Verifying a device: nothing is found on a sound one, and each planted fault is, by its name."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+
+import pwconv
+from pwconv import shaders
+from pwconv.dispatch import Dispatcher, Plan
+from pwconv.verify import pointwise
+from pwconv.verify.report import describe, make_table, to_document
+from pwconv.verify.run import FAMILIES, Verification, selected, verify
+from pwconv.verify.workbench import Workbench, storage_of
+
+NOT_VERIFIED = re.compile("bench_|conv2d_pw_pair_")
+
+# Of each family what compiles fastest, in every choice of types and storages.
+QUICK = [
+    "tiled_fp32_texture2d_m1n1",
+    "tiled_fp16_buffer_m1n1",
+    "staged_texture3d_fp32_buffer_32x32",
+    "staged_buffer_fp16_texture2d_32x32",
+    "linear_tiled_texture3d_fp16_buffer_m1n1k1l1",
+    "linear_tiled_texture3d_fp32_texture2d_m4n1k1l4",
+    "linear_tiled_buffer_fp16acc16_buffer_m1n1",
+    "linear_sliced_texture3d_fp32_texture2d_m1n1s16l1",
+    "linear_sliced_buffer_fp32_buffer_m1n1",
+    "linear_staged_buffer_fp32_buffer_64x32",
+    "conv2d_dw",
+    "elementwise",
+    "gather_channels",
+    "global_avg_pool",
+    "upsample",
+    "nchw_to_texture3d",
+    "texture3d_to_nchw",
+    "copy_rows",
+    "pack_fp_linear_weight",
+]
+CONV = "conv2d_pw_tiled_fp32_buffer_m1n1k1"
+HALF = "conv2d_pw_tiled_fp16_buffer_m1n1k1"
+ROWS = "conv2d_pw_staged_buffer_fp32_buffer_32x32x32s4"
+LINEAR = "linear_tiled_buffer_fp32_buffer_m1n1k1"
+LINEAR_LANES = "linear_tiled_texture3d_fp32_buffer_m4n1k1l4"
+COPIES = "upsample_texture3d_fp32"
+
+
+def test_every_family_is_verified_or_left_out_on_purpose():
+    left = {family for family in shaders.families() if family not in FAMILIES}
+    assert all(map(NOT_VERIFIED.match, left))
+    assert set(FAMILIES) <= set(shaders.families())
+
+
+@pytest.mark.parametrize("part", QUICK)
+def test_a_sound_device_passes(device, part):
+    variants = selected([part])
+    told = []
+    found = verify(device._logical, variants, lambda name, share: told.append((name, share)))
+    assert [str(f) for result in found.failed for f in result.failures] == []
+    assert not found.lost
+    assert [r.variant for r in found.results] == [
+        v for v in variants if v.name not in found.skipped
+    ]
+    for variant in variants:
+        lack = variant.unmet(device.info.limits, device.info.features)
+        assert (variant.name in found.skipped) == bool(lack)
+    assert [name for name, _ in told] == [v.name for v in variants]
+    assert all(0 <= share < 1 for _, share in told)
+
+
+def test_each_case_is_what_its_name_says(device):
+    (variant,) = selected([CONV])
+    most = device.info.limits["maxImageDimension3D"]
+    with Workbench(Dispatcher(device._logical)) as bench:
+        trials = {trial.case: trial for trial in pointwise.trials(bench, variant)}
+    shapes = {name: trial.expected.shape for name, trial in trials.items()}
+    for name, axis in (("widest", 3), ("tallest", 2)):
+        assert 0.98 * most <= shapes[name][axis] <= most
+    n, c, _, _ = shapes["deepest"]
+    assert 0.98 * most <= n * -(-c // 4) <= most
+    assert not trials["zero"].expected.any()
+    assert (trials["constant"].expected[:, : trials["constant"].channels] == 38).all()
+    lit = np.argwhere(trials["one-hot"].expected.any(axis=1))
+    assert len(lit) == 1
+    special = trials["not finite"].expected
+    assert np.isnan(special).any()
+    assert np.isinf(special).any()
+    assert np.isfinite(special).any()
+    for name in ("identity", "zero", "one-hot", "constant", "large-K"):
+        assert not trials[name].bound.any()
+    for name in ("ragged", "random", "widest", "denormal"):
+        assert (trials[name].bound[:, : trials[name].channels] > 0).all()
+
+
+def swap_lanes(array: np.ndarray) -> np.ndarray:
+    whole = array.shape[1] // 4 * 4
+    array[:, 0:whole:4], array[:, 1:whole:4] = array[:, 1:whole:4], array[:, 0:whole:4].copy()
+    return array
+
+
+def swap_features(array: np.ndarray) -> np.ndarray:
+    return np.moveaxis(swap_lanes(np.moveaxis(array, 3, 1).copy()), 1, 3)
+
+
+def swap_positions(array: np.ndarray) -> np.ndarray:
+    flat = array.reshape(*array.shape[:2], -1)
+    flat[..., [1, 2]] = flat[..., [2, 1]]
+    return array
+
+
+def swap_rows(array: np.ndarray) -> np.ndarray:
+    """Of the rows of a linear layer [n, c, h, features]."""
+    flat = array.reshape(-1, array.shape[3])
+    flat[[0, 1]] = flat[[1, 0]]
+    return array
+
+
+def rounded(array: np.ndarray) -> np.ndarray:
+    """Round to the nearest of 10 bits, as TF32 does."""
+    bits = array.view(np.uint32)
+    return ((bits + 0x1000) & 0xFFFFE000).astype(np.uint32).view(np.float32)
+
+
+def first_channels_zero(array: np.ndarray) -> np.ndarray:
+    array[:, :2] = 0
+    return array
+
+
+def one_element(array: np.ndarray) -> np.ndarray:
+    array[0, 0, 0, 0] += 100
+    return array
+
+
+def garbage_past_channels(array: np.ndarray) -> np.ndarray:
+    array[:, -1] = 3
+    return array
+
+
+FAULTS: dict[str, tuple[str, Callable[[np.ndarray], np.ndarray], str]] = {
+    "lanes": (CONV, swap_lanes, "lane swap"),
+    "lanes of rows": (ROWS, swap_lanes, "lane swap"),
+    "lanes of features": (LINEAR, swap_features, "lane swap"),
+    "reversed lanes": (
+        COPIES,
+        lambda a: a.reshape(-1, 4, *a.shape[2:])[:, ::-1].reshape(a.shape),
+        "lane swap",
+    ),
+    "positions": (CONV, swap_positions, "row swap"),
+    "rows": (LINEAR, swap_rows, "row swap"),
+    "rows in lanes": (LINEAR_LANES, swap_rows, "row swap"),
+    "half and a half": (HALF, lambda a: a + np.float16(0.5), "offset"),
+    "an offset": (LINEAR, lambda a: a - np.float32(3), "offset"),
+    "no result": (HALF, np.zeros_like, "zeros"),
+    "zeros in part": (CONV, first_channels_zero, "zeros"),
+    "ten bits": (CONV, rounded, "precision"),
+    "twice": (CONV, lambda a: a * 2, "wrong"),
+    "one element": (CONV, one_element, "wrong"),
+    "not a number": (CONV, lambda a: a * np.float32("nan"), "wrong"),
+}
+
+
+@pytest.mark.parametrize(("name", "fault", "kind"), FAULTS.values(), ids=FAULTS)
+def test_a_fault_is_found_and_named(device, monkeypatch, name, fault, kind):
+    (variant,) = selected([name])
+    read = Workbench.read
+
+    def faulty(self, resource, shape, dtype):
+        return fault(read(self, resource, shape, dtype))
+
+    monkeypatch.setattr(Workbench, "read", faulty)
+    found = verify(device._logical, [variant])
+    (result,) = found.failed
+    first = result.failures[0]
+    assert first.kind == kind, str(first)
+    assert len(first.position) == 4
+    assert not abs(first.value - first.expected) <= first.bound
+
+
+def cut_short(plan: Plan) -> Plan:
+    """Leave out the last workgroup along M."""
+    parts = [(push, (max(x - 1, 1), y, z)) for push, (x, y, z) in plan.parts]
+    return dataclasses.replace(plan, parts=tuple(parts))
+
+
+@pytest.mark.parametrize("name", [CONV, ROWS, LINEAR])
+def test_a_tile_that_is_not_computed_is_unwritten(device, monkeypatch, name):
+    """On the device: what was not written there holds the poison."""
+    (variant,) = selected([name])
+    make = Dispatcher.plan
+
+    def plan(self, chosen, *arguments, **options):
+        made = make(self, chosen, *arguments, **options)
+        return cut_short(made) if chosen is variant else made
+
+    monkeypatch.setattr(Dispatcher, "plan", plan)
+    (result,) = verify(device._logical, [variant]).failed
+    assert result.failures[0].kind == "unwritten", str(result.failures[0])
+    assert np.isnan(result.failures[0].value)
+    assert "identity" in {failure.case for failure in result.failures}
+
+
+def test_an_input_channel_that_is_left_out_is_found(device, monkeypatch):
+    (variant,) = selected([CONV])
+    make = Dispatcher.plan
+
+    def plan(self, chosen, grid, push, *arguments, **options):
+        if chosen is variant:
+            push = {**push, "K": push["K"] - 1, "C": push["C"] - 1}
+            push["K4"] = -(-push["K"] // 4)
+        return make(self, chosen, grid, push, *arguments, **options)
+
+    monkeypatch.setattr(Dispatcher, "plan", plan)
+    (result,) = verify(device._logical, [variant]).failed
+    failed = {failure.case: failure for failure in result.failures}
+    assert failed["one-hot"].kind == "zeros"
+    assert failed["constant"].kind == "offset"
+    assert failed["constant"].value == failed["constant"].expected - 1
+
+
+def test_a_lane_past_the_channels_is_looked_at(device, monkeypatch):
+    (variant,) = selected([CONV])
+    read = Workbench.read
+    monkeypatch.setattr(
+        Workbench, "read", lambda *arguments: garbage_past_channels(read(*arguments))
+    )
+    (result,) = verify(device._logical, [variant]).failed
+    first = result.failures[0]
+    assert first.past_channels
+    assert (first.value, first.expected, first.bound) == (3, 0, 0)
+    assert "(a lane past C)" in str(first)
+
+
+def test_an_error_fails_a_variant_and_the_rest_goes_on(device, monkeypatch):
+    variants = selected(["conv2d_pw_tiled_fp32_buffer_m1n1k1", "upsample_buffer_fp32"])
+    plan = pointwise.plan_conv2d_pw
+
+    def fail(dispatcher, variant, problem, *arguments, **options):
+        if problem.x_shape[1] > 1000:
+            raise pwconv.PwconvError("the compiler failed")
+        return plan(dispatcher, variant, problem, *arguments, **options)
+
+    monkeypatch.setattr(pointwise, "plan_conv2d_pw", fail)
+    found = verify(device._logical, variants)
+    assert [result.passed for result in found.results] == [False, True]
+    assert str(found.results[0].failures[0]) == "large-K: the compiler failed"
+
+
+def test_a_lost_device_ends_it(device, monkeypatch):
+    variants = selected(["conv2d_pw_tiled_fp32_buffer_m1n1k1", "upsample_buffer_fp32"])
+
+    def lose(*_: Any, **__: Any) -> None:
+        raise pwconv.DeviceLostError("the driver lost the device")
+
+    monkeypatch.setattr(pointwise, "plan_conv2d_pw", lose)
+    found = verify(device._logical, variants)
+    assert found.lost == "the driver lost the device"
+    assert [r.failures[0].kind for r in found.results] == ["error"]
+    assert found.skipped == {"upsample_buffer_fp32": "the device was lost"}
+    assert "lost   the driver lost the device" in describe(found)
+
+
+def test_nothing_is_left_on_the_device(own_device):
+    logical = own_device._logical
+
+    def used() -> int:
+        assert not verify(logical, selected([LINEAR, COPIES, "unpack"])).failed
+        own_device.synchronize()
+        logical.queue.collect()
+        logical.resources.clear()
+        return logical.memory.used
+
+    assert used() == used()
+
+
+def test_an_unknown_part_is_refused():
+    with pytest.raises(pwconv.PwconvError, match="no variant's name contains 'conv3d'"):
+        selected(["conv3d"])
+    assert len(selected([])) == len({v.name for v in selected([])})
+
+
+def test_the_document_and_the_table(device, monkeypatch):
+    read = Workbench.read
+
+    def faulty(self, resource, shape, dtype):
+        found = read(self, resource, shape, dtype)
+        return found * np.float32("nan") if found.shape[1] == 104 else found
+
+    monkeypatch.setattr(Workbench, "read", faulty)
+    found = verify(device._logical, selected([CONV, COPIES]))
+    document = json.loads(json.dumps(to_document(device.info, found), allow_nan=False))
+    assert document["schema"] == 1
+    assert document["device"]["name"] == device.info.name
+    failed, passed = document["variants"]
+    assert (failed["variant"], failed["passed"]) == (CONV, False)
+    assert (passed["variant"], passed["passed"], passed["failures"]) == (COPIES, True, [])
+    first = failed["failures"][0]
+    assert first["value"] == "nan"
+    assert isinstance(first["expected"], float)
+    assert make_table(found).row_count == 2
+    assert f"FAILED {CONV}" in describe(found)
+    assert describe(Verification())[-1] == "0 variants, 0 cases, 0 failed, in 0 s"
+    assert storage_of(selected([CONV])[0]) == "texture3d"
