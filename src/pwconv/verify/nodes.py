@@ -18,6 +18,7 @@ from pwconv.kernels.channels import Piece, plan_channels
 from pwconv.kernels.conv2d_dw import arrange_weight, plan_conv2d_dw
 from pwconv.kernels.conv2d_pw import Geometry
 from pwconv.kernels.global_avg_pool import plan_global_avg_pool
+from pwconv.kernels.subsample import plan_subsample
 from pwconv.kernels.upsample import plan_upsample
 from pwconv.layout import Shape4
 from pwconv.shaders import Variant
@@ -137,6 +138,17 @@ def _upsample(bench: Workbench, storage: str, shape: Shape4, dtype: DType, name:
     return _trial(bench, storage, dtype, name, expected, resources, plan)
 
 
+def _subsample(bench: Workbench, storage: str, shape: Shape4, dtype: DType, name: str) -> Trial:
+    x = _integers(shape, dtype)
+    expected = x[:, :, ::2, ::3].astype(np.float64)
+    resources = {"t_in": bench.tensor(x, storage)}
+
+    def plan() -> Plan:
+        return plan_subsample(bench.dispatcher, shape, dtype, (2, 3))
+
+    return _trial(bench, storage, dtype, name, expected, resources, plan)
+
+
 def _trial(
     bench: Workbench,
     storage: str,
@@ -170,5 +182,6 @@ _MAKERS: dict[str, tuple[Callable[..., Trial], ...]] = {
     ),
     "gather_channels": (_gather,),
     "global_avg_pool": (_pool,),
+    "subsample": (_subsample,),
     "upsample": (_upsample,),
 }

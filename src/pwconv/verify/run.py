@@ -10,12 +10,18 @@ from dataclasses import dataclass, field
 from pwconv import shaders
 from pwconv.dispatch import Dispatcher
 from pwconv.errors import ClosedError, DeviceLostError, PwconvError, UnsupportedError
-from pwconv.kernels.matrix_units import has_flexible_matrix, plan_matrices
+from pwconv.kernels.matrix_units import (
+    flexible_pair_matrix,
+    has_flexible_matrix,
+    plan_matrices,
+    plan_pair_matrices,
+)
 from pwconv.shaders import Variant
-from pwconv.verify import linear, movement, nodes, pointwise
+from pwconv.verify import linear, movement, nodes, pairs, pointwise
 from pwconv.verify.diagnosis import Failure, run_trial
 from pwconv.verify.workbench import Trial, Workbench
 from pwconv.vk.logical_device import LogicalDevice
+from pwconv.vk.physical_device import DeviceInfo
 
 _Trials = Callable[[Workbench, Variant], Iterator[Trial]]
 
@@ -44,6 +50,15 @@ FAMILIES: dict[str, _Trials] = {
     ),
     **dict.fromkeys(
         (
+            "conv2d_pw_pair_staged_texture3d",
+            "conv2d_pw_pair_staged_buffer",
+            "conv2d_pw_pair_coopmat",
+            "conv2d_pw_pair_coopmat2",
+        ),
+        pairs.trials,
+    ),
+    **dict.fromkeys(
+        (
             "linear_tiled_texture3d",
             "linear_sliced_texture3d",
             "linear_tiled_buffer",
@@ -63,9 +78,19 @@ FAMILIES: dict[str, _Trials] = {
             "global_avg_pool_buffer",
             "upsample_texture3d",
             "upsample_buffer",
+            "subsample_buffer",
         ),
         nodes.trials,
     ),
+}
+
+
+# What of the device's matrices a family of variants uses.
+_MATRICES: dict[str, Callable[[Variant, DeviceInfo], object]] = {
+    "conv2d_pw_coopmat": plan_matrices,
+    "conv2d_pw_coopmat2": has_flexible_matrix,
+    "conv2d_pw_pair_coopmat": plan_pair_matrices,
+    "conv2d_pw_pair_coopmat2": flexible_pair_matrix,
 }
 
 
@@ -189,8 +214,7 @@ def _lack(device: LogicalDevice, variant: Variant) -> str | None:
     lack = variant.unmet(info.limits, info.features)
     if lack:
         return f"it needs {lack}"
-    if variant.family == "conv2d_pw_coopmat" and plan_matrices(variant, info) is None:
+    suits = _MATRICES.get(variant.family)
+    if suits and not suits(variant, info):
         return "no product of matrices that the device lists divides its blocks"
-    if variant.family == "conv2d_pw_coopmat2" and not has_flexible_matrix(variant, info):
-        return "the device lists no flexible matrices that divide its blocks"
     return None
