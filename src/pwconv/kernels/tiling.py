@@ -21,6 +21,10 @@ class Matmul(Protocol):
     """A problem, whatever its tensors are, as the product that it is."""
 
     @property
+    def storage(self) -> str:
+        """Where its tensors are: "texture3d" or "buffer"."""
+
+    @property
     def outputs(self) -> Size3:
         """M, N and batches."""
 
@@ -112,14 +116,20 @@ def runnable(
     Raises
     ------
     UnsupportedError
-        There is none, for lack of a feature.
+        There is none, for lack of a feature or for a limit.
     """
     lacks = {v.name: v.unmet(dispatcher.limits, dispatcher.features) for v in considered}
     able = {v.name: v for v in considered if not lacks[v.name]}
     if not able:
         raise UnsupportedError(
-            f"accumulate = '{problem.accumulate}' needs {lacks[considered[0].name]}, which "
-            f"{dispatcher.device.info.name} does not have; use accumulate='float32'"
+            f"{dispatcher.device.info.name} runs no kernel for activations in a "
+            f"{problem.storage}, dtype '{problem.dtype}' and accumulate '{problem.accumulate}': "
+            f"{considered[0].name} needs {lacks[considered[0].name]}; "
+            + (
+                "use accumulate='float32'"
+                if problem.accumulate.itemsize == 2
+                else "use another storage, or another device"
+            )
         )
     return able
 
