@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import struct
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cache
@@ -23,10 +23,11 @@ from pwconv.vk import features
 _DISCRETE = 2
 _SUBGROUP_PROPERTIES, _MAINTENANCE3_PROPERTIES = 1000094000, 1000168000
 
+DESCRIPTOR_TYPES = {"sampled_image": 2, "storage_image": 3, "storage_buffer": 7}
 PER_STAGE = {
-    2: "maxPerStageDescriptorSampledImages",
-    3: "maxPerStageDescriptorStorageImages",
-    7: "maxPerStageDescriptorStorageBuffers",
+    "sampled_image": "maxPerStageDescriptorSampledImages",
+    "storage_image": "maxPerStageDescriptorStorageImages",
+    "storage_buffer": "maxPerStageDescriptorStorageBuffers",
 }
 
 
@@ -157,6 +158,19 @@ class Usage:
             if any(a > b for a, b in zip(_axes(used), _axes(limits[name]), strict=True))
         }
 
+    def see_code(self, code: bytes) -> None:
+        """Note what a shader needs, whatever its specialization constants."""
+        reflected = _reflect(code)
+        types = [binding["type"] for binding in reflected.bindings]
+        for name, limit in PER_STAGE.items():
+            self._use(limit, types.count(name))
+        self._use("maxPerStageResources", len(types))
+        pushed = max((constant["offset"] + 4 for constant in reflected.push_constants), default=0)
+        self._use("maxPushConstantsSize", pushed)
+        self._use("maxComputeSharedMemorySize", reflected.shared_memory)
+        if reflected.workgroup:
+            self._see_workgroup(reflected.workgroup)
+
     def recorders(self) -> dict[str, Callable[..., Any]]:
         """Return the functions that ask something of a device, each seen."""
         return {
@@ -207,8 +221,8 @@ class Usage:
             for i in range(info.setLayoutCount)
             for kind in self._sets[_number(info.pSetLayouts[i])]
         ]
-        for kind, limit in PER_STAGE.items():
-            self._use(limit, bound.count(kind))
+        for name, limit in PER_STAGE.items():
+            self._use(limit, bound.count(DESCRIPTOR_TYPES[name]))
         self._use("maxPerStageResources", len(bound))
         for i in range(info.pushConstantRangeCount):
             pushed = info.pPushConstantRanges[i]
@@ -216,12 +230,16 @@ class Usage:
 
     def _see_pipeline(self, made: Any, device: Any, cache: Any, count: int, infos: Any, _: Any):
         for info in infos:
-            reflected = _reflect(self._codes[_number(info.stage.module)])
-            size = reflected.workgroup or self._specialized(reflected, info.stage)
-            x, y, z = size
-            self._use("maxComputeWorkGroupSize", (x, y, z))
-            self._use("maxComputeWorkGroupInvocations", x * y * z)
-            self._use("maxComputeSharedMemorySize", reflected.shared_memory)
+            code = self._codes[_number(info.stage.module)]
+            self.see_code(code)
+            self._see_workgroup(
+                _reflect(code).workgroup or self._specialized(_reflect(code), info.stage)
+            )
+
+    def _see_workgroup(self, size: Sequence[int]) -> None:
+        x, y, z = size
+        self._use("maxComputeWorkGroupSize", (x, y, z))
+        self._use("maxComputeWorkGroupInvocations", x * y * z)
 
     @staticmethod
     def _specialized(reflected: spirv_reflection.Reflection, stage: Any) -> list[int]:
