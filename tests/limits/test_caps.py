@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import pwconv
-from accuracy import check_layer, check_linear, random_linear, random_problem
+from accuracy import assert_within, check_layer, check_linear, random_linear, random_problem
 from drawn import Drawn
 from mirror import Mirror, random_weight
 from pwconv import reference, shaders
@@ -63,6 +63,14 @@ def test_convolutions(limited, rng, dtype, storage):
         check_layer(pwconv.PointwiseConv2d(packed, bias, **where), x, weight, bias)
     strided = pwconv.PointwiseConv2d(weight, bias, stride=2, padding=(0, 3), **where)
     check_layer(strided, x, weight, bias)
+
+
+def test_what_is_left_to_the_device(limited, rng):
+    """Arrays through a layer that may store its tensors and its weight as it likes."""
+    x, weight, bias = random_problem(rng, 13, 7, (5, 300), "float32")
+    y = pwconv.conv2d_pw(x, weight, bias, device=limited.device)
+    bound = reference.conv2d_pw_bound(x, weight, bias, dtype="float32")
+    assert_within(y, reference.conv2d_pw(x, weight, bias), bound)
 
 
 @pytest.mark.parametrize("storage", STORAGES)
@@ -192,6 +200,36 @@ def test_pairs(limited, rng, monkeypatch, storage):
     mirror.output("y", mirror.conv2d_pw(h, *random_weight(rng, "float32", 20, 45), residual=x))
     mirror.check({"x": rng.standard_normal((1, 20, 9, 13)).astype(np.float32)})
     assert len(mirror.families()) == (1 if found else 2)
+
+
+def test_a_residual_that_is_one_binding_too_many(limited, rng):
+    """Of a convolution whose weight is a buffer, since it is past a texture."""
+    limits = limited.device.info.limits
+    n = limits["maxImageDimension2D"] // 4 * 4 + 4
+    if n > 260:
+        pytest.skip("the cap leaves large textures")
+    graph = pwconv.Graph(limited.device, storage="buffer")
+    x, residual = graph.input("x", (1, 5, 3, 3)), graph.input("residual", (1, n, 3, 3))
+    weight, bias = random_weight(rng, "float32", n, 5)
+    graph.output("y", graph.conv2d_pw(x, weight, bias, residual=residual))
+    arrays = {
+        "x": rng.standard_normal((1, 5, 3, 3)).astype(np.float32),
+        "residual": rng.standard_normal((1, n, 3, 3)).astype(np.float32),
+    }
+    few = limits["maxPerStageDescriptorStorageBuffers"] < 5
+    with refused("maxPerStageDescriptorStorageBuffers", unless=not few):
+        y = graph.run(**arrays)["y"]
+        expected = reference.conv2d_pw(arrays["x"], weight, bias) + arrays["residual"]
+        np.testing.assert_allclose(y, expected, rtol=0, atol=1e-4)
+
+
+def test_a_depthwise_weight_past_a_buffer(limited, rng):
+    if limited.device.info.limits["maxStorageBufferRange"] >= 2**21:
+        pytest.skip("the cap is not on buffers")
+    graph = pwconv.Graph(limited.device)
+    x = graph.input("x", (1, 600, 32, 32))
+    with refused("maxStorageBufferRange"):
+        graph.conv2d_dw(x, np.ones((600, 1, 32, 32), np.float32))
 
 
 @settings(max_examples=2)
