@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from cards import card
 from pwconv import PwconvError, shaders
 from pwconv import activation as activations
 from pwconv.kernels import elementwise
@@ -52,6 +53,11 @@ def test_what_a_device_lacks_is_named():
         "maxPushConstantsSize": 128,
         "maxComputeSharedMemorySize": 16 << 10,
         "maxComputeWorkGroupInvocations": 128,
+        "maxComputeWorkGroupSize": (128, 128, 64),
+        "maxPerStageDescriptorStorageBuffers": 6,
+        "maxPerStageDescriptorStorageImages": 4,
+        "maxPerStageDescriptorSampledImages": 16,
+        "maxPerStageResources": 128,
     }
     halves = frozenset({"shaderFloat16"})
     assert variant.unmet(limits, halves) is None
@@ -66,6 +72,29 @@ def test_what_a_device_lacks_is_named():
     crowded = shaders.variant("conv2d_pw_staged_buffer", tile="64x64x16s2", **staged)
     few = {**limits, "maxComputeWorkGroupInvocations": 64}
     assert "maxComputeWorkGroupInvocations of at least 128" in crowded.unmet(few, halves)
+    narrow = {**limits, "maxComputeWorkGroupSize": (64, 128, 64)}
+    assert crowded.unmet(narrow, halves) == (
+        "maxComputeWorkGroupSize of at least (128, 1, 1) (it is (64, 128, 64))"
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "limit", "least"),
+    [
+        ("conv2d_pw_staged_buffer_fp32_buffer_64x64x16", "maxPerStageDescriptorStorageBuffers", 6),
+        ("conv2d_pw_tiled_fp32_texture2d_m1n1k1", "maxPerStageDescriptorSampledImages", 4),
+        ("conv2d_pw_tiled_fp32_texture2d_m1n1k1", "maxPerStageDescriptorStorageImages", 1),
+        ("conv2d_pw_tiled_fp32_texture2d_m1n1k1", "maxPerStageResources", 6),
+    ],
+)
+def test_bindings_are_counted_by_type(name, limit, least):
+    variant = shaders._manifest()[name]
+    dispatcher = card(**{limit: least})
+    assert variant.unmet(dispatcher.limits, dispatcher.features) is None
+    dispatcher = card(**{limit: least - 1})
+    assert variant.unmet(dispatcher.limits, dispatcher.features) == (
+        f"{limit} of at least {least} (it is {least - 1})"
+    )
 
 
 def test_push_constants_fit_every_device():

@@ -383,8 +383,20 @@ def check_bias(bias: Any, channels: int, axis: str) -> Array | None:
 
 
 def upload_parameter(owner: object, device: Device, array: Array) -> Buffer:
-    """Return a buffer that holds a contiguous array for as long as its owner lives."""
+    """Return a buffer that holds a contiguous array for as long as its owner lives.
+
+    Raises
+    ------
+    UnsupportedError
+        It is past the device's limit.
+    """
     logical = device._logical
+    most = device.info.limits["maxStorageBufferRange"]
+    if array.nbytes > most:
+        raise UnsupportedError(
+            f"a weight or bias takes {array.nbytes:,} bytes on the device, past "
+            f"maxStorageBufferRange = {most:,} of {device.info.name}; split its channels"
+        )
     buffer = Buffer(logical, array.nbytes, DEVICE)
     weakref.finalize(owner, logical.queue.retire, buffer.destroy)
     upload_buffer(logical, array, buffer)

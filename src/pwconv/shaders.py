@@ -16,6 +16,12 @@ from pwconv.errors import PwconvError
 
 _FOLDER = Path(__file__).parent / "spirv"
 _FORMATS = {"int": "i", "uint": "I", "float": "f"}
+# What a device limits the bindings of each type by.
+_BINDING_LIMITS = {
+    "sampled_image": "maxPerStageDescriptorSampledImages",
+    "storage_image": "maxPerStageDescriptorStorageImages",
+    "storage_buffer": "maxPerStageDescriptorStorageBuffers",
+}
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,15 +86,22 @@ class Variant:
         for feature in self.features:
             if feature not in features:
                 return f"the feature {feature}"
+        types = [kind for _, kind in self.bindings]
+        workgroup = self.workgroup or (1, 1, 1)
         needs = [
             *self.limits.items(),
             ("maxPushConstantsSize", self.push_constant_size),
             ("maxComputeSharedMemorySize", self.shared_memory),
-            ("maxComputeWorkGroupInvocations", math.prod(self.workgroup or ())),
+            ("maxComputeWorkGroupInvocations", math.prod(workgroup)),
+            *((limit, types.count(kind)) for kind, limit in _BINDING_LIMITS.items()),
+            ("maxPerStageResources", len(types)),
         ]
         for limit, least in needs:
             if limits[limit] < least:
                 return f"{limit} of at least {least} (it is {limits[limit]})"
+        most = limits["maxComputeWorkGroupSize"]
+        if any(size > limit for size, limit in zip(workgroup, most, strict=True)):
+            return f"maxComputeWorkGroupSize of at least {workgroup} (it is {most})"
         return None
 
 

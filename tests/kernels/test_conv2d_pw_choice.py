@@ -10,7 +10,12 @@ import pytest
 import pwconv
 from cards import FIXED, FLEXIBLE, KHR, NV, card
 from pwconv.kernels.conv2d_pw import Geometry, Problem
-from pwconv.kernels.conv2d_pw_choice import candidates, choose, scale_pays
+from pwconv.kernels.conv2d_pw_choice import (
+    candidates,
+    choose,
+    preferred_weight_storage,
+    scale_pays,
+)
 
 
 def problem(
@@ -111,3 +116,28 @@ def test_half_sums_are_refused_where_there_is_no_half_arithmetic():
     wanted = problem(96, 192, 128, "float16", accumulate="float16")
     with pytest.raises(pwconv.UnsupportedError, match="shaderFloat16"):
         candidates(card(), wanted, "buffer")
+
+
+def test_half_sums_are_not_blamed_for_another_lack():
+    wanted = problem(96, 192, 128)
+    with pytest.raises(pwconv.UnsupportedError, match="maxComputeSharedMemorySize of at") as raised:
+        candidates(card(maxComputeSharedMemorySize=1 << 10), wanted, "buffer")
+    assert "use another storage" in str(raised.value)
+
+
+@pytest.mark.parametrize("most", [4, 5])
+def test_four_storage_buffers_are_enough(most):
+    few = card(features=KHR, matrices=(FIXED,), maxPerStageDescriptorStorageBuffers=most)
+    for dtype in ("float32", "float16"):
+        assert "four_buffers" in chosen(few, problem(96, 192, 128, dtype))
+        # A weight in a texture leaves a buffer to a residual.
+        assert preferred_weight_storage(few, "buffer", np.dtype(dtype), 192, 96) == "auto"
+        assert "four_buffers" not in chosen(card(), problem(96, 192, 128, dtype))
+    assert "staged_texture3d" in chosen(few, problem(96, 192, 128, storage="texture3d"))
+
+
+def test_matrices_are_not_for_weights_whose_rows_are_past_a_buffer():
+    wanted = problem(1024, 1024, 64, "float16")
+    small = {"maxStorageBufferRange": 2 << 20}
+    assert "coopmat" in chosen(card(features=KHR, matrices=(FIXED,)), wanted)
+    assert "coopmat" not in chosen(card(features=KHR, matrices=(FIXED,), **small), wanted)

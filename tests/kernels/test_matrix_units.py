@@ -31,6 +31,13 @@ def halves(m: int, n: int, k: int, accumulator: str = "float32") -> Matrix:
     return Matrix(m, n, k, "float16", accumulator, "subgroup")
 
 
+@pytest.mark.parametrize("subgroup", [0, 512], ids=["unknown", "past-the-workgroup"])
+def test_subgroups_that_divide_no_workgroup_share_nothing(subgroup):
+    device = card(subgroup, halves(16, 16, 16))
+    assert not any(plan_matrices(variant, device) for variant in TILES)
+    assert not any(plan_pair_matrices(variant, device) for variant in PAIR_TILES)
+
+
 @pytest.mark.parametrize("variant", TILES, ids=lambda v: v.axes["tile"])
 @pytest.mark.parametrize(
     ("subgroup", "shape"),

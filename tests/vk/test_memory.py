@@ -35,9 +35,10 @@ def driver(monkeypatch):
     return allocated
 
 
-def physical(heap=1 << 30, most=1 << 40):
+def physical(heap=1 << 30, most=1 << 40, count=4096):
     types = [MemoryType(0, DEVICE_LOCAL, 0), MemoryType(1, HOST_VISIBLE | HOST_COHERENT, 1)]
-    info = SimpleNamespace(name="a device", limits={"maxMemoryAllocationSize": most})
+    limits = {"maxMemoryAllocationSize": most, "maxMemoryAllocationCount": count}
+    info = SimpleNamespace(name="a device", limits=limits)
     return SimpleNamespace(heap_sizes=[heap, heap], memory_types=types, info=info)
 
 
@@ -117,6 +118,18 @@ def test_exhaustion_relieves_once_then_names_the_limit(driver):
     allocator = Allocator(None, physical(most=MIB), lambda: None)
     with pytest.raises(pwconv.OutOfMemoryError, match="maxMemoryAllocationSize = 1,048,576"):
         allocator.allocate(requirements(2 * MIB), DEVICE, image=True)
+
+
+def test_no_more_allocations_than_the_device_has(driver):
+    calls = []
+    allocator = Allocator(None, physical(count=2), lambda: calls.append(1))
+    pieces = [allocator.allocate(requirements(65 * MIB), DEVICE, image=True) for _ in range(2)]
+    with pytest.raises(pwconv.OutOfMemoryError, match=r"at most 2 times \(maxMemoryAllocationCo"):
+        allocator.allocate(requirements(65 * MIB), DEVICE, image=True)
+    assert calls == [1]
+    allocator.free(pieces.pop())
+    allocator.allocate(requirements(65 * MIB), DEVICE, image=True)
+    assert len(driver) == 2
 
 
 def test_a_full_heap_falls_back_to_the_next_choice(driver):

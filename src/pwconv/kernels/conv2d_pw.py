@@ -93,11 +93,23 @@ def plan_conv2d_pw(
     is added before the activation; without ``residual`` it is ``t_in`` again, and not read. So is
     ``t_scale`` without ``scale``; with it, it is [N, C_in, 1, 1], and x is multiplied by it, which
     takes a kernel of one tap and a variant of which :func:`takes_scale` is true.
+
+    Raises
+    ------
+    UnsupportedError
+        The device lacks a feature or a limit that the variant, or the residual with it, needs.
     """
     n, c_in, h_in, w_in = problem.x_shape
     _, c_out, _, w_out = problem.out_shape
     geometry, itemsize = problem.geometry, problem.dtype.itemsize
     k = geometry.products(c_in)
+    if residual and "t_residual" not in dict(variant.bindings):
+        most = dispatcher.limits["maxPerStageDescriptorStorageBuffers"]
+        raise UnsupportedError(
+            f"a convolution of buffers with its weight in a buffer and a residual binds 5 of them, "
+            f"and maxPerStageDescriptorStorageBuffers of {dispatcher.device.info.name} is {most}; "
+            "use storage='texture3d', or add the residual on its own"
+        )
     tile_m, tile_n = block_shape(variant)
     steps = k // variant.defines.get("BLOCK_K", 1)
     return dispatcher.plan(

@@ -18,11 +18,13 @@ from pwconv.kernels.tiling import (
     runnable,
     tiled_variants,
 )
+from pwconv.layout import weight_rows_extent
 
 _FAMILIES = {
     "texture3d": ("conv2d_pw_staged_texture3d", "conv2d_pw_tiled"),
     "buffer": ("conv2d_pw_staged_buffer",),
 }
+_FOUR_BUFFERS = "conv2d_pw_four_buffers"
 _COOPMAT, _COOPMAT2 = "conv2d_pw_coopmat", "conv2d_pw_coopmat2"
 
 # Measured over the twelve EdgeTAM shapes: "discrete" on an NVIDIA H100, where a weight in a buffer
@@ -90,6 +92,8 @@ def preferred_weight_storage(
 ) -> str:
     """Return how a layer should pack a weight [N, K] on this device."""
     preference = _preference(dispatcher, storage, dtype)
+    if storage == "buffer" and not _takes_every_buffer(dispatcher):
+        return "auto"  # a texture where it fits one: it leaves a buffer to a residual
     return fitting_weight_storage(dispatcher, preference, dtype, (1, n, k))
 
 
@@ -101,10 +105,13 @@ def candidates(
     Raises
     ------
     UnsupportedError
-        There is none, for lack of a feature or because all are denied.
+        There is none, for lack of a feature, for a limit, or because all are denied.
     """
-    considered = tiled_variants(_FAMILIES[problem.storage], problem, weight_storage)
-    if _suits_matrices(problem):
+    families = _FAMILIES[problem.storage]
+    if problem.storage == "buffer" and not _takes_every_buffer(dispatcher):
+        families = (_FOUR_BUFFERS,)
+    considered = tiled_variants(families, problem, weight_storage)
+    if _suits_matrices(problem, dispatcher):
         info = dispatcher.device.info
         considered += [v for v in shaders.variants(_COOPMAT) if plan_matrices(v, info)]
         considered += [v for v in shaders.variants(_COOPMAT2) if has_flexible_matrix(v, info)]
@@ -128,7 +135,7 @@ def choose(dispatcher: Dispatcher, problem: Problem, weight_storage: str) -> Cho
             found = choose_matrices(matrices, problem)
             if found:
                 return Choice(found[0], preference.workgroup, f"matrix units; {found[1]}")
-    tiled = [v for v in able.values() if v.family in _FAMILIES[problem.storage]]
+    tiled = [v for v in able.values() if v.family not in (_COOPMAT, _COOPMAT2)]
     by_tile = {v.axes["tile"]: v for v in tiled or able.values()}
     return choose_tile(by_tile, preference, problem)
 
@@ -160,13 +167,23 @@ def subsampling_pays(storage: str) -> bool:
     return storage == "buffer"
 
 
-def _suits_matrices(problem: Problem) -> bool:
+def _takes_every_buffer(dispatcher: Dispatcher) -> bool:
+    """Return whether the device binds all that a convolution of buffers may have.
+
+    They are output, input, weight, bias, residual and scale.
+    """
+    return bool(dispatcher.limits["maxPerStageDescriptorStorageBuffers"] >= 6)
+
+
+def _suits_matrices(problem: Problem, dispatcher: Dispatcher) -> bool:
     """Return whether cooperative matrices compute it: float16 rows, as they lie in buffers."""
+    rows, pitch = weight_rows_extent(problem.out_shape[1], problem.x_shape[1])
     return (
         problem.storage == "buffer"
         and problem.dtype.itemsize == 2
         and problem.accumulate.itemsize == 4
         and problem.geometry == Geometry()
+        and rows * pitch * 2 <= dispatcher.limits["maxStorageBufferRange"]
     )
 
 

@@ -102,7 +102,9 @@ def flexible_pair_matrix(variant: shaders.Variant, info: DeviceInfo) -> Matrix |
 
 def _shared(variant: shaders.Variant, info: DeviceInfo) -> Iterator[MatrixPlan]:
     """Yield every way to share a block among subgroups with a product that the device lists."""
-    subgroups = variant.defines["THREADS"] // info.limits["subgroupSize"]
+    # A driver that does not tell has 0.
+    size = info.limits["subgroupSize"]
+    subgroups = variant.defines["THREADS"] // size if size else 0
     for matrix in info.matrices:
         whole_vectors = matrix.n % _VECTOR == 0 and matrix.k % _VECTOR == 0
         if matrix.scope == "subgroup" and not matrix.flexible and _halves(matrix) and whole_vectors:

@@ -21,6 +21,10 @@ class Matmul(Protocol):
     """A problem, whatever its tensors are, as the product that it is."""
 
     @property
+    def storage(self) -> str:
+        """Where its tensors are: "texture3d" or "buffer"."""
+
+    @property
     def outputs(self) -> Size3:
         """M, N and batches."""
 
@@ -112,15 +116,21 @@ def runnable(
     Raises
     ------
     UnsupportedError
-        There is none, for lack of a feature or because all are denied.
+        There is none, for lack of a feature, for a limit, or because all are denied.
     """
     able = {v.name: v for v in considered if dispatcher.can_run(v)}
     if not able:
         dispatcher.require_allowed(considered)
         lack = considered[0].unmet(dispatcher.limits, dispatcher.features)
         raise UnsupportedError(
-            f"accumulate = '{problem.accumulate}' needs {lack}, which "
-            f"{dispatcher.device.info.name} does not have; use accumulate='float32'"
+            f"{dispatcher.device.info.name} runs no kernel for activations in a "
+            f"{problem.storage}, dtype '{problem.dtype}' and accumulate '{problem.accumulate}': "
+            f"{considered[0].name} needs {lack}; "
+            + (
+                "use accumulate='float32'"
+                if problem.accumulate.itemsize == 2
+                else "use another storage, or another device"
+            )
         )
     return able
 

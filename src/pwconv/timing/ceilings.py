@@ -87,15 +87,16 @@ def _copy(dispatcher: Dispatcher, clocks: Clocks) -> Ceiling:
     size = _COPY_BYTES.get(device.info.type, _COPY_BYTES_ELSEWHERE)
     while size > dispatcher.limits["maxStorageBufferRange"]:
         size //= 2
+    seed_size = min(_SEED_BYTES, size)
     buffers: list[Buffer] = []
     try:
-        buffers.extend(Buffer(device, length, DEVICE) for length in (size, size, _SEED_BYTES))
+        buffers.extend(Buffer(device, length, DEVICE) for length in (size, size, seed_size))
         source, target, seed = buffers
-        noise = np.random.default_rng(0).standard_normal(_SEED_BYTES // 4, np.float32)
+        noise = np.random.default_rng(0).standard_normal(seed_size // 4, np.float32)
         upload_buffer(device, noise, seed)
         regions = [
-            vk.VkBufferCopy(dstOffset=offset, size=_SEED_BYTES)
-            for offset in range(0, size, _SEED_BYTES)
+            vk.VkBufferCopy(dstOffset=offset, size=seed_size)
+            for offset in range(0, size, seed_size)
         ]
         device.queue.run_once(
             lambda cb: vk.vkCmdCopyBuffer(cb, seed.handle, source.handle, len(regions), regions)

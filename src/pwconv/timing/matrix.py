@@ -10,7 +10,10 @@ from pwconv.vk.resources import DEVICE, Buffer
 
 
 def measurable(dispatcher: Dispatcher) -> list[tuple[Matrix, shaders.Variant]]:
-    """Return the products that the device lists and the shader is built for."""
+    """Return the products that the device lists and the shader is built for.
+
+    A device whose subgroup size is not known has none: its rate could not be told.
+    """
     info = dispatcher.device.info
     return [
         (matrix, variant)
@@ -19,7 +22,7 @@ def measurable(dispatcher: Dispatcher) -> list[tuple[Matrix, shaders.Variant]]:
         for variant in shaders.variants(
             "bench_matrix", product=f"{matrix.operand}_{matrix.accumulator}"
         )
-        if variant.unmet(info.limits, info.features) is None
+        if variant.unmet(info.limits, info.features) is None and info.limits["subgroupSize"]
     ]
 
 

@@ -77,7 +77,8 @@ def _makers(
         operands = cases.large_k(n * 15 * 9, _FEW_N, _LARGE_K, dtype)
         geometry = _PLAIN if variant.family.startswith("conv2d_pw_coopmat") else _STRIDED
         operands = replace(operands, activation="relu")
-        return _Case("large-K", operands, (n, 15, 9), geometry, extras=True)
+        extras = "t_residual" in dict(variant.bindings)
+        return _Case("large-K", operands, (n, 15, 9), geometry, extras)
 
     def whole() -> _Case:
         operands = cases.random(256, whole_n, whole_k, dtype, "silu")

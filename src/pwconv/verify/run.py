@@ -43,6 +43,7 @@ FAMILIES: dict[str, _Trials] = {
             "conv2d_pw_tiled",
             "conv2d_pw_staged_texture3d",
             "conv2d_pw_staged_buffer",
+            "conv2d_pw_four_buffers",
             "conv2d_pw_coopmat",
             "conv2d_pw_coopmat2",
         ),

@@ -201,6 +201,13 @@ class Allocator:
 
     def _new_block(self, memory_type: MemoryType, size: int, key: tuple[int, bool]) -> _Block:
         info = self._physical.info
+        most = info.limits["maxMemoryAllocationCount"]
+        if self.block_count >= most:
+            raise OutOfMemoryError(
+                f"{info.name} allocates memory at most {most} times (maxMemoryAllocationCount), "
+                f"and pwconv has: {self.reserved:,} bytes. Release tensors and layers, or work in "
+                "fewer, larger ones."
+            )
         # Some drivers take any size and fail, or are killed, when the memory is touched.
         heap_size = self._physical.heap_sizes[memory_type.heap]
         in_use = self._heap_used[memory_type.heap]

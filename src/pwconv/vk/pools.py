@@ -100,7 +100,10 @@ class StagingPool:
                 entry = min(finished or fitting, key=lambda entry: (entry[0], entry[1].size))
                 idle.remove(entry)
             else:
-                capacity = max(_LEAST_STAGING, 1 << (size - 1).bit_length())
+                # A shader reads or writes all of it.
+                most = self._device.info.limits["maxStorageBufferRange"]
+                rounded = max(_LEAST_STAGING, 1 << (size - 1).bit_length())
+                capacity = max(size, min(rounded, most))
                 return Buffer(self._device, capacity, UPLOAD if upload else DOWNLOAD)
         try:
             self._device.queue.wait(entry[0])
