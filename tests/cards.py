@@ -11,6 +11,7 @@ from pwconv.vk.cooperative_matrix import Matrix
 LIMITS = {
     "maxPushConstantsSize": 128,
     "maxComputeSharedMemorySize": 48 << 10,
+    "maxStorageBufferRange": 2**30,
     "maxComputeWorkGroupInvocations": 1024,
     "subgroupSize": 32,
 }

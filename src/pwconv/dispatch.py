@@ -27,6 +27,7 @@ Size3 = tuple[int, int, int]
 
 _PLANS_KEPT = 1024
 _RECORDINGS_KEPT = 256
+_MOST_INVOCATIONS = 2**32  # along an axis: shaders count them in 32 bits
 
 
 @dataclass(frozen=True, eq=False)
@@ -130,7 +131,8 @@ class Dispatcher:
         Raises
         ------
         UnsupportedError
-            The device lacks a feature or a limit that the variant needs.
+            The device lacks a feature or a limit that the variant needs, or the grid is past what
+            shaders count.
         """
         constants = constants or {}
         key = (
@@ -193,6 +195,12 @@ class Dispatcher:
         if lack:
             raise UnsupportedError(f"{variant.name} needs {lack} on {self.device.info.name}")
         local = variant.workgroup or workgroup_size(grid, self.limits, shape)
+        for axis, length, size in zip("xyz", grid, local, strict=True):
+            if ceil_div(length, size) * size > _MOST_INVOCATIONS:
+                raise UnsupportedError(
+                    f"{variant.name} takes {length:,} invocations along {axis}, and shaders count "
+                    "them in 32 bits; use a smaller batch, or cut the input into rows"
+                )
         sizes = {f"local_size_{axis}": size for axis, size in zip("xyz", local, strict=True)}
         pipeline = self.device.pipelines.get(
             variant.name,

@@ -8,7 +8,7 @@ from pwconv import shaders
 from pwconv.dispatch import Dispatcher
 from pwconv.dtypes import DType
 from pwconv.kernels.conv2d_pw import Geometry, Problem, takes_scale
-from pwconv.kernels.matrix_units import has_flexible_matrix, plan_matrices
+from pwconv.kernels.matrix_units import has_flexible_matrix, plan_matrices, rows_fit
 from pwconv.kernels.tiling import (
     Choice,
     Preference,
@@ -104,7 +104,7 @@ def candidates(
         There is none, for lack of a feature.
     """
     considered = tiled_variants(_FAMILIES[problem.storage], problem, weight_storage)
-    if _suits_matrices(problem):
+    if _suits_matrices(problem) and rows_fit(dispatcher, problem.out_shape[1], problem.x_shape[1]):
         info = dispatcher.device.info
         considered += [v for v in shaders.variants(_COOPMAT) if plan_matrices(v, info)]
         considered += [v for v in shaders.variants(_COOPMAT2) if has_flexible_matrix(v, info)]
