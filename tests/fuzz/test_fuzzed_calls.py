@@ -16,6 +16,7 @@ from pwconv import reference
 DTYPES = st.sampled_from([None, "float32", "float16", np.float32, np.dtype(">f2")])
 STORAGES = st.sampled_from(["auto", "buffer", "texture3d"])
 SIZES = st.integers(1, 9)
+SMALL_SHAPES = st.lists(st.integers(-1, 9), max_size=6).map(tuple)
 
 
 @pytest.fixture
@@ -89,7 +90,7 @@ def test_functions(fuzz, leak_free, strange, kind):
             x = arguments["x"]
             check(kind, np.asarray(y).dtype, "float32", y, x, arguments)
 
-    fuzz(150, case)
+    fuzz(50, case)
 
 
 @pytest.mark.parametrize("kind", ["conv2d_pw", "linear"])
@@ -117,7 +118,7 @@ def test_layers(fuzz, leak_free, strange, kind):
         told = attempt(lambda: layer.explain(**asked), right=right_question)
         assert told is None or str(told)
 
-    fuzz(150, case)
+    fuzz(50, case)
 
 
 def test_shapes_of_explain(fuzz, leak_free):
@@ -141,7 +142,7 @@ def test_shapes_of_explain(fuzz, leak_free):
             ]
             assert max(told.x_shape[-2:]) <= most
 
-    fuzz(150, case)
+    fuzz(50, case)
 
 
 @pytest.mark.parametrize("kind", ["conv2d_pw", "linear"])
@@ -161,7 +162,7 @@ def test_infinities_and_nans(fuzz, leak_free, kind):
         y = getattr(pwconv, kind)(**arguments, device=leak_free)
         check(kind, dtype, "float32", y, arguments["x"], arguments)
 
-    fuzz(80, case)
+    fuzz(30, case)
 
 
 def test_packed_weights(fuzz, leak_free, strange):
@@ -216,9 +217,9 @@ def test_empty_tensors(fuzz, leak_free, strange):
             "storage": draw(STORAGES),
         }
         spoil(draw, arguments, strange)
-        # Gigabytes that the limits allow are the heap's to refuse, and not this test's to take.
-        if np.prod([float(n) for n in arguments["shape"] if isinstance(n, int)] or [1]) > 2**24:
-            arguments["storage"] = "buffer"
+        # Gigabytes that a texture's limits allow are not this test's to take; a buffer's are less.
+        if arguments["storage"] == "texture3d" and isinstance(arguments["shape"], tuple):
+            arguments["shape"] = draw(SMALL_SHAPES)
         tensor = attempt(lambda: leak_free.empty(**arguments), right=False)
         assert tensor is None or tensor.nbytes >= 0
 
@@ -250,8 +251,9 @@ def test_after_close(fuzz, device, own_device):
     def case(draw):
         layer = draw(st.sampled_from(layers))
         x = array(draw, (3, 2, 2), "float32") if draw(st.booleans()) else tensor
+        none = np.empty((0, layer._weight.shape[2], 2, layer._weight.shape[2]), np.float32)
         calls = [
-            *(lambda: layer(x), lambda: layer(x[:0] if x is not tensor else x), tensor.numpy),
+            *(lambda: layer(x), lambda: layer(none), tensor.numpy),
             *(packed.numpy, lambda: layer.explain((3, 2, 2)), own_device.synchronize),
             lambda: own_device.empty(draw(st.sampled_from([(3, 2), (0,)])), "float32"),
             lambda: np.asarray(tensor),

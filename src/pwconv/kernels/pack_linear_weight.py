@@ -30,6 +30,7 @@ def pack(
     if storage not in _STORAGES:
         raise ValueError(f"storage is {storage!r}; it must be one of {', '.join(_STORAGES)}")
     array = as_float_array(weight, "weight")
+    transposed = bool(transposed)
     if array.ndim not in (2, 3) or 0 in array.shape:
         order = "N, K" if transposed else "K, N"
         raise ValueError(
