@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import gc
 import math
 from collections.abc import Callable
 from typing import Any
@@ -120,17 +119,3 @@ def assert_about(actual: Any, expected: np.ndarray, bound: np.ndarray) -> None:
     within = np.abs(actual[finite].astype(np.float64) - expected[finite]) <= bound[finite]
     assert within.all()
     np.testing.assert_array_equal(actual[~finite], expected[~finite].astype(actual.dtype))
-
-
-def settled(device: pwconv.Device) -> tuple[int, int]:
-    """Return the Vulkan objects and the bytes that are left once nothing is kept for reuse."""
-    gc.collect()
-    logical, recordings = device._logical, device._dispatcher._recordings
-    for recording in recordings.values():
-        logical.queue.retire(recording.destroy)
-    recordings.clear()
-    logical.resources.clear()
-    logical.staging.clear()
-    device.synchronize()
-    logical.queue.collect()
-    return len(logical.live), logical.memory.used

@@ -7,10 +7,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from arguments import ACTIVATIONS, anything, array, assert_about, attempt, settled, shapes, spoil
+from arguments import ACTIVATIONS, anything, array, assert_about, attempt, shapes, spoil
 from hypothesis import strategies as st
 
 import pwconv
+from leftovers import settled
 from pwconv import reference
 
 DTYPES = st.sampled_from([None, "float32", "float16", np.float32, np.dtype(">f2")])
