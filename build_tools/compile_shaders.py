@@ -23,6 +23,7 @@ else:
     import tomli as tomllib
 
 MANIFEST = "manifest.json"
+MANIFEST_DIGEST = "manifest.sha256"
 _INCLUDE = re.compile(r'^\s*#\s*include\s+"([^"]+)"\s*$')
 _VERSION = re.compile(r"^\s*#\s*version\s")
 _SPIRV_VERSIONS = {f"1.{minor}": (1, minor) for minor in range(7)}
@@ -133,8 +134,11 @@ def compile_all(shaders: Path, output: Path) -> list[Path]:
         stale.unlink()
     manifest = output / MANIFEST
     document = {"sources": source_digest(shaders), "variants": entries}
-    manifest.write_text(json.dumps(document, indent=1, sort_keys=True) + "\n", encoding="utf-8")
-    return [*sorted(output.glob("*.spv")), manifest]
+    contents = (json.dumps(document, indent=1, sort_keys=True) + "\n").encode()
+    manifest.write_bytes(contents)
+    digest_file = output / MANIFEST_DIGEST
+    digest_file.write_text(hashlib.sha256(contents).hexdigest(), encoding="ascii")
+    return [*sorted(output.glob("*.spv")), digest_file, manifest]
 
 
 def _expand(where: str, family: str, table: Any) -> list[Variant]:

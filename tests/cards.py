@@ -12,13 +12,13 @@ from pwconv.vk.cooperative_matrix import Matrix
 LIMITS = {
     "maxPushConstantsSize": 128,
     "maxComputeSharedMemorySize": 48 << 10,
+    "maxStorageBufferRange": 2**30,
     "maxComputeWorkGroupInvocations": 1024,
     "maxComputeWorkGroupSize": (1024, 1024, 64),
     "maxPerStageDescriptorStorageBuffers": 2**20,
     "maxPerStageDescriptorStorageImages": 2**20,
     "maxPerStageDescriptorSampledImages": 2**20,
     "maxPerStageResources": 2**20,
-    "maxStorageBufferRange": 2**32 - 1,
     "subgroupSize": 32,
 }
 KHR = {"shaderFloat16", "vulkanMemoryModel", "cooperativeMatrix"}

@@ -30,6 +30,20 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         action="store_true",
         help="run EdgeTAM's layers at their full size, and every tile in every way in float16 too",
     )
+    parser.addoption(
+        "--fuzz",
+        type=float,
+        default=1.0,
+        metavar="FACTOR",
+        help="draw so many times the bad input; 1, the default, takes less than a minute",
+    )
+    parser.addoption(
+        "--load",
+        type=int,
+        default=1000,
+        metavar="CALLS",
+        help="calls of mixed shapes in one process, over which memory must not grow (1000)",
+    )
 
 
 def pytest_report_header() -> list[str]:

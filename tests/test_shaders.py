@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 from pathlib import Path
@@ -132,7 +133,9 @@ def test_no_compiled_shaders(copied):
 def test_push_constants_with_gaps_are_refused(copied):
     document = json.loads((copied / "manifest.json").read_text())
     document["variants"]["texture3d_to_nchw_fp32"]["push_constants"][0]["offset"] = 8
-    (copied / "manifest.json").write_text(json.dumps(document))
+    contents = json.dumps(document).encode()
+    (copied / "manifest.json").write_bytes(contents)
+    (copied / "manifest.sha256").write_text(hashlib.sha256(contents).hexdigest())
     with pytest.raises(PwconvError, match="without gaps"):
         shaders.variants("conv2d_pw_tiled")
 

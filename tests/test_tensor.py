@@ -141,7 +141,7 @@ def test_a_type_the_device_cannot_store(device, monkeypatch):
     def properties(*_: object) -> None:
         raise refuse
 
-    monkeypatch.setattr(device._logical.physical, "image_extent_limits", {})
+    monkeypatch.setattr(device._logical.physical, "image_limits", {})
     name = "vkGetPhysicalDeviceImageFormatProperties"
     monkeypatch.setattr(vk, name, vk._raising(name, properties))
     with pytest.raises(pwconv.UnsupportedError, match=r"cannot store float16 in textures"):

@@ -9,6 +9,8 @@ from typing import Any
 # include/activation.glslh has the same numbers.
 _NONE, _CLAMP, _LEAKY_RELU, _HARDSWISH, _SIGMOID, _SILU, _TANH, _GELU, _GELU_TANH = range(9)
 
+_MOST = (2 - 2**-23) * 2.0**127  # of a float32
+
 
 @dataclass(frozen=True)
 class Activation:
@@ -46,12 +48,17 @@ def parse_activation(activation: Any) -> Activation:
         return _BY_NAME[activation]
     name, *parameters = activation if isinstance(activation, tuple) and activation else (None,)
     try:
-        numbers = [float(value) for value in parameters]
-    except (TypeError, ValueError):
+        numbers = [_as_float32(float(value)) for value in parameters]
+    except (TypeError, ValueError, OverflowError):
         numbers = []
-    if not any(map(math.isnan, numbers)):
+    if isinstance(name, str) and not any(map(math.isnan, numbers)):
         if name == "clamp" and len(numbers) == 2 and numbers[0] <= numbers[1]:
             return Activation(_CLAMP, *numbers)
         if name == "leaky_relu" and len(numbers) == 1 and math.isfinite(numbers[0]):
             return Activation(_LEAKY_RELU, *numbers)
     raise ValueError(f"activation is {activation!r}; it must be {_CHOICES}")
+
+
+def _as_float32(value: float) -> float:
+    """Return a number that fits the shader's float, infinite where it is past its range."""
+    return math.copysign(math.inf, value) if abs(value) > _MOST else value

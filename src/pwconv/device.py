@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 import os
 import threading
 import weakref
@@ -71,6 +72,8 @@ class Device:
 
     Raises
     ------
+    TypeError
+        ``device`` is neither.
     NoDeviceError
         No loader, no driver, or none or several devices that match.
     UnsupportedError
@@ -278,16 +281,24 @@ def resolve_device(device: Any, *others: Any) -> Device:
     return found or default_device()
 
 
-def _choose(wanted: int | str | None, found: list[DeviceInfo]) -> int:
+def _choose(wanted: Any, found: list[DeviceInfo]) -> int:
     if not found:
         raise NoDeviceError(f"there is no Vulkan device. {vk.INSTALL_HINT}")
     listed = "; ".join(f"{info.index}: {info}" for info in found)
     if wanted is None:
         return min(found, key=lambda info: _PREFERENCE.index(info.type)).index
-    if isinstance(wanted, int) or wanted.isdecimal():
-        if not 0 <= int(wanted) < len(found):
-            raise NoDeviceError(f"device {wanted} does not exist; there are {listed}")
-        return int(wanted)
+    if not isinstance(wanted, str):
+        try:
+            wanted = str(operator.index(wanted))
+        except TypeError:
+            raise TypeError(
+                f"device is {wanted!r}; it must be an index or part of a name; there are {listed}"
+            ) from None
+    if wanted.removeprefix("-").isdecimal():
+        for info in found:
+            if wanted == str(info.index):
+                return info.index
+        raise NoDeviceError(f"device {wanted} does not exist; there are {listed}")
     matches = [info for info in found if wanted.lower() in info.name.lower()]
     if len(matches) != 1:
         problem = "several devices match" if matches else "no device matches"

@@ -31,6 +31,7 @@ _SLOWEST = {"discrete": 5e11, "integrated": 2e10, "virtual": 2e10, "other": 2e10
 
 _PLANS_KEPT = 1024
 _RECORDINGS_KEPT = 256
+_MOST_INVOCATIONS = 2**32  # along an axis: shaders count them in 32 bits
 
 
 @dataclass(frozen=True, eq=False)
@@ -199,7 +200,8 @@ class Dispatcher:
         Raises
         ------
         UnsupportedError
-            The device lacks a feature or a limit that the variant needs, or the variant is denied.
+            The device lacks a feature or a limit that the variant needs, the variant is denied, or
+            the grid is past what shaders count.
         """
         constants = constants or {}
         key = (
@@ -267,6 +269,12 @@ class Dispatcher:
             raise UnsupportedError(f"{variant.name} needs {lack} on {self.device.info.name}")
         self.require_allowed([variant])
         local = variant.workgroup or workgroup_size(grid, self.limits, shape)
+        for axis, length, size in zip("xyz", grid, local, strict=True):
+            if ceil_div(length, size) * size > _MOST_INVOCATIONS:
+                raise UnsupportedError(
+                    f"{variant.name} takes {length:,} invocations along {axis}, and shaders count "
+                    "them in 32 bits; use a smaller batch, or cut the input into rows"
+                )
         sizes = {f"local_size_{axis}": size for axis, size in zip("xyz", local, strict=True)}
         pipeline = self.device.pipelines.get(
             variant.name,

@@ -382,21 +382,30 @@ def check_bias(bias: Any, channels: int, axis: str) -> Array | None:
     return array.astype(FLOAT32)
 
 
+def check_parameter(device: Device, size: int) -> None:
+    """Raise for a parameter of more bytes than a shader reads of a buffer.
+
+    Raises
+    ------
+    UnsupportedError
+    """
+    most = device.info.limits["maxStorageBufferRange"]
+    if size > most:
+        raise UnsupportedError(
+            f"a weight or bias takes a buffer of {size:,} bytes, past maxStorageBufferRange = "
+            f"{most:,} of {device.info.name}; split its channels over several layers"
+        )
+
+
 def upload_parameter(owner: object, device: Device, array: Array) -> Buffer:
     """Return a buffer that holds a contiguous array for as long as its owner lives.
 
     Raises
     ------
-    UnsupportedError
-        It is past the device's limit.
+    UnsupportedError, OutOfMemoryError, ClosedError
     """
     logical = device._logical
-    most = device.info.limits["maxStorageBufferRange"]
-    if array.nbytes > most:
-        raise UnsupportedError(
-            f"a weight or bias takes {array.nbytes:,} bytes on the device, past "
-            f"maxStorageBufferRange = {most:,} of {device.info.name}; split its channels"
-        )
+    check_parameter(device, array.nbytes)
     buffer = Buffer(logical, array.nbytes, DEVICE)
     weakref.finalize(owner, logical.queue.retire, buffer.destroy)
     upload_buffer(logical, array, buffer)

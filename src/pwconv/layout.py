@@ -39,6 +39,12 @@ def weight_rows_extent(n: int, k: int) -> tuple[int, int]:
     return n + _LARGEST_TILE[0], row_pitch(k + _LARGEST_TILE[1], 2)
 
 
+def weight_rows_bytes(n: int, k: int) -> int:
+    """Return the bytes of the same in float16."""
+    rows, pitch = weight_rows_extent(n, k)
+    return rows * pitch * 2
+
+
 def bias_length(n: int) -> int:
     """Return the elements of a bias [N] padded to a vec4, and by the largest tile."""
     return 4 * ceil_div(n, 4) + _LARGEST_TILE[0]

@@ -298,6 +298,8 @@ class Linear(Layer):
         )
 
     def _output_shape(self, x_shape: Shape) -> Shape:
+        if min(x_shape, default=0) < 0:
+            raise ValueError(f"x has shape {x_shape}; no axis is shorter than 0")
         if not x_shape or x_shape[-1] != self.in_features:
             raise ValueError(
                 f"x has shape {x_shape}; its last axis must be K = {self.in_features}, as the "
@@ -317,9 +319,13 @@ class Linear(Layer):
 
     def _from_array(self, array: Array) -> Array:
         out_shape = self._output_shape(array.shape)
+        self.device._logical.require_open()
         if 0 in out_shape:
             return np.empty(out_shape, self.dtype)
-        return super()._from_array(array.reshape(self._array_shape(array.shape))).reshape(out_shape)
+        stored = self._array_shape(array.shape)
+        # Before a view that repeats its elements becomes as large as it looks.
+        self._choose_storage(stored, self._storages_from("auto"))
+        return super()._from_array(array.reshape(stored)).reshape(out_shape)
 
     def _choose_storage(self, x_shape: Shape, storages: tuple[str, ...]) -> tuple[Shape, str]:
         return super()._choose_storage(x_shape, self._storages_for(x_shape, storages))

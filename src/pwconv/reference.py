@@ -353,7 +353,7 @@ def _matrix(weight: npt.ArrayLike) -> Array:
 
 
 def _products(x: Array, matrix: Array) -> Array:
-    flat = x.reshape(*x.shape[:-2], -1)
+    flat = x.reshape(*x.shape[:-2], math.prod(x.shape[-2:]))
     return (matrix @ flat).reshape(*x.shape[:-3], matrix.shape[0], *x.shape[-2:])
 
 

@@ -139,8 +139,12 @@ def digest() -> str:
 
 
 def _manifest_bytes() -> bytes:
+    return _read("manifest.json")
+
+
+def _read(name: str) -> bytes:
     try:
-        return (_FOLDER / "manifest.json").read_bytes()
+        return (_FOLDER / name).read_bytes()
     except FileNotFoundError:
         raise PwconvError(
             f"{_FOLDER} has no compiled shaders: install pwconv with pip, which compiles them"
@@ -149,7 +153,11 @@ def _manifest_bytes() -> bytes:
 
 @functools.cache
 def _manifest() -> dict[str, Variant]:
-    document = json.loads(_manifest_bytes())
+    contents = _manifest_bytes()
+    # It says what every shader computes: a wrong word in it would give wrong numbers.
+    if hashlib.sha256(contents).hexdigest().encode() != _read("manifest.sha256"):
+        raise PwconvError(f"{_FOLDER / 'manifest.json'} is damaged; install pwconv again")
+    document = json.loads(contents)
     _require_current(document["sources"])
     return {name: _variant(name, entry) for name, entry in document["variants"].items()}
 

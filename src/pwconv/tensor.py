@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import operator
 from collections.abc import Iterable, Mapping
@@ -11,7 +12,7 @@ from pwconv.dtypes import FLOAT16, FLOAT32, Array, DType
 from pwconv.errors import UnsupportedError
 from pwconv.layout import Shape4, buffer_bytes, texture3d_extent
 from pwconv.vk.logical_device import LogicalDevice
-from pwconv.vk.resources import Buffer, Image, image_extent_limit
+from pwconv.vk.resources import Buffer, Image, image_limit
 
 if TYPE_CHECKING:
     from pwconv.device import Device
@@ -20,6 +21,7 @@ Shape = tuple[int, ...]
 
 # Of what is given along H and W: coordinates in the shader stay far from 2**31.
 _MOST_ALONG = 2**20
+_MOST_AXES = 64  # of an array in numpy
 
 VK_FORMATS = {FLOAT32: 109, FLOAT16: 97}  # R32G32B32A32_SFLOAT, R16G16B16A16_SFLOAT
 
@@ -128,7 +130,8 @@ def as_pair(value: Any, argument: str, *, least: int) -> tuple[int, int]:
         Anything else, or a number below ``least`` or past 2**20.
     """
     try:
-        parts = tuple(value) if isinstance(value, Iterable) else (value, value)
+        iterable = isinstance(value, Iterable)
+        parts = tuple(itertools.islice(value, 3)) if iterable else (value, value)
         height, width = map(operator.index, parts)
         if least <= height <= _MOST_ALONG and least <= width <= _MOST_ALONG:
             return height, width
@@ -247,7 +250,7 @@ def _unmet(device: LogicalDevice, shape: Shape4, dtype: DType, storage: str) -> 
             f"its buffer of {size:,} bytes is past maxStorageBufferRange = {most:,} of {name}; use "
             "a smaller batch, or cut it into rows"
         )
-    largest = image_extent_limit(device.physical, VK_FORMATS[dtype], 3)
+    largest = image_limit(device.physical, VK_FORMATS[dtype], 3)
     if largest is None:
         return (
             f"{name} cannot store {dtype} in textures: it has no 3D storage images of format "
@@ -255,13 +258,21 @@ def _unmet(device: LogicalDevice, shape: Shape4, dtype: DType, storage: str) -> 
         )
     names = ("width W", "height H", "depth N·ceil(C/4)")
     ways = ("cut it into columns", "cut it into rows", "use a smaller batch")
-    for axis, way, size, limit in zip(names, ways, texture3d_extent(shape), largest, strict=True):
+    extent = texture3d_extent(shape)
+    for axis, way, size, limit in zip(names, ways, extent, largest.extent, strict=True):
         most = min(limit, limits["maxImageDimension3D"])
         if size > most:
             return (
                 f"its texture's {axis} = {size} is past maxImageDimension3D = {most} of {name}; "
                 f"{way}, or use storage='buffer'"
             )
+    # Drivers are meant to refuse such an image, and not all do.
+    size = math.prod(extent) * 4 * dtype.itemsize
+    if size > largest.size:
+        return (
+            f"its texture of {size:,} bytes is past maxResourceSize = {largest.size:,} of {name}; "
+            "use a smaller batch, or cut it into rows"
+        )
     return None
 
 
@@ -272,8 +283,13 @@ def as_shape(shape: Any) -> Shape:
     ------
     TypeError
         Something that is not an integer.
+    ValueError
+        More axes than an array may have.
     """
     try:
-        return tuple(operator.index(length) for length in shape)
+        axes = tuple(operator.index(length) for length in itertools.islice(shape, _MOST_AXES + 1))
     except TypeError:
         raise TypeError(f"shape is {shape!r}; it must be a tuple of ints") from None
+    if len(axes) > _MOST_AXES:
+        raise ValueError(f"shape has more than {_MOST_AXES} axes; use reshape")
+    return axes

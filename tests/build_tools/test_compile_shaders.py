@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 from pathlib import Path
@@ -78,7 +79,9 @@ def test_the_manifest_tells_what_each_variant_is(tree, tmp_path):
     assert entry["features"] == ["shaderFloat16"]
     assert entry["limits"] == {"maxComputeSharedMemorySize": 16384}
     assert entry["bindings"] == [{"name": "data", "binding": 0, "type": "storage_buffer"}]
-    assert {f.name for f in files[:-1]} == {e["file"] for e in document["variants"].values()}
+    digest = hashlib.sha256(files[-1].read_bytes()).hexdigest()
+    assert (files[-2].name, files[-2].read_text()) == ("manifest.sha256", digest)
+    assert {f.name for f in files[:-2]} == {e["file"] for e in document["variants"].values()}
 
 
 SHARED = """#version 450

@@ -26,8 +26,10 @@ from pwconv.graph.linear import LinearLayer
 from pwconv.graph.network import Network, Node, naming, node_shape
 from pwconv.graph.operations import Operation
 from pwconv.graph.resampling import GlobalAvgPool, Upsample
+from pwconv.kernels.conv2d_dw import depthwise_bytes
 from pwconv.kernels.conv2d_pw import Geometry
-from pwconv.layer import check_bias
+from pwconv.kernels.pack_linear_weight import packed_storage
+from pwconv.layer import check_bias, check_parameter
 from pwconv.modules import Linear, PointwiseConv2d
 from pwconv.tensor import Shape, as_pair, as_shape, shape4
 
@@ -182,10 +184,16 @@ class Builder:
         inputs = (x,) if residual is None else (x, residual)
 
         def make() -> Operation:
-            array = check_kernel(weight, "[C_out, C_in, KH, KW]", self.dtype)
+            array = check_kernel(weight, "[C_out, C_in, KH, KW]")
             geometry = _geometry(stride, padding, array)
+            # Before a view that repeats its elements becomes as large as it looks.
+            shape = (1, array.shape[0], geometry.products(array.shape[1]))
+            packed_storage(self.device._dispatcher, shape, self.dtype, "auto")
             layer = PointwiseConv2d(
-                flatten_kernel(array), bias, storage=self._storage, device=self.device
+                flatten_kernel(array.astype(self.dtype)),
+                bias,
+                storage=self._storage,
+                device=self.device,
             )
             return DenseConvolution(layer, parse_activation(activation), geometry, array.shape[1])
 
@@ -216,19 +224,21 @@ class Builder:
 
         Raises
         ------
-        TypeError, ValueError, OutOfMemoryError
+        TypeError, ValueError, UnsupportedError, OutOfMemoryError
             The message names the node.
         """
 
         def make() -> Operation:
-            array = check_kernel(weight, "[C, 1, KH, KW]", self.dtype)
+            array = check_kernel(weight, "[C, 1, KH, KW]")
             if array.shape[1] != 1:
                 raise ValueError(
                     f"weight has shape {array.shape}; it must be [C, 1, KH, KW]: each channel has "
                     "a kernel of its own"
                 )
+            check_parameter(self.device, depthwise_bytes(array.shape))
+            rounded = array[:, 0].astype(self.dtype).astype(FLOAT32)
             kernels = DepthwiseKernels(
-                self.device, array[:, 0].astype(FLOAT32), check_bias(bias, array.shape[0], "C_out")
+                self.device, rounded, check_bias(bias, array.shape[0], "C_out")
             )
             return DepthwiseConvolution(
                 kernels, _geometry(stride, padding, array), parse_activation(activation)

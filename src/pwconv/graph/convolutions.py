@@ -13,7 +13,7 @@ import numpy as np
 from pwconv.activation import Activation
 from pwconv.device import Device
 from pwconv.dispatch import Plan
-from pwconv.dtypes import FLOAT32, Array, DType, as_float_array
+from pwconv.dtypes import FLOAT32, Array, as_float_array
 from pwconv.graph.operations import OUTPUT, Launch, Operation, Setting
 from pwconv.kernels import conv2d_pw_choice
 from pwconv.kernels.conv2d_dw import arrange_weight, plan_conv2d_dw
@@ -230,8 +230,8 @@ class DepthwiseConvolution(Operation):
         return 2 * math.prod(self.geometry.kernel) * math.prod(out_shape)
 
 
-def check_kernel(weight: Any, axes: str, dtype: DType) -> Array:
-    """Return the weight of a convolution with a kernel, in the device's type.
+def check_kernel(weight: Any, axes: str) -> Array:
+    """Return the weight of a convolution with a kernel; nothing is converted.
 
     Raises
     ------
@@ -244,7 +244,7 @@ def check_kernel(weight: Any, axes: str, dtype: DType) -> Array:
             f"weight has shape {array.shape}; it must be {axes}, with no axis of length 0 and at "
             f"most {_MOST_TAPS} taps KH·KW"
         )
-    return array.astype(dtype)
+    return array
 
 
 def _taps_of(geometry: Geometry) -> str:

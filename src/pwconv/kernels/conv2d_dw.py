@@ -14,6 +14,11 @@ from pwconv.kernels.conv2d_pw import Geometry
 from pwconv.layout import Shape4, buffer_rows, ceil_div, texture3d_extent
 
 
+def depthwise_bytes(shape: tuple[int, ...]) -> int:
+    """Return the bytes of a weight [C, 1, KH, KW] as the shaders read it."""
+    return ceil_div(shape[0], 4) * 4 * shape[2] * shape[3] * FLOAT32.itemsize
+
+
 def arrange_weight(weight: Array) -> Array:
     """Return a weight [C, KH, KW] as the shaders read it: [C4, KH·KW, 4] of float32."""
     c, taps = weight.shape[0], weight.shape[1] * weight.shape[2]

@@ -8,7 +8,7 @@ from pwconv import shaders
 from pwconv.dispatch import Dispatcher
 from pwconv.dtypes import DType
 from pwconv.kernels.conv2d_pw import Geometry, Problem, takes_scale
-from pwconv.kernels.matrix_units import has_flexible_matrix, plan_matrices
+from pwconv.kernels.matrix_units import has_flexible_matrix, plan_matrices, rows_fit
 from pwconv.kernels.tiling import (
     Choice,
     Preference,
@@ -18,7 +18,6 @@ from pwconv.kernels.tiling import (
     runnable,
     tiled_variants,
 )
-from pwconv.layout import weight_rows_extent
 
 _FAMILIES = {
     "texture3d": ("conv2d_pw_staged_texture3d", "conv2d_pw_tiled"),
@@ -111,7 +110,7 @@ def candidates(
     if problem.storage == "buffer" and not _takes_every_buffer(dispatcher):
         families = (_FOUR_BUFFERS,)
     considered = tiled_variants(families, problem, weight_storage)
-    if _suits_matrices(problem, dispatcher):
+    if _suits_matrices(problem) and rows_fit(dispatcher, problem.out_shape[1], problem.x_shape[1]):
         info = dispatcher.device.info
         considered += [v for v in shaders.variants(_COOPMAT) if plan_matrices(v, info)]
         considered += [v for v in shaders.variants(_COOPMAT2) if has_flexible_matrix(v, info)]
@@ -175,15 +174,13 @@ def _takes_every_buffer(dispatcher: Dispatcher) -> bool:
     return bool(dispatcher.limits["maxPerStageDescriptorStorageBuffers"] >= 6)
 
 
-def _suits_matrices(problem: Problem, dispatcher: Dispatcher) -> bool:
+def _suits_matrices(problem: Problem) -> bool:
     """Return whether cooperative matrices compute it: float16 rows, as they lie in buffers."""
-    rows, pitch = weight_rows_extent(problem.out_shape[1], problem.x_shape[1])
     return (
         problem.storage == "buffer"
         and problem.dtype.itemsize == 2
         and problem.accumulate.itemsize == 4
         and problem.geometry == Geometry()
-        and rows * pitch * 2 <= dispatcher.limits["maxStorageBufferRange"]
     )
 
 

@@ -6,7 +6,7 @@ from pwconv import shaders
 from pwconv.dispatch import Dispatcher
 from pwconv.dtypes import axis_name
 from pwconv.kernels.conv2d_pw_pair import PairProblem, most_channels
-from pwconv.kernels.matrix_units import flexible_pair_matrix, plan_pair_matrices
+from pwconv.kernels.matrix_units import flexible_pair_matrix, plan_pair_matrices, rows_fit
 from pwconv.kernels.tiling import Choice
 from pwconv.layout import ceil_div
 
@@ -51,7 +51,15 @@ def candidates(
         dtype=axis_name(problem.dtype),
         weight=weight_storage,
     )
-    if problem.storage == "buffer" and problem.dtype.itemsize == 2:
+    rows = (
+        (problem.hidden, problem.x_shape[1]),
+        (problem.out_channels, problem.hidden),
+    )
+    if (
+        problem.storage == "buffer"
+        and problem.dtype.itemsize == 2
+        and all(rows_fit(dispatcher, n, k) for n, k in rows)
+    ):
         considered += [v for v in shaders.variants(_COOPMAT) if plan_pair_matrices(v, info)]
         considered += [v for v in shaders.variants(_COOPMAT2) if flexible_pair_matrix(v, info)]
     return [

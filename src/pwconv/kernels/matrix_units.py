@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from pwconv import shaders
+from pwconv.dispatch import Dispatcher
+from pwconv.layout import weight_rows_bytes
 from pwconv.vk.cooperative_matrix import Matrix
 from pwconv.vk.physical_device import DeviceInfo
 
@@ -20,6 +22,14 @@ class MatrixPlan:
     matrix: Matrix
     subgroups_n: int
     subgroups_m: int
+
+
+def rows_fit(dispatcher: Dispatcher, n: int, k: int) -> bool:
+    """Return whether a weight [N, K] fits a buffer as the padded rows that matrices are read from.
+
+    Of few channels they take many times what its blocks take.
+    """
+    return bool(weight_rows_bytes(n, k) <= dispatcher.limits["maxStorageBufferRange"])
 
 
 def plan_matrices(variant: shaders.Variant, info: DeviceInfo) -> MatrixPlan | None:

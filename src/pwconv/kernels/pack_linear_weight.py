@@ -10,12 +10,12 @@ from pwconv import shaders
 from pwconv.dispatch import Dispatch, Dispatcher
 from pwconv.dtypes import Array, DType, as_dtype, as_float_array, axis_name
 from pwconv.errors import UnsupportedError
-from pwconv.layout import Chunk, ceil_div, packed_extent, weight_rows_extent
+from pwconv.layout import Chunk, ceil_div, packed_extent, weight_rows_bytes, weight_rows_extent
 from pwconv.packed_weight import PackedWeight
 from pwconv.staging import download_chunks, upload_chunks
 from pwconv.tensor import VK_FORMATS
 from pwconv.vk import api as vk
-from pwconv.vk.resources import DEVICE, Buffer, Image, image_extent_limit
+from pwconv.vk.resources import DEVICE, Buffer, Image, image_limit
 
 if TYPE_CHECKING:
     from pwconv.device import Device
@@ -30,6 +30,7 @@ def pack(
     if storage not in _STORAGES:
         raise ValueError(f"storage is {storage!r}; it must be one of {', '.join(_STORAGES)}")
     array = as_float_array(weight, "weight")
+    transposed = bool(transposed)
     if array.ndim not in (2, 3) or 0 in array.shape:
         order = "N, K" if transposed else "K, N"
         raise ValueError(
@@ -56,8 +57,8 @@ def pack_weight(
 
     ``shape`` is [B, N, K] either way.
     """
-    batches, n, k = shape
-    packed = _make_resource(dispatcher, batches, n, k, dtype, storage)
+    _, n, k = shape
+    packed = _make_resource(dispatcher, shape, dtype, storage)
     variant = shaders.variant(
         "pack_fp_linear_weight",
         source=axis_name(weight.dtype.newbyteorder("=")),
@@ -147,7 +148,7 @@ def unpack_rows(
             "pitch": pitch,
         },
     )
-    rows = Buffer(dispatcher.device, rows_n * pitch * 2, DEVICE)
+    rows = Buffer(dispatcher.device, weight_rows_bytes(n, k), DEVICE)
     try:
         dispatcher.submit(Dispatch(plan, {"weight_rows": rows, "packed_weight": packed}))
     except BaseException:
@@ -156,29 +157,49 @@ def unpack_rows(
     return rows
 
 
-def _make_resource(
-    dispatcher: Dispatcher, batches: int, n: int, k: int, dtype: DType, storage: str
-) -> Image | Buffer:
+def packed_storage(
+    dispatcher: Dispatcher, shape: tuple[int, int, int], dtype: DType, storage: str
+) -> str:
+    """Return how a weight [B, N, K] is stored: "texture2d" or "buffer".
+
+    Raises
+    ------
+    UnsupportedError
+        It fits neither storage, or not the one asked for.
+    """
     device = dispatcher.device
-    device.require_open()
-    width, height = packed_extent(batches, n, k)
+    width, height = packed_extent(*shape)
+    size = width * height * 4 * dtype.itemsize
     too_large = []
     if storage in ("auto", "texture2d"):
-        limit = image_extent_limit(device.physical, VK_FORMATS[dtype], 2)
+        limit = image_limit(device.physical, VK_FORMATS[dtype], 2)
         most = dispatcher.limits["maxImageDimension2D"]
-        if limit is not None and width <= min(limit[0], most) and height <= min(limit[1], most):
-            return Image(device, (width, height, 0), VK_FORMATS[dtype])
+        if limit is not None:
+            columns, rows, _ = limit.extent
+            if width <= min(columns, most) and height <= min(rows, most) and size <= limit.size:
+                return "texture2d"
         too_large.append(f"a texture2d of {width} × {height} texels (maxImageDimension2D = {most})")
     if storage in ("auto", "buffer"):
-        size = width * height * 4 * dtype.itemsize
         most = dispatcher.limits["maxStorageBufferRange"]
         if size <= most:
-            return Buffer(device, size, DEVICE)
+            return "buffer"
         too_large.append(f"a buffer of {size:,} bytes (maxStorageBufferRange = {most:,})")
+    batches, n, k = shape
     raise UnsupportedError(
         f"weight of B = {batches}, N = {n}, K = {k} is too large for {device.info.name}: it packs "
         f"into {' or '.join(too_large)}; split its channels over several layers"
     )
+
+
+def _make_resource(
+    dispatcher: Dispatcher, shape: tuple[int, int, int], dtype: DType, storage: str
+) -> Image | Buffer:
+    device = dispatcher.device
+    device.require_open()
+    width, height = packed_extent(*shape)
+    if packed_storage(dispatcher, shape, dtype, storage) == "texture2d":
+        return Image(device, (width, height, 0), VK_FORMATS[dtype])
+    return Buffer(device, width * height * 4 * dtype.itemsize, DEVICE)
 
 
 def _length(part: slice) -> int:

@@ -20,7 +20,7 @@ from pwconv.staging import upload_buffer
 from pwconv.tensor import VK_FORMATS, acquire_resource
 from pwconv.verify.poison import poison
 from pwconv.vk import api as vk
-from pwconv.vk.resources import DEVICE, DOWNLOAD, Buffer, Image, image_extent_limit
+from pwconv.vk.resources import DEVICE, DOWNLOAD, Buffer, Image, image_limit
 
 _T = TypeVar("_T")
 
@@ -91,9 +91,7 @@ class Workbench:
             The device has no such textures.
         OutOfMemoryError
         """
-        if storage == "texture3d" and not image_extent_limit(
-            self._device.physical, VK_FORMATS[dtype], 3
-        ):
+        if storage == "texture3d" and not image_limit(self._device.physical, VK_FORMATS[dtype], 3):
             raise UnsupportedError(f"{self._device.info.name} cannot store {dtype} in textures")
         resource = acquire_resource(self._device, shape, dtype, storage, "shape")
         assert resource is not None
@@ -227,5 +225,5 @@ def extent_limit(dispatcher: Dispatcher, dtype: DType) -> int:
     Buffers are tried with as many. It is no power of two, for which some drivers compile anew.
     """
     most: int = dispatcher.limits["maxImageDimension3D"]
-    found = image_extent_limit(dispatcher.device.physical, VK_FORMATS[dtype], 3)
-    return (min(most, *found) if found else most) - 5
+    found = image_limit(dispatcher.device.physical, VK_FORMATS[dtype], 3)
+    return (min(most, *found.extent) if found else most) - 5

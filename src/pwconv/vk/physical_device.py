@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from pwconv.errors import UnsupportedError
 from pwconv.vk import api as vk
@@ -69,6 +69,13 @@ class MemoryType:
     heap: int
 
 
+class ImageLimit(NamedTuple):
+    """The largest image of a format: extent in texels, and ``maxResourceSize`` in bytes."""
+
+    extent: tuple[int, int, int]
+    size: int
+
+
 class PhysicalDevice:
     """A VkPhysicalDevice and everything that pwconv asks it.
 
@@ -87,7 +94,7 @@ class PhysicalDevice:
         version = properties.apiVersion
         self.api_version = version
         # Asked once: a layer looks at it in every call.
-        self.image_extent_limits: dict[tuple[int, int], tuple[int, int, int] | None] = {}
+        self.image_limits: dict[tuple[int, int], ImageLimit | None] = {}
         available = _features(handle, version, extensions)
         if layer_version is not None:
             available = features.known_to_layer(available, layer_version)

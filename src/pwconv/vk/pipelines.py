@@ -20,6 +20,7 @@ _log = logging.getLogger(__name__)
 
 _DESCRIPTOR_TYPES = {"sampled_image": 2, "storage_image": 3, "storage_buffer": 7}
 _MAGIC = b"pwconv pipeline cache 1\n"
+_MOST_BYTES = 256 << 20
 
 
 class Pipeline:
@@ -178,8 +179,15 @@ class PipelineCache:
 
 def _read(file: Path) -> bytes:
     try:
-        contents = file.read_bytes()
+        # What is no regular file may never end, or never begin.
+        if not file.is_file():
+            return b""
+        with file.open("rb") as stream:
+            contents = stream.read(_MOST_BYTES + 1)
     except OSError:
+        return b""
+    if len(contents) > _MOST_BYTES:
+        _log.info("the pipeline cache %s has more than %d bytes and is ignored", file, _MOST_BYTES)
         return b""
     start = len(_MAGIC) + hashlib.sha256().digest_size
     data = contents[start:]

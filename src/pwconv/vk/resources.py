@@ -15,7 +15,7 @@ from pwconv.vk.memory import (
     HOST_VISIBLE,
     Allocation,
 )
-from pwconv.vk.physical_device import PhysicalDevice
+from pwconv.vk.physical_device import ImageLimit, PhysicalDevice
 
 if TYPE_CHECKING:
     from pwconv.vk.logical_device import LogicalDevice
@@ -42,19 +42,17 @@ _MUTABLE_FORMAT = 8
 _IMAGE_USAGE = 0x1 | 0x2 | 0x4 | 0x8  # transfer source and destination, sampled, storage
 
 
-def image_extent_limit(
-    physical: PhysicalDevice, image_format: int, dimensions: int
-) -> tuple[int, int, int] | None:
-    """Return the largest extent of an :class:`Image`, or None where the device has none such."""
+def image_limit(physical: PhysicalDevice, image_format: int, dimensions: int) -> ImageLimit | None:
+    """Return the largest :class:`Image` there may be, or None where the device has none such."""
     key = (image_format, dimensions)
-    if key not in physical.image_extent_limits:
-        physical.image_extent_limits[key] = _ask_extent_limit(physical, image_format, dimensions)
-    return physical.image_extent_limits[key]
+    if key not in physical.image_limits:
+        physical.image_limits[key] = _ask_image_limit(physical, image_format, dimensions)
+    return physical.image_limits[key]
 
 
-def _ask_extent_limit(
+def _ask_image_limit(
     physical: PhysicalDevice, image_format: int, dimensions: int
-) -> tuple[int, int, int] | None:
+) -> ImageLimit | None:
     image_type = vk.VK_IMAGE_TYPE_3D if dimensions == 3 else vk.VK_IMAGE_TYPE_2D
     try:
         limits = vk.vkGetPhysicalDeviceImageFormatProperties(
@@ -69,7 +67,8 @@ def _ask_extent_limit(
         if isinstance(error.__cause__, vk.VkErrorFormatNotSupported):
             return None
         raise
-    return limits.maxExtent.width, limits.maxExtent.height, limits.maxExtent.depth
+    extent = limits.maxExtent
+    return ImageLimit((extent.width, extent.height, extent.depth), limits.maxResourceSize)
 
 
 def _image_flags(image_format: int) -> int:

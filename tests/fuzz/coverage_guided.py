@@ -1,0 +1,143 @@
+"""Coverage-guided fuzzing of the file formats, where atheris is installed.
+
+    python tests/fuzz/coverage_guided.py FORMAT [libFuzzer's options, as -max_total_time=60]
+
+FORMAT is "tuning", "pipelines", "manifest" or "state". What is found is written where libFuzzer
+says, and is run again by giving it the file. Nothing here needs a device.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+import os
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+import atheris
+import numpy as np
+
+with atheris.instrument_imports(include=["pwconv", "json"]):
+    import pwconv
+    from pwconv import shaders
+    from pwconv.models import parameters
+    from pwconv.tuning import store as tuning
+    from pwconv.vk import pipelines
+
+_ENTRY = {
+    "storage": "buffer",
+    "x_shape": [1, 5, 4, 4],
+    "out_channels": 6,
+    "dtype": "float32",
+    "accumulate": "float32",
+    "stride": [1, 1],
+    "padding": [0, 0],
+    "weight_storage": "buffer",
+    "variant": "a",
+    "workgroup": [8, 8, 1],
+    "seconds": 1e-6,
+    "default_variant": "b",
+    "default_workgroup": [8, 8, 1],
+    "default_seconds": 2e-6,
+}
+_HEADER = {"format": 1, "pwconv": "0", "shaders": "0", "device": "0"}
+
+
+def tuning_file(data: bytes, _: Path) -> None:
+    """Parse: verdicts, or the error that has a file ignored."""
+    try:
+        verdicts = tuning._parse(data, _HEADER)
+    except tuning._UnusableError:
+        return
+    for key, verdict in verdicts.items():
+        assert min(key.problem.x_shape) > 0
+        assert min(verdict.workgroup) > 0
+        json.dumps(tuning._entry(key, verdict)).encode()
+
+
+def pipeline_cache(data: bytes, folder: Path) -> None:
+    """Read: what the digest is of, or nothing."""
+    file = folder / "cache.bin"
+    file.write_bytes(data)
+    found = pipelines._read(file)
+    assert not found or data == pipelines._MAGIC + hashlib.sha256(found).digest() + found
+
+
+def manifest(data: bytes, folder: Path) -> None:
+    """Load beside the package's digest: refused, whatever it is."""
+    (folder / "manifest.json").write_bytes(data)
+    shaders._manifest.cache_clear()
+    try:
+        shaders._manifest()
+    except pwconv.PwconvError:
+        return
+    raise AssertionError("it was believed")
+
+
+def state_dict(data: bytes, _: Path) -> None:
+    """Fold: parameters within float16, or ValueError or TypeError."""
+    provider = atheris.FuzzedDataProvider(data)
+    shapes = {"a.c.weight": (2, 1, 1, 1)}
+    shapes |= {f"a.bn.{part}": (2,) for part in ("weight", "bias", "running_mean", "running_var")}
+    state = {}
+    for name, shape in shapes.items():
+        dtype = (np.float32, np.float16, np.float64, np.uint8)[provider.ConsumeIntInRange(0, 3)]
+        raw = provider.ConsumeBytes(provider.ConsumeIntInRange(0, 16))
+        array = np.frombuffer(raw[: len(raw) // 8 * 8], dtype)
+        state[name] = array.reshape(shape) if array.size == 2 else array
+        if provider.ConsumeBool():
+            state[provider.ConsumeUnicode(8)] = state.pop(name)
+    try:
+        found = parameters.check_parameters(state, shapes)
+        folded = parameters.fold_batch_norm(found, "a")
+        result = parameters.rounded("a", *folded, np.dtype(np.float16))
+    except (TypeError, ValueError):
+        return
+    assert all(np.isfinite(array).all() for array in result)
+
+
+def seed(name: str) -> bytes:
+    """Return a file of the format that is right, to begin with."""
+    if name == "tuning":
+        return json.dumps({**_HEADER, "verdicts": [_ENTRY]}).encode()
+    if name == "pipelines":
+        return pipelines._MAGIC + hashlib.sha256(b"data").digest() + b"data"
+    if name == "manifest":
+        return (shaders._FOLDER / "manifest.json").read_bytes()[:4000]
+    return os.urandom(100)
+
+
+FORMATS: dict[str, Callable[[bytes, Path], None]] = {
+    "tuning": tuning_file,
+    "pipelines": pipeline_cache,
+    "manifest": manifest,
+    "state": state_dict,
+}
+
+
+def main() -> None:
+    """Fuzz one format until libFuzzer stops."""
+    if len(sys.argv) < 2 or sys.argv[1] not in FORMATS:
+        sys.exit(__doc__)
+    name = sys.argv.pop(1)
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        (folder / "corpus").mkdir()
+        (folder / "corpus" / "right").write_bytes(seed(name))
+        (folder / "manifest.sha256").write_bytes((shaders._FOLDER / "manifest.sha256").read_bytes())
+        if name == "manifest":
+            shaders._FOLDER = folder
+        arguments = [*sys.argv, str(folder / "corpus")]
+        atheris.Setup(arguments, functools.partial(_run, FORMATS[name], folder))
+        atheris.Fuzz()
+
+
+def _run(target: Callable[[bytes, Path], None], folder: Path, data: bytes) -> None:
+    target(data, folder)
+
+
+if __name__ == "__main__":
+    main()
