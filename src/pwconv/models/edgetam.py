@@ -29,6 +29,7 @@ def edgetam_pointwise(
     size: int = 1024,
     dtype: Any = "float16",
     storage: str = "auto",
+    fuse: bool = True,
     seed: int = 0,
 ) -> Graph:
     """Build the 55 pointwise layers of EdgeTAM's image encoder, with random weights.
@@ -48,6 +49,8 @@ def edgetam_pointwise(
         Of the activations and the weights on the device.
     storage : "auto", "texture3d" or "buffer"
         How activations are stored on the device.
+    fuse : bool
+        As for :class:`pwconv.Graph`.
     seed : int
         Of the weights and biases; 0 or more.
 
@@ -77,7 +80,7 @@ def edgetam_pointwise(
     if operator.index(seed) < 0:
         raise ValueError(f"seed is {seed}; it must not be negative")
     layers = Layers(seed, as_dtype(dtype))
-    graph = Graph(device, dtype, storage=storage)
+    graph = Graph(device, dtype, storage=storage, fuse=fuse)
     x = graph.input("x", (1, _CHANNELS[0], side // 4, side // 4))
     for name, value in layers.maps(graph, x).items():
         graph.output(name, value)

@@ -34,6 +34,7 @@ def repvit_m1_backbone(
     batch: int = 1,
     dtype: Any = "float16",
     storage: str = "auto",
+    fuse: bool = True,
 ) -> Graph:
     """Build the trunk of RepViT-M1.
 
@@ -56,6 +57,8 @@ def repvit_m1_backbone(
         Of the activations and the weights on the device.
     storage : "auto", "texture3d" or "buffer"
         How activations are stored on the device.
+    fuse : bool
+        As for :class:`pwconv.Graph`.
 
     Returns
     -------
@@ -84,7 +87,7 @@ def repvit_m1_backbone(
     if images < 1:
         raise ValueError(f"batch is {images}; it must be at least 1")
     trunk = Trunk(parameters, as_dtype(dtype))
-    graph = Graph(device, dtype, storage=storage)
+    graph = Graph(device, dtype, storage=storage, fuse=fuse)
     x = graph.input("x", (images, 3, height, width))
     for stage, feature_map in enumerate(trunk.feature_maps(graph, x)):
         graph.output(f"stages.{stage}", feature_map)
