@@ -120,7 +120,7 @@ def test_tuning_file(fuzz, own_device, task, tmp_path, monkeypatch):
         "default_workgroup": list(default.workgroup),
         "default_seconds": 2e-6,
     }
-    document = {**store._header, "verdicts": [entry, {**entry, "x_shape": [1, 5, 4, 5]}]}
+    document = {**store._entries._header, "verdicts": [entry, {**entry, "x_shape": [1, 5, 4, 5]}]}
     store.file.parent.mkdir(parents=True)
     store.file.write_text(json.dumps(document))
     assert Tuner(dispatcher, "cached").choose(task).variant.name == other
@@ -158,7 +158,7 @@ def test_a_document_as_deep_as_can_be_read(own_device, tmp_path, monkeypatch):
         nested = "[" * depth + "]" * depth
         for text in (
             f'{{"format": {nested}}}',
-            json.dumps({**store._header, "verdicts": 0})[:-2] + f'[{{"x_shape": [{nested}]}}]}}',
+            json.dumps({**store._entries._header, "verdicts": 0})[:-2] + f'[{{"x_shape": [{nested}]}}]}}',
         ):
             store.file.write_text(text)
             verdicts, problem = store.examine()

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 import pwconv
 from accuracy import check_layer, check_linear, random_linear, random_problem
+from cards import LIMITS
 from pwconv import shaders
 from pwconv.deny_list import DenyList
 from pwconv.dispatch import Denied, Dispatcher
@@ -207,12 +208,7 @@ def test_a_kernel_without_another_is_refused(device, open_device):
 
 
 def test_a_missing_feature_is_not_put_down_to_the_list(tmp_path):
-    limits = {
-        "maxPushConstantsSize": 128,
-        "maxComputeSharedMemorySize": 48 << 10,
-        "maxComputeWorkGroupInvocations": 1024,
-    }
-    device = SimpleNamespace(info=dataclasses.replace(INFO, limits=limits))
+    device = SimpleNamespace(info=dataclasses.replace(INFO, limits=LIMITS))
     names = frozenset(v.name for v in shaders.variants("conv2d_pw_tiled"))
     dispatcher = Dispatcher(device, Denied(names, tmp_path))
     half = shaders.variants("conv2d_pw_tiled", dtype="fp16acc16")
