@@ -168,7 +168,8 @@ def check_storage(storage: str) -> None:
     ------
     ValueError
     """
-    if storage not in ("auto", "texture3d", "buffer"):
+    # An array would be compared element by element.
+    if not isinstance(storage, str) or storage not in ("auto", "texture3d", "buffer"):
         raise ValueError(f"storage is {storage!r}; it must be 'auto', 'texture3d' or 'buffer'")
 
 

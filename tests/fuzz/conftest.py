@@ -17,11 +17,14 @@ _drawn: Counter[str] = Counter()
 
 @pytest.fixture
 def fuzz(request: pytest.FixtureRequest) -> Iterator[Callable[[int, Callable[[Draw], None]], None]]:
-    """Run a case, a function of ``draw``, so many times ``--fuzz``."""
+    """Run a case, a function of ``draw``, so many times ``--fuzz``.
+
+    The suite's own run draws the same each time; others draw anew.
+    """
     factor = request.config.getoption("--fuzz")
 
     def run(examples: int, case: Callable[[Draw], None]) -> None:
-        @settings(max_examples=max(1, int(examples * factor)))
+        @settings(max_examples=max(1, int(examples * factor)), derandomize=factor == 1)
         @given(data=st.data())
         def drawn(data: st.DataObject) -> None:
             _drawn[request.node.originalname] += 1

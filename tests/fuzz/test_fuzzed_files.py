@@ -154,11 +154,12 @@ def test_a_document_as_deep_as_can_be_read(own_device, tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     store = Store(own_device.info)
     store.file.parent.mkdir(parents=True)
+    header = json.dumps({**store._entries._header, "verdicts": 0})[:-2]
     for depth in (*range(1, 800, 50), *range(800, 1010)):
         nested = "[" * depth + "]" * depth
         for text in (
             f'{{"format": {nested}}}',
-            json.dumps({**store._entries._header, "verdicts": 0})[:-2] + f'[{{"x_shape": [{nested}]}}]}}',
+            header + f'[{{"x_shape": [{nested}]}}]}}',
         ):
             store.file.write_text(text)
             verdicts, problem = store.examine()

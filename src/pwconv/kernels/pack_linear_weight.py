@@ -27,7 +27,7 @@ def pack(
     device: Device, weight: Any, *, transposed: bool, dtype: Any, storage: str
 ) -> PackedWeight:
     """Pack a weight on a device; the arguments are those of :func:`pwconv.pack_linear_weight`."""
-    if storage not in _STORAGES:
+    if not isinstance(storage, str) or storage not in _STORAGES:
         raise ValueError(f"storage is {storage!r}; it must be one of {', '.join(_STORAGES)}")
     array = as_float_array(weight, "weight")
     transposed = bool(transposed)
