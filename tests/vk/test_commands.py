@@ -91,6 +91,7 @@ def test_what_is_retired_goes_without_waiting(own_device):
 def test_a_wait_is_cut_into_slices(own_device, monkeypatch):
     """So that Ctrl-C is noticed: the wait goes on after each, and leaves a usable device."""
     queue = own_device._logical.queue
+    queue._spin_seconds = 0.0
     real = vk.vkWaitForFences
     answers = [vk.VkTimeout, vk.VkTimeout, KeyboardInterrupt]
 
@@ -107,8 +108,35 @@ def test_a_wait_is_cut_into_slices(own_device, monkeypatch):
     assert queue.completed() == serial
 
 
+def test_a_short_wait_is_not_left_to_the_driver(own_device, monkeypatch):
+    queue = own_device._logical.queue
+    queue._spin_seconds = 60.0
+    monkeypatch.setattr(vk, "vkWaitForFences", None)
+    serial = queue.run_once(nothing)
+    queue.wait(serial)
+    assert queue.completed() == serial
+
+
+def test_a_long_wait_is_left_to_the_driver(own_device, monkeypatch):
+    queue = own_device._logical.queue
+    queue._spin_seconds = 1e-3
+    asked = itertools.count()
+
+    def not_ready(*_: object) -> None:
+        next(asked)
+        raise vk.VkNotReady
+
+    serial = queue.run_once(nothing)
+    with monkeypatch.context() as patch:
+        patch.setattr(vk, "vkGetFenceStatus", not_ready)
+        queue.wait(serial)
+    assert next(asked) > 0
+    assert queue.completed() == serial
+
+
 def test_a_fence_someone_waits_for_is_not_reused(own_device, monkeypatch):
     queue = own_device._logical.queue
+    queue._spin_seconds = 0.0
     serial = queue.run_once(nothing)
     started, resume = threading.Event(), threading.Event()
     real = vk.vkWaitForFences
@@ -135,6 +163,7 @@ def test_a_fence_someone_waits_for_is_not_reused(own_device, monkeypatch):
 def test_a_full_queue_goes_on_while_another_thread_waits(own_device, monkeypatch):
     """The oldest submission is done, and whoever waited for it has not yet said so."""
     queue = own_device._logical.queue
+    queue._spin_seconds = 0.0
     serial = queue.run_once(nothing)
     started, resume = threading.Event(), threading.Event()
     real = vk.vkWaitForFences
