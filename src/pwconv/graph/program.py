@@ -14,6 +14,7 @@ from pwconv.graph.hazards import Hazards, Range
 from pwconv.graph.network import Network
 from pwconv.graph.operations import Launch, Setting
 from pwconv.graph.placement import Lifetime, Placement, place
+from pwconv.graph.schedule import schedule
 from pwconv.graph.scratch import Scratch
 from pwconv.layout import Shape4
 from pwconv.tensor import Shape, shape4
@@ -61,9 +62,12 @@ class Program:
         self.setting = setting
         self.network = network
         self.shapes = shapes
-        self.launches: Mapping[int, list[Launch]] = {i: self._plan(i) for i in network.order}
         self._scratch = scratch
-        self._placement, self._wanted, self._placed = self._place()
+        self._wants = self._requirements()
+        sizes = {i: wants.size for i, wants in self._wants.items()}
+        order = schedule(network, sizes, self.flop)
+        self.launches: Mapping[int, list[Launch]] = {i: self._plan(i) for i in order}
+        self._placement, self._wanted = self._place(order)
         self._arena: Arena | None = None
         self._resources: dict[int, Resource] = {}
         self._ranges: dict[int, Range] = {}
@@ -173,27 +177,33 @@ class Program:
         shapes = [self.shapes[j] for j in node.inputs]
         return node.operation.launches(self.setting, shapes, self.shapes[i])
 
-    def _place(self) -> tuple[Placement, Requirements, list[int]]:
-        """Return where intermediates lie, what they want together, and which nodes they are."""
-        outputs, order = set(self.network.outputs.values()), self.network.order
+    def _requirements(self) -> dict[int, Requirements]:
+        """Return what memory each intermediate wants, by node."""
+        outputs = set(self.network.outputs.values())
+        storage, dtype = self.setting.storage, self.setting.dtype
+        return {
+            i: self._scratch.requirements(storage, self.shape4(i), dtype)
+            for i in self.network.order
+            if i not in outputs
+        }
+
+    def _place(self, order: Sequence[int]) -> tuple[Placement, Requirements]:
+        """Return where intermediates lie, and what they want together."""
         step = {i: position for position, i in enumerate(order)}
         readers = self.network.readers()
-        placed = [i for i in order if i not in outputs]
-        storage, dtype = self.setting.storage, self.setting.dtype
-        each = [self._scratch.requirements(storage, self.shape4(i), dtype) for i in placed]
-        alignment = max((wants.alignment for wants in each), default=1)
+        alignment = max((wants.alignment for wants in self._wants.values()), default=1)
         types = -1
         lifetimes = []
-        for i, wants in zip(placed, each, strict=True):
+        for i, wants in self._wants.items():
             types &= wants.memory_types
             size = -(-wants.size // alignment) * alignment
-            lifetimes.append(Lifetime(step[i], step[readers[i][-1]], size))
+            lifetimes.append(Lifetime(step[i], max(step[j] for j in readers[i]), size))
         placement = place(lifetimes)
-        return placement, Requirements(placement.size, alignment, types), placed
+        return placement, Requirements(placement.size, alignment, types)
 
     def _settle(self) -> None:
         """Have the resources in the arena as it is now."""
-        if not self._placed:
+        if not self._wants:
             return
         arena = self._scratch.arena(self.setting.storage, self._wanted)
         if arena is self._arena:
@@ -201,15 +211,12 @@ class Program:
         for item in list(self._owned.values()):
             self._drop(item)
         self._recordings.clear()
-        for i, offset in zip(self._placed, self._placement.offsets, strict=True):
+        for (i, wants), offset in zip(self._wants.items(), self._placement.offsets, strict=True):
             resource = self._scratch.resource(
                 self.setting.storage, self.shape4(i), self.setting.dtype, Place(arena, offset)
             )
             self.keep(resource)
             self._resources[i] = resource
-            wants = self._scratch.requirements(
-                self.setting.storage, self.shape4(i), self.setting.dtype
-            )
             self._ranges[resource.uid] = Range(-1, offset, offset + wants.size)
         # Last: where one of them could not be made, the next call makes all of them anew.
         self._arena = arena
