@@ -17,6 +17,14 @@ def mixer(
     return PairProblem(storage, shape, 2 * channels, channels, np.dtype(dtype))
 
 
+def head(hidden: int) -> PairProblem:
+    return PairProblem("buffer", (1, 48, 256, 256), hidden, 32, np.dtype("float16"))
+
+
+def wide(hidden: int) -> PairProblem:
+    return PairProblem("buffer", (1, 192, 64, 64), hidden, 192, np.dtype("float16"))
+
+
 def chosen(dispatcher, problem: PairProblem) -> str | None:
     choice = choose_pair(dispatcher, problem, "buffer")
     return choice and choice.variant.name.removeprefix("conv2d_pw_pair_")
@@ -26,8 +34,12 @@ def chosen(dispatcher, problem: PairProblem) -> str | None:
     ("problem", "variant"),
     [
         (mixer(48, 256), "coopmat2_fp16_m64h32"),
-        (mixer(96, 128), "coopmat2_fp16_m64h32"),
-        (mixer(192, 64), "coopmat2_fp16_m32h64"),
+        (mixer(96, 128), "coopmat2_fp16_m64h64"),
+        (mixer(192, 64), "coopmat2_fp16_m32h96"),
+        (head(256), "coopmat2_fp16_m64h64"),
+        (head(257), "coopmat2_fp16_m64h32"),
+        (wide(768), "coopmat2_fp16_m32h96"),
+        (wide(769), None),
         (mixer(384, 32), None),
         (mixer(48, 16), None),
         (mixer(48, 16, batch=16), "coopmat2_fp16_m64h32"),

@@ -18,6 +18,7 @@ from pwconv.kernels.tiling import (
     runnable,
     tiled_variants,
 )
+from pwconv.layout import ceil_div
 
 _FAMILIES = {
     "texture3d": ("conv2d_pw_staged_texture3d", "conv2d_pw_tiled"),
@@ -189,6 +190,7 @@ def _choose_coopmat2(
 ) -> tuple[shaders.Variant, str] | None:
     """Return the tile, as measured on an NVIDIA H100, and why; None where the device lacks it."""
     n, k = problem.out_shape[1], problem.x_shape[1]
+    blocks_of_64 = ceil_div(problem.positions, 64) * ceil_div(n, 64) * problem.x_shape[0]
     if n <= 32:
         tile, reason = "m128n32k32", "N is at most 32"
     elif n * k * problem.positions >= 2**32:
@@ -198,6 +200,8 @@ def _choose_coopmat2(
         tile, reason = "m64n64k128", "K is at least 512"
     elif k >= 256:
         tile, reason = "m64n64k64", "K is at least 256"
+    elif n % 64 == k % 64 == 0 and blocks_of_64 <= 256:
+        tile, reason = "m64n64k64", f"its blocks divide N and K, and are few ({blocks_of_64})"
     elif n % 48 == 0 and k % 48 == 0:
         tile, reason = "m64n48k48", "its blocks divide N and K"
     else:

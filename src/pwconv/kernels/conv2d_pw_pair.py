@@ -156,6 +156,7 @@ def _matrix_constants(
         k, n = problem.x_shape[1], problem.out_channels
         block_k, block_n = ceil_div(k, matrix.k) * matrix.k, ceil_div(n, matrix.n) * matrix.n
         return {
+            "SLICES": ceil_div(problem.hidden, variant.defines["BLOCK_H"]),
             "BLOCK_K": block_k,
             "BLOCK_N": block_n,
             "WHOLE_STEPS": k == block_k,

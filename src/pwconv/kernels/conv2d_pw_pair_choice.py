@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+from dataclasses import dataclass
+
 from pwconv import shaders
 from pwconv.dispatch import Dispatcher
 from pwconv.dtypes import axis_name
@@ -15,27 +18,68 @@ _COOPMAT, _COOPMAT2 = "conv2d_pw_pair_coopmat", "conv2d_pw_pair_coopmat2"
 _STAGED_BUFFER = "conv2d_pw_pair_staged_buffer"
 _STAGED_TEXTURE3D = "conv2d_pw_pair_staged_texture3d"
 
-# By type of device, storage and dtype: family, tile, the most N and K that it takes, and the least
-# blocks of positions with which it gains.
+
+@dataclass(frozen=True)
+class _Gain:
+    """A kernel, and the pairs with which it gains.
+
+    Attributes
+    ----------
+    family, tile : str
+    most : int
+        N and K that it takes.
+    least_blocks : int
+        Of positions.
+    most_slices : float
+        Of hidden channels.
+    whole_slices : bool
+        Whether they must be.
+    """
+
+    family: str
+    tile: str
+    most: int
+    least_blocks: int
+    most_slices: float = math.inf
+    whole_slices: bool = False
+
+    def suits(self, variant: shaders.Variant, problem: PairProblem) -> bool:
+        """Return whether it gains."""
+        slices = problem.hidden / variant.defines["BLOCK_H"]
+        return (
+            max(problem.out_channels, problem.x_shape[1]) <= self.most
+            and _blocks(variant, problem) >= self.least_blocks
+            and slices <= self.most_slices
+            and (not self.whole_slices or slices.is_integer())
+        )
+
+
+# By type of device, storage and dtype.
 #
 # "discrete" was measured on an NVIDIA H100 over RepViT's channel mixers (48 channels at 256×256, 96
 # at 128×128, 192 at 64×64), fused against two dispatches, in µs:
-#   coopmat2            20 : 28    19 : 21    17 : 18
+#   coopmat2            20 : 28    16 : 21    16 : 18
 #   coopmat             23 : 41    21 : 27    23 : 23
 #   staged, textures    88 : 122   76 : 73    70 : 58    (float16)
-# In float32 two dispatches are faster there, by 1.0 to 1.2 on textures and 1.2 to 1.3 on buffers:
-# what fusion saves in memory the narrower tiles lose. "cpu" was measured on lavapipe: on buffers
-# 0.56 of the time of two with 48 channels at 64×64, and 0.74 with 96 at 32×32 (float16 0.56 and
-# 0.77), on textures three times as much. Other devices are not measured.
-_CPU_BUFFER = ((_STAGED_BUFFER, "64x48x16", 48, 16), (_STAGED_BUFFER, "32x96x16", 96, 16))
-_GAINS: dict[tuple[str, str, str], tuple[tuple[str, str, int, int], ...]] = {
+# and coopmat2 over heads of a neck, 48→256→32 at 256×256 and 96→256→64 at 128×128: 22 : 45 and
+# 14 : 19. In float32 two dispatches are faster there, by 1.0 to 1.2 on textures and 1.2 to 1.3 on
+# buffers: what fusion saves in memory the narrower tiles lose. "cpu" was measured on lavapipe: on
+# buffers 0.56 of the time of two with 48 channels at 64×64, and 0.74 with 96 at 32×32 (float16 0.56
+# and 0.77), on textures three times as much. Other devices are not measured.
+_CPU_BUFFER = (
+    _Gain(_STAGED_BUFFER, "64x48x16", 48, 16),
+    _Gain(_STAGED_BUFFER, "32x96x16", 96, 16),
+)
+_GAINS: dict[tuple[str, str, str], tuple[_Gain, ...]] = {
     ("discrete", "buffer", "float16"): (
-        (_COOPMAT2, "m64h32", 128, 64),
-        (_COOPMAT2, "m32h64", 192, 64),
-        (_COOPMAT, "m64n48h16", 48, 256),
-        (_COOPMAT, "m64n96h32", 96, 256),
+        _Gain(_COOPMAT2, "m64h64", 128, 64, whole_slices=True),
+        _Gain(_COOPMAT2, "m64h32", 128, 64),
+        # Its slices are unrolled.
+        _Gain(_COOPMAT2, "m32h96", 192, 64, most_slices=8),
+        _Gain(_COOPMAT, "m64n48h16", 48, 256),
+        _Gain(_COOPMAT, "m64n96h32", 96, 256),
     ),
-    ("discrete", "texture3d", "float16"): ((_STAGED_TEXTURE3D, "128x48x8", 48, 512),),
+    ("discrete", "texture3d", "float16"): (_Gain(_STAGED_TEXTURE3D, "128x48x8", 48, 512),),
     ("cpu", "buffer", "float32"): _CPU_BUFFER,
     ("cpu", "buffer", "float16"): _CPU_BUFFER,
 }
@@ -75,12 +119,16 @@ def choose_pair(dispatcher: Dispatcher, problem: PairProblem, weight_storage: st
     """Return what should be faster than two dispatches; None where nothing should."""
     able = {(v.family, v.axes["tile"]): v for v in candidates(dispatcher, problem, weight_storage)}
     where = dispatcher.device.info.type, problem.storage, problem.dtype.name
-    for family, tile, most, least in _GAINS.get(where, ()):
-        variant = able.get((family, tile))
-        if variant is None or max(problem.out_channels, problem.x_shape[1]) > most:
-            continue
-        count = ceil_div(problem.positions, variant.defines["BLOCK_M"]) * problem.x_shape[0]
-        if count >= least:
-            reason = f"two convolutions as one: N and K are at most {most}, blocks: {count}"
+    for gain in _GAINS.get(where, ()):
+        variant = able.get((gain.family, gain.tile))
+        if variant is not None and gain.suits(variant, problem):
+            reason = (
+                f"two convolutions as one: N and K are at most {gain.most}, blocks: "
+                f"{_blocks(variant, problem)}"
+            )
             return Choice(variant, (1, 1, 1), reason)
     return None
+
+
+def _blocks(variant: shaders.Variant, problem: PairProblem) -> int:
+    return ceil_div(problem.positions, variant.defines["BLOCK_M"]) * problem.x_shape[0]
