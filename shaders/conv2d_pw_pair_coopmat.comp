@@ -153,6 +153,23 @@ void stage_input(const uint m_first, const uint b) {
     }
 }
 
+void subgroup_barrier() {
+    controlBarrier(gl_ScopeSubgroup, gl_ScopeSubgroup, gl_StorageSemanticsShared,
+                   gl_SemanticsAcquireRelease);
+}
+
+// Of what lies between, a subgroup's part at (row, column), of which rows from h + row on are staged.
+// An infinite input times the weight's zeros past H is NaN, and an activation of zero may be anything.
+void clear_past_H(const uint h, const uint row, const uint column) {
+    const uint vectors = BLOCK_M / SUBGROUPS_M / 8;
+    for (uint i = gl_SubgroupInvocationID; i < BLOCK_H / SUBGROUPS_H * vectors; i += gl_SubgroupSize) {
+        const uint r = row + i / vectors;
+        if (h + r >= pc.H) {
+            staged[HIDDEN + r * PITCH_M + column / 8 + i % vectors] = uvec4(0);
+        }
+    }
+}
+
 // Vector i of a block of the output: where it is staged, whether it is within M and N, and where in
 // the tensor it lies.
 #define BLOCK_VECTORS (BLOCK_N * BLOCK_M / 8)
@@ -241,8 +258,11 @@ void main() {
                              PITCH_M, gl_CooperativeMatrixLayoutRowMajor);
             }
         }
-        controlBarrier(gl_ScopeSubgroup, gl_ScopeSubgroup, gl_StorageSemanticsShared,
-                       gl_SemanticsAcquireRelease);
+        subgroup_barrier();
+        if (h + row + BLOCK_H / SUBGROUPS_H > pc.H) {
+            clear_past_H(h, row, column);
+            subgroup_barrier();
+        }
         [[unroll]] for (uint k = 0; k < BLOCK_H / SUBGROUPS_H; k += MATRIX_K) {
             VALUES values[COLUMNS];
             [[unroll]] for (uint c = 0; c < COLUMNS; ++c) {

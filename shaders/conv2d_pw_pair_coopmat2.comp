@@ -34,7 +34,9 @@ layout(constant_id = 7) const bool WHOLE_BLOCKS = false;
 // reads t_residual, and the input is bound in its place.
 layout(constant_id = 8) const bool RESIDUAL = false;
 layout(constant_id = 9) const uint HIDDEN_ACTIVATION = 0;
-layout(constant_id = 10) const uint SLICES = 1;  // of BLOCK_H, that make up H
+// Of BLOCK_H channels, that make up H; and whether all of them are within H.
+layout(constant_id = 10) const uint SLICES = 1;
+layout(constant_id = 11) const bool WHOLE_SLICES = false;
 
 layout(push_constant) uniform PushConstants {
     uint origin_x, origin_y, origin_z;
@@ -68,8 +70,11 @@ layout(set = 0, binding = 6) restrict readonly buffer SecondBias {
 
 #include "activation.glslh"
 
-float hidden_activated(const uint row, const uint column, const float sum) {
-    return activate_by(HIDDEN_ACTIVATION, vec4(sum), pc.hidden_a, pc.hidden_b).x;
+// Zero past H: an infinite input times the weight's zeros there is NaN, and an activation of zero may
+// be anything.
+float hidden_activated(const uint row, const uint column, const float sum, const uint h) {
+    const float y = activate_by(HIDDEN_ACTIVATION, vec4(sum), pc.hidden_a, pc.hidden_b).x;
+    return WHOLE_SLICES || h + column < pc.H ? y : 0.0;
 }
 
 float activated(const uint row, const uint column, const float sum) {
@@ -148,8 +153,8 @@ void main() {
         ACCUMULATOR(float, BLOCK_H) hidden;
         LOAD_BIAS(hidden, first_bias, h, BLOCK_H)
         ADD_PRODUCTS(hidden, x, first_rows, first_layout, h, BLOCK_H, 0u, BLOCK_K)
-        if (HIDDEN_ACTIVATION != ACTIVATION_NONE) {
-            coopMatPerElementNV(hidden, hidden, hidden_activated);
+        if (HIDDEN_ACTIVATION != ACTIVATION_NONE || !WHOLE_SLICES) {
+            coopMatPerElementNV(hidden, hidden, hidden_activated, h);
         }
         const ACCUMULATOR(float16_t, BLOCK_H) halves = ACCUMULATOR(float16_t, BLOCK_H)(hidden);
         const LEFT(BLOCK_H) values = LEFT(BLOCK_H)(halves);

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -75,6 +76,21 @@ def check_linear(
         if out_storage == "texture3d":
             whole = actual.reshape(texels.stored_shape(actual.shape))
             np.testing.assert_array_equal(texels.read(out), texels.channels_packed(whole))
+
+
+def check_infinite_weight(
+    run: Callable[[np.ndarray], np.ndarray], x: np.ndarray, weight: np.ndarray
+) -> None:
+    """Assert that an infinite weight reaches one output alone, and that as an infinity.
+
+    Times a zero past K it would be NaN. ``run(weight)`` takes x [..., K] to [..., N], and its
+    activation leaves infinity as it is.
+    """
+    infinite = weight.copy()
+    infinite[0, -1] = np.inf
+    finite, actual = run(weight), run(infinite)
+    np.testing.assert_array_equal(actual[..., 1:], finite[..., 1:])
+    assert np.isposinf(actual[..., 0][x[..., -1] > 0]).all()
 
 
 def assert_within(actual: np.ndarray, expected: np.ndarray, bound: np.ndarray) -> None:

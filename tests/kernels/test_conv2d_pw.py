@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import pwconv
-from accuracy import check_layer, random_problem
+from accuracy import check_infinite_weight, check_layer, random_problem
 from mirror import Mirror, random_weight
 from pwconv import shaders
 from pwconv.dispatch import Dispatcher
@@ -138,9 +138,16 @@ def test_every_tile(device, rng, request, force, storage, family, tile, dtype):
     def check(shape, weight_storage, **settings):
         c_in, c_out, size = shape
         x, weight, bias = random_problem(rng, c_in, c_out, size, dtype, batch=2)
-        packed = pwconv.pack_linear_weight(weight, storage=weight_storage, device=device)
         settings = {"activation": "silu", "storage": storage, "device": device, **settings}
-        check_layer(pwconv.PointwiseConv2d(packed, bias, **settings), x, weight, bias)
+
+        def make(weight):
+            packed = pwconv.pack_linear_weight(weight, storage=weight_storage, device=device)
+            return pwconv.PointwiseConv2d(packed, bias, **settings)
+
+        check_layer(make(weight), x, weight, bias)
+        if "stride" not in settings:
+            last = np.moveaxis(x, 1, -1)
+            check_infinite_weight(lambda w: np.moveaxis(make(w)(x), 1, -1), last, weight)
 
     # A pipeline takes up to seconds to compile on a CPU.
     every_case = dtype == "float32" or request.config.getoption("--full-size")

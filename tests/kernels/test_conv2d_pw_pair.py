@@ -221,15 +221,24 @@ def test_every_tile_of_the_matrix_units(make, rng, turn):
         check_other_positions(pair, x, residual)
 
 
-@pytest.mark.parametrize("storage", FAMILIES)
-def test_infinity_meets_no_padding(make, storage):
-    """Past H and N packed weights are zero, and infinity times zero is NaN."""
-    x, pair = make(smallest(storage), storage, "float32", 5, 7, 3, (3, 5))
-    for layer in pair.weights:
-        layer[:] = 1.0
-    ones = PairOfLayers(pair.device, pair.variant, storage, pair.weights, pair.biases)
-    y = ones(np.full_like(x, np.inf))
-    np.testing.assert_array_equal(y, np.full_like(y, np.inf))
+@pytest.mark.parametrize(
+    "variant", [*map(smallest, FAMILIES), *MATRIX_VARIANTS], ids=lambda v: v.name
+)
+def test_infinity_meets_no_padding(make, variant):
+    """Past K, H and N inputs and packed weights are zero, and infinity times zero is NaN."""
+    storage = "texture3d" if "texture3d" in variant.family else "buffer"
+    dtype = "float16" if variant in MATRIX_VARIANTS else "float32"
+    x, pair = make(variant, storage, dtype, 5, 7, 3, (3, 5))
+
+    def run(first_corner: float, second_corner: float, value: float) -> np.ndarray:
+        weights = [np.ones_like(weight) for weight in pair.weights]
+        weights[0][0, -1], weights[1][0, -1] = first_corner, second_corner
+        ones = PairOfLayers(pair.device, variant, storage, weights, pair.biases)
+        return ones(np.full_like(x, value))
+
+    for y in run(1, 1, np.inf), run(np.inf, 1, 1), run(1, np.inf, 1)[:, :1]:
+        np.testing.assert_array_equal(y, np.full_like(y, np.inf))
+    assert np.isfinite(run(1, np.inf, 1)[:, 1:]).all()
 
 
 @pytest.mark.parametrize("storage", FAMILIES)

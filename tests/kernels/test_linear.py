@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 import pwconv
 import texels
-from accuracy import assert_within, check_linear, random_linear
+from accuracy import assert_within, check_infinite_weight, check_linear, random_linear
 from pwconv import reference, shaders
 from pwconv.dispatch import Dispatcher
 from pwconv.dtypes import FLOAT32
@@ -90,14 +90,18 @@ def test_every_tile_and_weight_storage(
         if lanes_of(storage, x_shape) != variant.defines.get("LANES", 1):
             continue
         x, weight, bias = random_linear(rng, x_shape, (n, x_shape[-1]), dtype)
-        packed = pwconv.pack_linear_weight(weight, storage=weight_storage, device=device)
-        layer = pwconv.Linear(packed, bias, activation="silu", device=device)
-        y = run_poisoned(layer, x, storage)
+
+        def run(weight, x=x, bias=bias):
+            packed = pwconv.pack_linear_weight(weight, storage=weight_storage, device=device)
+            layer = pwconv.Linear(packed, bias, activation="silu", device=device)
+            return run_poisoned(layer, x, storage).numpy()
+
         assert_within(
-            y.numpy(),
+            run(weight),
             reference.linear(x, weight, bias, activation="silu"),
             reference.linear_bound(x, weight, bias, activation="silu", dtype=dtype),
         )
+        check_infinite_weight(run, x, weight)
 
 
 @pytest.mark.parametrize("weight_storage", ["texture2d", "buffer"])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -87,10 +86,6 @@ def _pair(nodes: Sequence[Node], i: int, shapes: Sequence[Shape], setting: Setti
     if not (isinstance(first, PointwiseConvolution) and isinstance(second, PointwiseConvolution)):
         return None
     if len(before.inputs) > 1 or first.geometry != Geometry() or second.geometry != Geometry():
-        return None
-    # Channels past H are activated zeros, which weights of zero must make zeros again.
-    low, high = first.activation.a, first.activation.b
-    if not math.isfinite(min(max(0.0, low), high)):
         return None
     storages = {layer._weight.storage for layer in (first.layer, second.layer)}
     if len(storages) > 1:

@@ -157,6 +157,7 @@ def _matrix_constants(
         block_k, block_n = ceil_div(k, matrix.k) * matrix.k, ceil_div(n, matrix.n) * matrix.n
         return {
             "SLICES": ceil_div(problem.hidden, variant.defines["BLOCK_H"]),
+            "WHOLE_SLICES": problem.hidden % variant.defines["BLOCK_H"] == 0,
             "BLOCK_K": block_k,
             "BLOCK_N": block_n,
             "WHOLE_STEPS": k == block_k,
