@@ -16,13 +16,15 @@ class FmaKernel:
     dispatcher : Dispatcher
     dtype : "fp32" or "fp16"
     invocations : int
+        Fewer where a buffer cannot hold a vec4 of each.
     """
 
     def __init__(self, dispatcher: Dispatcher, dtype: str, invocations: int) -> None:
         self._dispatcher = dispatcher
         self._variant = shaders.variant("bench_fma", dtype=dtype)
-        self._invocations = invocations
-        self._result = Buffer(dispatcher.device, 16 * invocations, DEVICE)
+        most: int = dispatcher.limits["maxStorageBufferRange"] // 16
+        self._invocations = min(invocations, most)
+        self._result = Buffer(dispatcher.device, 16 * self._invocations, DEVICE)
 
     def step(self, iterations: int) -> Step:
         """Return a dispatch of so many rounds of the shader's loop."""
