@@ -67,8 +67,10 @@ def run(index: int, child: str) -> subprocess.CompletedProcess[str]:
     # It ends as multiprocessing has its children end: at exit() lavapipe joins threads that it had
     # before the fork, and crashes.
     ending = "sys.stdout.flush()\nos._exit(0)\n"
+    program = PARENT.format(index=index) + textwrap.dedent(child) + ending
+    # That the driver has threads, Python 3.12 warns of.
     return subprocess.run(
-        [sys.executable, "-c", PARENT.format(index=index) + textwrap.dedent(child) + ending],
+        [sys.executable, "-W", "ignore::DeprecationWarning", "-c", program],
         env={
             **os.environ,
             "PWCONV_DEVICE": str(index),

@@ -85,8 +85,8 @@ def test_a_pairs_flexible_matrix_divides_its_positions_and_its_step():
         for other in (
             flexible(32, 16, 16, 2 * threads),
             flexible(48, 16, 16, threads),
-            flexible(32, 48, 16, threads),
-            flexible(32, 16, 48, threads),
+            flexible(32, 128, 16, threads),
+            flexible(32, 16, 128, threads),
             halves(16, 16, 16),
         ):
             assert flexible_pair_matrix(variant, card(32, other)) is None
