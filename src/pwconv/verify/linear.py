@@ -21,11 +21,11 @@ from pwconv.verify.workbench import Trial, Workbench, extent_limit, pad_lanes, s
 # Chosen as in pointwise.py: one pipeline that is plain and ragged, whose rows of K and N are whole
 # vec4s of no buffer, and one that has an activation and is whole.
 _K, _N = 37, 101
-_FEW_N, _FEW_K, _FEW_M = 57, 5, 66
-_FEWEST_N = 5
+_FEW_N, _FEW_K, _FEW_M = 57, 9, 66
+_FEWEST_N = 9
 _ACTIVATION = "silu"
-_WHOLE_N, _WHOLE_K = 192, 128
-_LARGE_K = 1024
+_WHOLE_M, _WHOLE = 384, 192
+_LARGE_K = 1152
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,8 @@ def trials(bench: Workbench, variant: Variant) -> Iterator[Trial]:
 def _cases(dispatcher: Dispatcher, variant: Variant, dtype: DType) -> Iterator[_Case]:
     most = extent_limit(dispatcher, dtype)
     # A texture's rows lie one in a texel, or four; those of a buffer one after the other.
-    one_lane = variant.defines.get("LANES") == 1
+    lanes = variant.defines.get("LANES")
+    one_lane = lanes == 1
     few_n = _FEW_N if variant.workgroup is None else _FEWEST_N
 
     def size(channels: int, height: int) -> tuple[int, int, int]:
@@ -77,20 +78,19 @@ def _cases(dispatcher: Dispatcher, variant: Variant, dtype: DType) -> Iterator[_
         ("denormal", cases.subnormal),
         ("not finite", cases.not_finite),
     ):
-        yield _Case(name, size(7, 23), _N, _K, make)
+        yield _Case(name, size(11, 23), _N, _K, make)
     if variant.workgroup is not None:  # or it is another workgroup, and so another pipeline
-        yield _Case("few rows", (1, 1, 3) if one_lane else (1, 3, 1), _N, _K, cases.random)
-    batched = (4, 1, 41) if one_lane else (4, 3, 17)
+        yield _Case("few rows", (1, 3, 1) if lanes == 4 else (1, 1, 3), _N, _K, cases.random)
+    batched = (6, 1, 41) if one_lane else (6, 3, 17)
     yield _Case("batched", batched, _FEW_N, _K, cases.random, batches=2)
     yield _Case("widest", size(_FEW_M // 3, 3), most, _FEW_K, cases.random)
     yield _Case("tallest", size(1 if one_lane else 2, most), few_n, _FEW_K, cases.random)
-    deepest = (most, 1, 3) if one_lane else (1, 4 * most, 1)
+    deepest = (1, 4 * most, 1) if lanes == 4 else size(most, 3)
     yield _Case("deepest", deepest, few_n, _FEW_K, cases.random)
 
-    large_k = min(_LARGE_K, most // _WHOLE_K * _WHOLE_K)
-    more = (cases.large_k, _ACTIVATION)
-    yield _Case("large-K", size(_FEW_M, 1), _WHOLE_N, large_k, *more)
-    yield _Case("random", size(128, 1), _WHOLE_N, _WHOLE_K, cases.random, _ACTIVATION)
+    large_k = min(_LARGE_K, most // _WHOLE * _WHOLE)
+    yield _Case("large-K", size(_FEW_M, 1), _WHOLE, large_k, cases.large_k, _ACTIVATION)
+    yield _Case("random", size(_WHOLE_M, 1), _WHOLE, _WHOLE, cases.random, _ACTIVATION)
 
 
 def _trial(bench: Workbench, variant: Variant, case: _Case, dtype: DType) -> Trial:

@@ -27,12 +27,12 @@ _K, _N = 37, 101
 _SIZE = (2, 17, 19)
 # Of the other K is whole blocks; the input is strided, padded and scaled, and something is added.
 _ACTIVATION = "silu"
-_WHOLE_K = 128
+_WHOLE = 192
 # At least so many are more steps along K than any kernel unrolls.
 _LARGE_K = 2304
 # Where outputs are many they are as few as they can be, for the host that looks at them all.
-_FEW_N, _FEW_K, _FEW_M = 57, 5, (5, 13)
-_FEWEST_N, _FEWEST_M = 5, (3, 3)
+_FEW_N, _FEW_K, _FEW_M = 57, 9, (5, 13)
+_FEWEST_N, _FEWEST_M = 9, (3, 3)
 _PLAIN, _STRIDED = Geometry(), Geometry((2, 1), (1, 2))
 
 
@@ -80,19 +80,21 @@ def _cases(dispatcher: Dispatcher, variant: Variant, dtype: DType) -> Iterator[_
         yield _Case(name, _SIZE, _N, _K, make)
     fixed = variant.workgroup is not None
     few_n, few_m = (_FEWEST_N, _FEWEST_M) if fixed else (_FEW_N, _FEW_M)
-    yield _Case("widest", (1, 2, most), few_n, _FEW_K, cases.random)
-    yield _Case("tallest", (1, most, 2), few_n, _FEW_K, cases.random)
-    # What a texture has of depth is N·ceil(C/4): input and output have the same.
+    # What a texture has of depth is N·ceil(C/4): input and output have the same. What reads buffers
+    # may be specialized by the steps along K.
+    few_k, deep_k = (_FEW_K, _FEW_N) if storage_of(variant) == "texture3d" else (_K, _K)
     deep = most // ceil_div(_FEW_N, 4)
-    yield _Case("deepest", (deep, *few_m), _FEW_N, _FEW_N, cases.random)
+    yield _Case("widest", (1, 3, most), few_n, few_k, cases.random)
+    yield _Case("tallest", (1, most, 3), few_n, few_k, cases.random)
+    yield _Case("deepest", (deep, *few_m), _FEW_N, deep_k, cases.random)
 
     _, block_n = block_shape(variant)
-    whole_n = lcm(192, block_n)
-    whole_k = lcm(_WHOLE_K, variant.defines.get("BLOCK_K", 1))
+    whole_n = lcm(_WHOLE, block_n)
+    whole_k = lcm(_WHOLE, variant.defines.get("BLOCK_K", 1))
     plain = variant.family.startswith("conv2d_pw_coopmat")
     geometry = _PLAIN if plain else _STRIDED
-    # Strided, they are 16 × 16 all the same.
-    size = (1, 16, 16) if plain else (1, 30, 12)
+    # Outputs are 16 × 16 or, strided, 24 × 48.
+    size = (1, 16, 16) if plain else (1, 46, 44)
     more = (geometry, _ACTIVATION, "t_residual" in dict(variant.bindings))
     large_k = whole_k * ceil_div(_LARGE_K, whole_k)
     yield _Case("large-K", (2, 15, 9), _FEW_N, large_k, cases.large_k, *more)
