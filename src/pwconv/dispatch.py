@@ -213,13 +213,15 @@ class Dispatcher:
         )
         with self.device.lock:
             plan = self._plans.get(key)
-            if plan is None:
-                plan = self._make_plan(variant, grid, push_constants, constants, shape, flop)
-                self._plans[key] = plan
-                if len(self._plans) > _PLANS_KEPT:
-                    self._plans.popitem(last=False)
-            else:
+            if plan is not None:
                 self._plans.move_to_end(key)
+                return plan
+        # It may compile: without the lock, so that other threads go on.
+        made = self._make_plan(variant, grid, push_constants, constants, shape, flop)
+        with self.device.lock:
+            plan = self._plans.setdefault(key, made)
+            if len(self._plans) > _PLANS_KEPT:
+                self._plans.popitem(last=False)
             return plan
 
     def submit(self, *dispatches: Dispatch, awaited: bool = False) -> int:

@@ -228,13 +228,15 @@ class Layer(ABC):
 
     def _plan(self, storage: str, x_shape: Shape, out_shape: Shape) -> tuple[Plan, Shape, str]:
         """Return the plan for a shape, the output's shape, and why the plan's variant."""
-        with self.device._logical.lock:
+        lock = self.device._logical.lock
+        with lock:
             known = self._plans.get((storage, x_shape))
             if known is not None:
                 self._plans.move_to_end((storage, x_shape))
                 return known
-            plan, reason = self._make_plan(storage, x_shape, out_shape)
-            new = self._plans[storage, x_shape] = plan, out_shape, reason
+        plan, reason = self._make_plan(storage, x_shape, out_shape)
+        with lock:
+            new = self._plans.setdefault((storage, x_shape), (plan, out_shape, reason))
             if len(self._plans) > _PLANS_KEPT:
                 self._plans.popitem(last=False)
             return new

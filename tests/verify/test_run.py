@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
+import threading
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -14,10 +16,11 @@ import pytest
 import pwconv
 from pwconv import shaders
 from pwconv.dispatch import Dispatcher, Plan
-from pwconv.verify import pointwise
+from pwconv.verify import pointwise, run
 from pwconv.verify.report import describe, make_table, to_document
 from pwconv.verify.run import FAMILIES, Verification, selected, verify
 from pwconv.verify.workbench import Workbench, storage_of
+from pwconv.vk import pipelines
 
 NOT_VERIFIED = re.compile("bench_")
 
@@ -95,10 +98,46 @@ def test_each_case_is_what_its_name_says(device):
     assert np.isnan(special).any()
     assert np.isinf(special).any()
     assert np.isfinite(special).any()
-    for name in ("identity", "zero", "one-hot", "constant", "large-K"):
+    for name in ("identity", "zero", "one-hot", "constant"):
         assert not trials[name].bound.any()
-    for name in ("ragged", "random", "widest", "denormal"):
+    # Exact but for the activation: a sum that is wrong is so by 1.
+    assert trials["large-K"].bound.max() < 0.1
+    for name in ("ragged", "widest", "denormal"):
         assert (trials[name].bound[:, : trials[name].channels] > 0).all()
+
+
+# Of the flags that kernels are specialized by, those whose two values are two pieces of code.
+FLAGS = {
+    *("POINTWISE_GRID", "WHOLE_STEPS", "WHOLE_BLOCKS", "RESIDUAL", "SCALE"),
+    *("VECTORS_IN", "VECTORS_OUT", "ACTIVATION", "HIDDEN_ACTIVATION"),
+}
+# What only a graph's last activation is for.
+NEVER_SET = {"conv2d_pw_pair": {"ACTIVATION"}}
+
+
+@pytest.mark.parametrize("family", [f for f in FAMILIES if f.startswith(("conv2d_pw", "linear"))])
+def test_few_pipelines_have_every_flag_set_and_not(device, monkeypatch, family):
+    """Compiling is what takes time on a GPU: two of them do for most variants."""
+    asked: set[tuple[tuple[int, int], ...]] = set()
+    monkeypatch.setattr(
+        device._logical.pipelines, "get", lambda *arguments: asked.add((*arguments[-1].items(),))
+    )
+    dispatcher = Dispatcher(device._logical)
+    with Workbench(dispatcher) as bench:
+        for variant in filter(dispatcher.can_run, selected([family])):
+            if variant.family != family or run._lack(device._logical, variant):
+                continue
+            asked.clear()
+            for trial in FAMILIES[family](bench, variant):
+                trial.plan()
+            assert len(asked) <= (3 if family == "conv2d_pw_coopmat2" else 2), variant.name
+            for name in FLAGS & variant._constant_ids.keys():
+                values = {dict(constants)[variant._constant_ids[name]] for constants in asked}
+                never = any(
+                    family.startswith(start) and name in names for start, names in NEVER_SET.items()
+                )
+                lacks_residual = name == "RESIDUAL" and "t_residual" not in dict(variant.bindings)
+                assert len(values) == (1 if never or lacks_residual else 2), (variant.name, name)
 
 
 def swap_lanes(array: np.ndarray) -> np.ndarray:
@@ -251,6 +290,61 @@ def test_an_error_fails_a_variant_and_the_rest_goes_on(device, monkeypatch):
     found = verify(device._logical, variants)
     assert [result.passed for result in found.results] == [False, True]
     assert str(found.results[0].failures[0]) == "large-K: the compiler failed"
+
+
+@pytest.fixture
+def compiled(monkeypatch) -> list[str]:
+    """The threads that have the driver compile, which takes it a while."""
+    threads = []
+    real = pipelines.Pipeline._make_pipeline
+
+    def make(self, *arguments):
+        threads.append(threading.current_thread().name)
+        time.sleep(0.1)
+        return real(self, *arguments)
+
+    monkeypatch.setattr(pipelines.Pipeline, "_make_pipeline", make)
+    return threads
+
+
+def test_other_threads_compile(own_device, compiled):
+    variants = selected([CONV, "upsample"])
+    assert not verify(own_device._logical, variants).failed
+    ahead = [name for name in compiled if name.startswith("pwconv-verify")]
+    assert len(ahead) >= 10  # and not what carries arrays to the device and back
+    assert threading.active_count() == 1
+
+
+def test_what_does_not_compile_is_that_variants_error(own_device, monkeypatch):
+    variants = selected(["conv2d_pw_tiled_fp32_buffer_m1n1k1", "upsample_buffer_fp32"])
+    real = pipelines.PipelineCache.get
+
+    def fail(self, name, *arguments):
+        if name == CONV:
+            raise pwconv.PwconvError("vkCreateComputePipelines: the driver failed")
+        return real(self, name, *arguments)
+
+    monkeypatch.setattr(pipelines.PipelineCache, "get", fail)
+    found = verify(own_device._logical, variants)
+    assert [result.passed for result in found.results] == [False, True]
+    (failure,) = found.results[0].failures
+    assert str(failure) == "identity: vkCreateComputePipelines: the driver failed"
+    assert found.results[0].cases == 1
+
+
+def test_ctrl_c_ends_it_before_the_rest_is_compiled(own_device, compiled):
+    def interrupt(*_: object) -> None:
+        while not compiled:
+            time.sleep(0.01)
+        raise KeyboardInterrupt
+
+    variants = selected(["conv2d_pw_tiled_fp32"])
+    with pytest.raises(KeyboardInterrupt):
+        verify(own_device._logical, variants, interrupt)
+    made = len(compiled)
+    assert made < 2 * len(variants)
+    time.sleep(0.3)
+    assert len(compiled) == made
 
 
 def test_a_lost_device_ends_it(device, monkeypatch):

@@ -1,10 +1,14 @@
-"""The pipeline cache on disk."""
+"""The pipeline cache on disk, and threads that fill it."""
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import multiprocessing
 import stat
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -12,8 +16,13 @@ import pytest
 
 import pwconv
 from accuracy import check_layer, random_problem
+from pwconv.activation import parse_activation
 from pwconv.files import cache_folder, replace_file
+from pwconv.kernels import elementwise
+from pwconv.vk import api as vk
 from pwconv.vk import pipelines
+
+COMPILE_SECONDS = 0.5
 
 
 @pytest.fixture
@@ -109,3 +118,95 @@ def test_nothing_new_is_not_written(device, cache_file):
     with pwconv.Device(device.info.index):
         pass
     assert cache_file.stat().st_mtime_ns == before
+
+
+@pytest.fixture
+def slow_compiler(monkeypatch) -> list[str]:
+    """A driver that takes a while to compile; the names of the threads that have it compile."""
+    compiled = []
+    real = pipelines.Pipeline._make_pipeline
+
+    def make(self, *arguments):
+        compiled.append(threading.current_thread().name)
+        time.sleep(COMPILE_SECONDS)
+        return real(self, *arguments)
+
+    monkeypatch.setattr(pipelines.Pipeline, "_make_pipeline", make)
+    return compiled
+
+
+def add(device: pwconv.Device, activation: int) -> object:
+    """Plan a sum, of another pipeline for each activation."""
+    return elementwise.plan_elementwise(
+        *(device._dispatcher, "buffer", elementwise.ADD, (1, 4, 3, 5), np.dtype(np.float32)),
+        dataclasses.replace(parse_activation(None), number=activation),
+        broadcast=False,
+    )
+
+
+def test_threads_compile_at_once_and_nothing_twice(own_device, slow_compiler):
+    start = time.monotonic()
+    with ThreadPoolExecutor(8) as pool:
+        plans = list(pool.map(lambda i: add(own_device, i % 4), range(8)))
+    assert time.monotonic() - start < 3 * COMPILE_SECONDS
+    assert len(slow_compiler) == len(set(slow_compiler)) == 4
+    assert len(set(map(id, plans))) == 4
+    assert plans[:4] == plans[4:]
+
+
+def test_others_work_while_one_compiles(own_device, slow_compiler, rng):
+    x = rng.standard_normal((3, 5, 7)).astype(np.float32)
+    tensor = own_device.tensor(x)  # and its pipelines
+    tensor.numpy()
+    slow_compiler.clear()
+    with ThreadPoolExecutor(1) as pool:
+        compiling = pool.submit(add, own_device, 0)
+        while not slow_compiler:
+            time.sleep(0.01)
+        np.testing.assert_array_equal(tensor.numpy(), x)
+        assert not compiling.done()
+        compiling.result()
+
+
+def test_whoever_holds_the_lock_waits_for_what_another_compiles(own_device, slow_compiler):
+    with ThreadPoolExecutor(1) as pool:
+        compiling = pool.submit(add, own_device, 0)
+        while not slow_compiler:
+            time.sleep(0.01)
+        with own_device._logical.lock:
+            plan = add(own_device, 0)
+        assert compiling.result() is plan
+    assert len(slow_compiler) == 1
+
+
+def test_closing_waits_for_what_is_compiled(own_device, slow_compiler):
+    with ThreadPoolExecutor(1) as pool:
+        compiling = pool.submit(add, own_device, 0)
+        while not slow_compiler:
+            time.sleep(0.01)
+        own_device.close()
+        assert len(slow_compiler) == 1
+        compiling.exception()  # whichever comes first
+    with pytest.raises(pwconv.ClosedError):
+        add(own_device, 1)
+
+
+def test_what_fails_is_tried_again_by_whoever_waits(own_device, slow_compiler, monkeypatch):
+    real = pipelines.Pipeline._make_pipeline
+    failures = iter([pwconv.OutOfMemoryError("vkCreateComputePipelines: no memory")])
+
+    def fail_once(self, *arguments):
+        made = real(self, *arguments)
+        for error in failures:
+            vk.vkDestroyPipeline(self._device.handle, made, None)
+            raise error
+        return made
+
+    monkeypatch.setattr(pipelines.Pipeline, "_make_pipeline", fail_once)
+    with ThreadPoolExecutor(2) as pool:
+        both = [pool.submit(add, own_device, 0) for _ in range(2)]
+    errors = [future.exception() for future in both]
+    assert sorted(map(type, errors), key=str) == sorted(
+        [type(None), pwconv.OutOfMemoryError], key=str
+    )
+    assert len(slow_compiler) == 2

@@ -20,12 +20,12 @@ _TINY = {2: 2.0**-14, 4: 2.0**-126}
 
 @dataclass(frozen=True, eq=False)
 class Operands:
-    """Rows X [M, K], weight [N, K] and bias [N], of one type.
+    """Rows X [M, K], weight [N, K] and bias [N], or of each row [M, N], of one type.
 
     Attributes
     ----------
     exact : bool
-        Whether the result must be exact.
+        Whether the sums must be exact.
     flushed : bool
         Whether there are subnormal numbers, which a device may take for zeros.
     """
@@ -43,12 +43,12 @@ class Operands:
         special = ~np.isfinite(x)
         finite = np.where(special, 0, x)
         call = {"x": finite, "weight": self.weight, "bias": self.bias}
+        if self.exact:
+            return self._activated(reference.linear(**call))
         expected = reference.linear(**call, activation=self.activation)
         bound = reference.linear_bound(
             **call, activation=self.activation, dtype=self.x.dtype, accumulate=accumulate
         )
-        if self.exact:
-            bound = np.zeros_like(bound)
         if self.flushed:
             size = np.abs(self.weight.astype(np.float64)).sum(1) + 1
             bound += _TINY[self.x.dtype.itemsize] * size
@@ -58,6 +58,15 @@ class Operands:
             expected[row] = x[row, column] * np.sign(self.weight[:, column].astype(np.float64))
             bound[row] = 0
         return expected, bound
+
+    def _activated(self, sums: Array) -> tuple[Array, Array]:
+        """Return what comes of exact sums, which only an activation rounds, and its bound."""
+        if self.activation is None:
+            return sums, np.zeros_like(sums)
+        each = {"x": sums.reshape(-1, 1), "weight": [[1.0]], "activation": self.activation}
+        expected = reference.linear(**each)
+        bound = reference.linear_bound(**each, dtype=self.x.dtype)
+        return expected.reshape(sums.shape), bound.reshape(sums.shape)
 
 
 def identity(m: int, n: int, k: int, dtype: DType) -> Operands:
@@ -83,10 +92,10 @@ def constant(m: int, n: int, k: int, dtype: DType) -> Operands:
     return Operands(np.ones((m, k), dtype), np.ones((n, k), dtype), np.ones(n, dtype), exact=True)
 
 
-def random(m: int, n: int, k: int, dtype: DType, activation: Any = None) -> Operands:
+def random(m: int, n: int, k: int, dtype: DType) -> Operands:
     """Multiply random numbers; results are of order one."""
     weight = _normal(n, k, dtype, 1 / np.sqrt(k))
-    return Operands(_normal(m, k, dtype), weight, _normal(1, n, dtype)[0], activation)
+    return Operands(_normal(m, k, dtype), weight, _normal(1, n, dtype)[0])
 
 
 def large_k(m: int, n: int, k: int, dtype: DType) -> Operands:
@@ -94,7 +103,8 @@ def large_k(m: int, n: int, k: int, dtype: DType) -> Operands:
     rng = _rng(m, n, k)
     x = rng.integers(-1, 2, (m, k)).astype(dtype)
     weight = rng.integers(-1, 2, (n, k)) * rng.integers(0, 2, (n, k))
-    return Operands(x, weight.astype(dtype), rng.integers(-9, 10, n).astype(dtype), exact=True)
+    bias = rng.integers(-9, 10, n).astype(dtype)
+    return Operands(x, weight.astype(dtype), bias, exact=True)
 
 
 def subnormal(m: int, n: int, k: int, dtype: DType) -> Operands:

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import itertools
+import os
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from pwconv import shaders
@@ -25,8 +29,10 @@ from pwconv.vk.physical_device import DeviceInfo
 
 _Trials = Callable[[Workbench, Variant], Iterator[Trial]]
 
-# What comes first the others are measured with. Pairs of convolutions and the shaders of
-# `pwconv bench` are not verified.
+# A driver's compiler takes memory, some hundred megabytes at times.
+_MOST_COMPILERS = 32
+
+# What comes first the others are measured with. The shaders of `pwconv bench` are not verified.
 FAMILIES: dict[str, _Trials] = {
     **dict.fromkeys(
         (
@@ -162,7 +168,7 @@ def verify(
     ----------
     device : LogicalDevice
     variants : sequence of Variant
-        Of one family and choice of types, one after the other.
+        Of one family and type, one after the other.
     on_progress : callable
         Told the name of each variant before it is run, and the share that is done.
     """
@@ -170,18 +176,46 @@ def verify(
     found = Verification()
     start = time.perf_counter()
     done = 0
-    for _, group in itertools.groupby(variants, _shares_inputs):
-        with Workbench(dispatcher) as bench:
-            for variant in group:
-                on_progress(variant.name, done / len(variants))
-                done += 1
-                lack = "the device was lost" if found.lost else _lack(device, variant)
-                if lack:
-                    found.skipped[variant.name] = lack
-                else:
-                    _verify_one(bench, variant, found)
+    lacks = {variant.name: _lack(device, variant) for variant in variants}
+    able = [variant for variant in variants if not lacks[variant.name]]
+    with _compiled_ahead(dispatcher, able):
+        for _, group in itertools.groupby(variants, _shares_inputs):
+            with Workbench(dispatcher) as bench:
+                for variant in group:
+                    on_progress(variant.name, done / len(variants))
+                    done += 1
+                    lack = "the device was lost" if found.lost else lacks[variant.name]
+                    if lack:
+                        found.skipped[variant.name] = lack
+                    else:
+                        _verify_one(bench, variant, found)
     found.seconds = time.perf_counter() - start
     return found
+
+
+@contextmanager
+def _compiled_ahead(dispatcher: Dispatcher, variants: Sequence[Variant]) -> Iterator[None]:
+    """Have threads make the pipelines of variants, in order, until the end of a ``with``.
+
+    What fails there is tried again, and told of, when it is run.
+    """
+    ended = threading.Event()
+    bench = Workbench(dispatcher)  # nothing is made on it
+
+    def compile_all(variant: Variant) -> None:
+        for trial in FAMILIES[variant.family](bench, variant):
+            if ended.is_set():
+                return
+            trial.plan()
+
+    pool = ThreadPoolExecutor(min(os.cpu_count() or 1, _MOST_COMPILERS), "pwconv-verify")
+    try:
+        for variant in variants:
+            pool.submit(compile_all, variant)
+        yield
+    finally:
+        ended.set()
+        pool.shutdown(cancel_futures=True)
 
 
 def _verify_one(bench: Workbench, variant: Variant, found: Verification) -> None:
@@ -191,23 +225,23 @@ def _verify_one(bench: Workbench, variant: Variant, found: Verification) -> None
     try:
         for trial in FAMILIES[variant.family](bench, variant):
             where = trial.case
-            cases += 1
             failure = run_trial(trial)
+            cases += 1
             if failure:
                 failures.append(failure)
-            where = f"setting up what follows {trial.case}"
     except PwconvError as error:
         if isinstance(error, UnsupportedError) and not cases:
             found.skipped[variant.name] = str(error)
             return
+        cases += 1
         failures.append(Failure(where, "error", message=str(error)))
         if isinstance(error, DeviceLostError | ClosedError):
             found.lost = str(error)
     found.results.append(Result(variant, cases, tuple(failures)))
 
 
-def _shares_inputs(variant: Variant) -> tuple[str, ...]:
-    return variant.family, variant.axes.get("dtype", ""), variant.axes.get("weight", "")
+def _shares_inputs(variant: Variant) -> tuple[str, str]:
+    return variant.family, variant.axes.get("dtype", "")
 
 
 def _lack(device: LogicalDevice, variant: Variant) -> str | None:

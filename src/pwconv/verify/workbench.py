@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import cached_property
 from types import TracebackType
 from typing import Any, TypeVar, cast
 
@@ -27,15 +28,18 @@ _T = TypeVar("_T")
 
 @dataclass(frozen=True, eq=False)
 class Trial:
-    """One variant on one case.
+    """One variant on one case, of which nothing is made before it is asked for.
 
     Attributes
     ----------
     case : str
-    expected, bound : numpy.ndarray of float64
-        [N, C, H, W]; the lanes past C of a texture among C.
     channels : int
-        C without those lanes.
+        C of the output.
+    plan : callable
+        Makes the pipelines that the variant runs; any thread may call it, at any time.
+    expect : callable
+        Returns what the output should be and how far from it a device may be, float64 arrays
+        [N, C, H, W]; the lanes past C of a texture among C.
     run : callable
         Poisons the output with a number, runs the variant, returns what the output then holds.
     features_last : bool
@@ -43,11 +47,25 @@ class Trial:
     """
 
     case: str
-    expected: Array
-    bound: Array
     channels: int
+    plan: Callable[[], object]
+    expect: Callable[[], tuple[Array, Array]]
     run: Callable[[float], Array]
     features_last: bool = False
+
+    @property
+    def expected(self) -> Array:
+        """The first of what ``expect`` returns."""
+        return self._outcome[0]
+
+    @property
+    def bound(self) -> Array:
+        """The second."""
+        return self._outcome[1]
+
+    @cached_property
+    def _outcome(self) -> tuple[Array, Array]:
+        return self.expect()
 
 
 class Workbench:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import threading
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -126,6 +127,10 @@ class PipelineCache:
         self._device = device
         self._file = file
         self._pipelines: dict[tuple[Any, ...], Pipeline] = {}
+        # What threads are compiling. Its lock is not the device's, which whoever waits here may
+        # hold, and whoever compiles needs no other.
+        self._compiling: set[tuple[Any, ...]] = set()
+        self._compiled = threading.Condition()
         self._saved = data = _read(file)
         info = vk.VkPipelineCacheCreateInfo(
             initialDataSize=len(data), pInitialData=vk.ffi.from_buffer(data) if data else None
@@ -140,12 +145,29 @@ class PipelineCache:
         push_constant_size: int,
         constants: Mapping[int, int],
     ) -> Pipeline:
-        """Return the pipeline of shader ``name`` under these constants, made if need be."""
+        """Return the pipeline of shader ``name`` under these constants, made if need be.
+
+        Compiling takes no lock of the device: other threads submit meanwhile, and compile other
+        pipelines. Whoever wants the same one waits for it.
+
+        Raises
+        ------
+        ClosedError, DeviceLostError
+        """
         key = (name, *constants.items())
-        with self._device.lock:
-            pipeline = self._pipelines.get(key)
-            if pipeline is None:
-                pipeline = Pipeline(
+        pipeline = self._pipelines.get(key)
+        if pipeline is not None:
+            return pipeline
+        with self._device.in_use():
+            with self._compiled:
+                self._compiled.wait_for(lambda: key not in self._compiling)
+                # Where it failed, it is tried again.
+                pipeline = self._pipelines.get(key)
+                if pipeline is not None:
+                    return pipeline
+                self._compiling.add(key)
+            try:
+                pipeline = self._pipelines[key] = Pipeline(
                     self._device,
                     self._handle,
                     code,
@@ -153,7 +175,11 @@ class PipelineCache:
                     push_constant_size,
                     constants,
                 )
-                self._pipelines[key] = pipeline
+            finally:
+                with self._compiled:
+                    self._compiling.remove(key)
+                    self._compiled.notify_all()
+            with self._device.lock:
                 self._device.check()
             return pipeline
 
