@@ -39,10 +39,9 @@ class Operands:
 
     def expect(self, accumulate: DType) -> tuple[Array, Array]:
         """Return what X·Wᵀ + bias should be, and how far from it a device may be: [M, N] each."""
-        x = self.x.astype(np.float64)
-        special = ~np.isfinite(x)
-        finite = np.where(special, 0, x)
-        call = {"x": finite, "weight": self.weight, "bias": self.bias}
+        x, weight = (array.astype(np.float64) for array in (self.x, self.weight))
+        finite = [np.where(np.isfinite(array), array, 0) for array in (x, weight)]
+        call = {"x": finite[0], "weight": finite[1], "bias": self.bias}
         if self.exact:
             return self._activated(reference.linear(**call))
         expected = reference.linear(**call, activation=self.activation)
@@ -50,14 +49,12 @@ class Operands:
             **call, activation=self.activation, dtype=self.x.dtype, accumulate=accumulate
         )
         if self.flushed:
-            size = np.abs(self.weight.astype(np.float64)).sum(1) + 1
+            size = np.abs(weight).sum(1) + 1
             bound += _TINY[self.x.dtype.itemsize] * size
-        for row in np.flatnonzero(special.any(1)):
-            # One of them a row: what it becomes does not depend on the others of the row.
-            (column,) = np.flatnonzero(special[row])
-            expected[row] = x[row, column] * np.sign(self.weight[:, column].astype(np.float64))
-            bound[row] = 0
-        return expected, bound
+        with np.errstate(invalid="ignore"):
+            sums = x @ weight.T
+        special = ~np.isfinite(sums)
+        return np.where(special, sums, expected), np.where(special, 0, bound)
 
     def _activated(self, sums: Array) -> tuple[Array, Array]:
         """Return what comes of exact sums, which only an activation rounds, and its bound."""
@@ -119,12 +116,16 @@ def subnormal(m: int, n: int, k: int, dtype: DType) -> Operands:
 
 
 def not_finite(m: int, n: int, k: int, dtype: DType) -> Operands:
-    """Multiply one NaN or infinity in some rows: they must fill those rows, and no other."""
+    """Multiply one NaN or infinity in some rows: they must fill those rows, and no other.
+
+    So must an infinite weight of the last channel, that may be read again past K, fill its output.
+    """
     x = _normal(m, k, dtype)
     rows = np.arange(0, m, 5)
     columns = rows % k
     x[rows, columns] = np.resize([np.nan, np.inf, -np.inf], len(rows))
     weight = _rng(n, k).uniform(0.25, 1, (n, k)) * _rng(n).choice([-1, 1], (n, 1))
+    weight[0, -1] = np.inf
     return Operands(x, weight.astype(dtype), np.zeros(n, dtype))
 
 
