@@ -30,6 +30,7 @@ QUICK = [
     "tiled_fp16_buffer_m1n1",
     "staged_texture3d_fp32_buffer_32x32",
     "staged_buffer_fp16_texture2d_32x32",
+    "four_buffers_fp32",
     "linear_tiled_texture3d_fp16_buffer_m1n1k1l1",
     "linear_tiled_texture3d_fp32_texture2d_m4n1k1l4",
     "linear_tiled_buffer_fp16acc16_buffer_m1n1",

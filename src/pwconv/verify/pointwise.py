@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 from dataclasses import dataclass, replace
 from math import lcm, prod
 
@@ -108,7 +108,8 @@ def _trial(bench: Workbench, variant: Variant, case: _Case, dtype: DType) -> Tri
     out_shape = case.geometry.output_shape(x_shape, case.n)
     problem = Problem(storage, x_shape, out_shape, dtype, accumulate, case.geometry)
     scaled = case.extras and takes_scale(variant)
-    key = case.name, case.n, case.k
+    # Variants that share their inputs do not all take a residual.
+    key = case.name, case.n, case.k, case.extras
 
     def plan() -> Plan:
         return plan_conv2d_pw(
@@ -152,7 +153,7 @@ def _trial(bench: Workbench, variant: Variant, case: _Case, dtype: DType) -> Tri
 
 
 def _weight(
-    bench: Workbench, variant: Variant, operands: Operands, key: tuple[str, int, int]
+    bench: Workbench, variant: Variant, operands: Operands, key: tuple[Hashable, ...]
 ) -> dict[str, Resource]:
     """Return the weight as a variant's bindings name it."""
     n, k = operands.weight.shape
