@@ -53,8 +53,8 @@ def run_poisoned(graph: pwconv.Graph, arrays: dict[str, np.ndarray]) -> dict[str
         tensors[i] = graph.device._empty(program.shapes[i], graph.dtype, storage)
     commands = program.commands({i: tensor.resource for i, tensor in tensors.items()})
     logical = graph.device._logical
-    order, readers = network.order, network.readers()
-    last = {i: readers.get(i, [i])[-1] for i in order}
+    order, readers = list(program.launches), network.readers()
+    last = {i: max(readers.get(i, [i]), key=order.index) for i in order}
     for i, steps in zip(order, program.steps(commands), strict=True):
         recording = Recording(logical, steps, host_reads=False)
         logical.queue.wait(recording.submit(awaited=True))

@@ -36,7 +36,7 @@ class MatrixKernel:
     variant : Variant
         As :func:`measurable` pairs them.
     invocations : int
-        A multiple of the workgroup's.
+        A multiple of the workgroup's; fewer where a buffer cannot hold a number of each.
     """
 
     def __init__(
@@ -45,8 +45,11 @@ class MatrixKernel:
         self._dispatcher = dispatcher
         self._matrix = matrix
         self._variant = variant
-        self._invocations = invocations
-        self._result = Buffer(dispatcher.device, 4 * invocations, DEVICE)
+        assert variant.workgroup is not None
+        width = variant.workgroup[0]
+        most: int = dispatcher.limits["maxStorageBufferRange"] // 4 // width * width
+        self._invocations = min(invocations, most)
+        self._result = Buffer(dispatcher.device, 4 * self._invocations, DEVICE)
 
     def step(self, iterations: int) -> Step:
         """Return a dispatch of so many rounds of the shader's loop."""
