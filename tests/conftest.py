@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from hypothesis import HealthCheck, settings
 os.environ["XDG_CACHE_HOME"] = tempfile.mkdtemp(prefix="pwconv-tests-")
 
 import pwconv
+from pwconv import device_file
 
 settings.register_profile(
     "pwconv",
@@ -89,3 +91,10 @@ def own_device(device: pwconv.Device) -> Iterator[pwconv.Device]:
 @pytest.fixture
 def rng() -> np.random.Generator:
     return np.random.default_rng(2026)
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder for tuning and deny lists; compiled pipelines stay where the suite finds them."""
+    monkeypatch.setattr(device_file, "cache_folder", lambda kind: tmp_path / kind)
+    return tmp_path

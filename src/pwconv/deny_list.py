@@ -10,51 +10,18 @@ An entry of the list, a denial::
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 from pwconv import shaders
 from pwconv.device_file import DeviceFile, UnusableFileError, as_name, one_of
-from pwconv.files import cache_folder
-from pwconv.vk.physical_device import DeviceInfo
-
-_log = logging.getLogger(__name__)
-
-_FORMAT = 1
-_MOST_DENIALS = 4096
 
 
-class DenyList:
-    """What must not be run on one device.
+class DenyList(DeviceFile[str, str]):
+    """What must not be run on one device, and why, by variant."""
 
-    Parameters
-    ----------
-    info : DeviceInfo
-
-    Attributes
-    ----------
-    file : Path
-    """
-
-    def __init__(self, info: DeviceInfo) -> None:
-        folder = cache_folder("denied")
-        self._entries = DeviceFile(folder, info, _FORMAT, "denials", _MOST_DENIALS)
-        self.file = self._entries.path
-
-    def read(self) -> dict[str, str]:
-        """Return why, by variant; nothing of a file that is not what it should be."""
-        denials, problem = self.examine()
-        if problem:
-            _log.info("the deny list %s is ignored: %s", self.file, problem)
-        return denials
-
-    def examine(self) -> tuple[dict[str, str], str | None]:
-        """Return why, by variant, and what is wrong with a file that is ignored."""
-        try:
-            return dict(map(_denial, self._entries.read())), None
-        except UnusableFileError as error:
-            return {}, str(error)
+    title, folder, name = "deny list", "denied", "denials"
+    version, most = 1, 4096
 
     def revise(self, verified: Iterable[str], failed: Mapping[str, str]) -> dict[str, str]:
         """Keep what was not verified now, and add what failed; return the list.
@@ -64,13 +31,12 @@ class DenyList:
         OSError
             The file cannot be written.
         """
-        with self._entries.locked():
+        with self._locked():
             kept = self.read()
             for name in verified:
                 kept.pop(name, None)
             kept.update(failed)
-            entries = [{"variant": name, "why": why} for name, why in kept.items()]
-            self._entries.write(entries)
+            self._write(kept)
         return kept
 
     def clear(self) -> None:
@@ -83,10 +49,12 @@ class DenyList:
         """
         self.file.unlink(missing_ok=True)
 
+    def _from_entry(self, entry: dict[str, Any]) -> tuple[str, str]:
+        why = as_name(entry, "why")
+        # It ends up on terminals.
+        if not why.isprintable():
+            raise UnusableFileError(f"why is {why!r}")
+        return one_of(entry, "variant", shaders.names()), why
 
-def _denial(entry: dict[str, Any]) -> tuple[str, str]:
-    why = as_name(entry, "why")
-    # It ends up on terminals.
-    if not why.isprintable():
-        raise UnusableFileError(f"why is {why!r}")
-    return one_of(entry, "variant", shaders.names()), why
+    def _to_entry(self, key: str, value: str) -> dict[str, Any]:
+        return {"variant": key, "why": value}

@@ -15,14 +15,19 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from importlib import metadata
-from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, Generic, NoReturn, TypeVar
 
 from pwconv import shaders
-from pwconv.files import locked_folder, make_folder, replace_file
+from pwconv.files import cache_folder, locked_folder, make_folder, replace_file
 from pwconv.vk.physical_device import DeviceInfo
+
+_log = logging.getLogger(__name__)
+_K = TypeVar("_K")
+_V = TypeVar("_V")
 
 MOST_BYTES = 4 << 20
 MOST_NAME = 100
@@ -32,80 +37,82 @@ class UnusableFileError(ValueError):
     """What is wrong with a file."""
 
 
-class DeviceFile:
-    """A list of entries of one device.
+class DeviceFile(ABC, Generic[_K, _V]):
+    """What is known of one device: values by key, each pair of them an entry of its file.
 
     Parameters
     ----------
-    folder : Path
-        It need not exist.
     info : DeviceInfo
-    version : int
-        Of the entries' format.
-    name : str
-        What the list is called.
-    most : int
-        Entries that the file may have.
 
     Attributes
     ----------
-    path : Path
+    file : Path
     """
 
-    def __init__(self, folder: Path, info: DeviceInfo, version: int, name: str, most: int) -> None:
-        self.path = folder / f"{info.identity}.json"
-        self._name = name
-        self._most = most
+    title: str
+    """What the file is called in messages."""
+    folder: str
+    """Where it lies, within the user's cache folder."""
+    version: int
+    """Of the entries' format."""
+    name: str
+    """What the list of entries is called."""
+    most: int
+    """Entries that the file may have."""
+
+    def __init__(self, info: DeviceInfo) -> None:
+        self.file = cache_folder(self.folder) / f"{info.identity}.json"
         self._header = {
-            "format": version,
+            "format": self.version,
             "pwconv": metadata.version("pwconv"),
             "shaders": shaders.digest(),
             "device": info.identity,
         }
 
-    def read(self) -> list[dict[str, Any]]:
-        """Return the entries; none where there is no file.
+    def read(self) -> dict[_K, _V]:
+        """Return what is known, oldest first; nothing of a file that is not what it should be."""
+        known, problem = self.examine()
+        if problem:
+            _log.info("the %s %s is ignored: %s", self.title, self.file, problem)
+        return known
+
+    def examine(self) -> tuple[dict[_K, _V], str | None]:
+        """Return what is known, and what is wrong with a file that is ignored."""
+        try:
+            # What is no regular file may never end, or never begin.
+            if not self.file.is_file():
+                return {}, None
+            with self.file.open("rb") as stream:
+                data = stream.read(MOST_BYTES + 1)
+            return dict(map(self._from_entry, self._entries(data))), None
+        except (OSError, UnusableFileError) as error:
+            return {}, str(error)
+
+    @abstractmethod
+    def _from_entry(self, entry: dict[str, Any]) -> tuple[_K, _V]:
+        """Return what an entry says, of which nothing is known yet.
 
         Raises
         ------
         UnusableFileError
-            The file is not what it should be; nothing is known of what an entry holds.
         """
-        try:
-            # What is no regular file may never end, or never begin.
-            if not self.path.is_file():
-                return []
-            with self.path.open("rb") as stream:
-                data = stream.read(MOST_BYTES + 1)
-        except OSError as error:
-            raise UnusableFileError(str(error)) from None
-        return self._parse(data)
 
-    def write(self, entries: Sequence[Mapping[str, Any]]) -> None:
-        """Replace the file.
+    @abstractmethod
+    def _to_entry(self, key: _K, value: _V) -> dict[str, Any]:
+        """Return the entry that says so."""
 
-        Raises
-        ------
-        OSError
-            It cannot be written.
-        """
-        document = {**self._header, self._name: entries}
-        replace_file(self.path, json.dumps(document).encode())
+    def _write(self, known: Mapping[_K, _V]) -> None:
+        entries = [self._to_entry(key, value) for key, value in known.items()]
+        replace_file(self.file, json.dumps({**self._header, self.name: entries}).encode())
 
     @contextlib.contextmanager
-    def locked(self) -> Iterator[None]:
-        """Keep other processes from writing between a read and a write.
-
-        Raises
-        ------
-        OSError
-            The folder cannot be made.
-        """
-        make_folder(self.path.parent)
-        with locked_folder(self.path.parent):
+    def _locked(self) -> Iterator[None]:
+        """Keep other processes from writing between a read and a write."""
+        make_folder(self.file.parent)
+        with locked_folder(self.file.parent):
             yield
 
-    def _parse(self, data: bytes) -> list[dict[str, Any]]:
+    def _entries(self, data: bytes) -> list[dict[str, Any]]:
         if len(data) > MOST_BYTES:
             raise UnusableFileError(f"it has more than {MOST_BYTES:,} bytes")
         try:
@@ -117,11 +124,9 @@ class DeviceFile:
             if document.get(name) != expected:
                 found = repr(document.get(name))[:MOST_NAME]
                 raise UnusableFileError(f"its {name} is {found}, not {expected!r}")
-        entries = as_kind(document.get(self._name), list)
-        if len(entries) > self._most:
-            raise UnusableFileError(
-                f"it has {len(entries):,} {self._name}; {self._most:,} are kept"
-            )
+        entries = as_kind(document.get(self.name), list)
+        if len(entries) > self.most:
+            raise UnusableFileError(f"it has {len(entries):,} {self.name}; {self.most:,} are kept")
         return [as_kind(entry, dict) for entry in entries]
 
 

@@ -120,7 +120,7 @@ def test_tuning_file(fuzz, own_device, task, tmp_path, monkeypatch):
         "default_workgroup": list(default.workgroup),
         "default_seconds": 2e-6,
     }
-    document = {**store._entries._header, "verdicts": [entry, {**entry, "x_shape": [1, 5, 4, 5]}]}
+    document = {**store._header, "verdicts": [entry, {**entry, "x_shape": [1, 5, 4, 5]}]}
     store.file.parent.mkdir(parents=True)
     store.file.write_text(json.dumps(document))
     assert Tuner(dispatcher, "cached").choose(task).variant.name == other
@@ -154,7 +154,7 @@ def test_a_document_as_deep_as_can_be_read(own_device, tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     store = Store(own_device.info)
     store.file.parent.mkdir(parents=True)
-    header = json.dumps({**store._entries._header, "verdicts": 0})[:-2]
+    header = json.dumps({**store._header, "verdicts": 0})[:-2]
     for depth in (*range(1, 800, 50), *range(800, 1010)):
         nested = "[" * depth + "]" * depth
         for text in (

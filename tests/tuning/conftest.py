@@ -9,14 +9,7 @@ from pathlib import Path
 import pytest
 
 import pwconv
-from pwconv.tuning import race, store
-
-
-@pytest.fixture
-def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder for tuning files; compiled pipelines stay where the whole suite finds them."""
-    monkeypatch.setattr(store, "cache_folder", lambda kind: tmp_path / kind)
-    return tmp_path
+from pwconv.tuning import race
 
 
 @pytest.fixture

@@ -21,7 +21,6 @@ import pwconv
 from pwconv import device_file
 from pwconv.dtypes import FLOAT16, FLOAT32
 from pwconv.kernels.conv2d_pw import Geometry, Problem
-from pwconv.tuning import store as store_module
 from pwconv.tuning.store import Key, Store, Verdict
 
 INFO = pwconv.DeviceInfo(
@@ -127,7 +126,7 @@ def test_a_verdict_is_for_exactly_its_problem(store, different):
 
 
 def test_the_oldest_go_when_there_are_too_many(store, monkeypatch):
-    monkeypatch.setattr(store_module, "_MOST_VERDICTS", 3)
+    monkeypatch.setattr(Store, "most", 3)
     for k in (1, 2, 3, 1, 4):
         store.add({key(k): verdict()})
     assert [found.problem.x_shape[1] for found in store.read()] == [3, 1, 4]
@@ -139,8 +138,8 @@ def test_as_many_as_are_kept_fit_the_size_that_is_read(store):
     geometry = Geometry((2**31 - 1,) * 2, (2**31 - 1,) * 2)
     problem = Problem("texture3d", largest, largest, FLOAT32, FLOAT32, geometry)
     long = Verdict(name, (1024,) * 3, 1 / 3e6, name, (1024,) * 3, 1 / 3e6)
-    entry = json.dumps(store_module._entry(Key(problem, "texture2d"), long))
-    assert len(entry) * store_module._MOST_VERDICTS < device_file.MOST_BYTES
+    entry = json.dumps(store._to_entry(Key(problem, "texture2d"), long))
+    assert len(entry) * store.most < device_file.MOST_BYTES
 
 
 DAMAGE: dict[str, Callable[[bytes], bytes]] = {

@@ -9,16 +9,6 @@ from pathlib import Path
 import pytest
 
 import pwconv
-from pwconv import deny_list
-from pwconv.tuning import store
-
-
-@pytest.fixture
-def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder for deny lists and tuning; compiled pipelines stay where the suite finds them."""
-    for module in (deny_list, store):
-        monkeypatch.setattr(module, "cache_folder", lambda kind: tmp_path / kind)
-    return tmp_path
 
 
 @pytest.fixture

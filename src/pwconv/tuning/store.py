@@ -12,7 +12,6 @@ An entry of the list, a verdict::
 
 from __future__ import annotations
 
-import logging
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -28,14 +27,8 @@ from pwconv.device_file import (
 )
 from pwconv.dispatch import Size3
 from pwconv.dtypes import FLOAT16, FLOAT32, DType
-from pwconv.files import cache_folder
 from pwconv.kernels.conv2d_pw import Geometry, Problem
-from pwconv.vk.physical_device import DeviceInfo
 
-_log = logging.getLogger(__name__)
-
-_FORMAT = 1
-_MOST_VERDICTS = 4096  # of which each takes less than 512 bytes
 _MOST_WORKGROUP = 1024
 _LARGEST = 2**31 - 1
 
@@ -70,37 +63,11 @@ class Verdict:
     default_seconds: float
 
 
-class Store:
-    """The verdicts of one device.
+class Store(DeviceFile[Key, Verdict]):
+    """The verdicts of one device, by what they are about."""
 
-    Parameters
-    ----------
-    info : DeviceInfo
-
-    Attributes
-    ----------
-    file : Path
-    """
-
-    def __init__(self, info: DeviceInfo) -> None:
-        self._entries = DeviceFile(
-            cache_folder("tuning"), info, _FORMAT, "verdicts", _MOST_VERDICTS
-        )
-        self.file = self._entries.path
-
-    def read(self) -> dict[Key, Verdict]:
-        """Return the verdicts, oldest first; none of a file that is not what it should be."""
-        verdicts, problem = self.examine()
-        if problem:
-            _log.info("the tuning file %s is ignored: %s", self.file, problem)
-        return verdicts
-
-    def examine(self) -> tuple[dict[Key, Verdict], str | None]:
-        """Return the verdicts, and what is wrong with a file that is ignored."""
-        try:
-            return dict(map(_verdict, self._entries.read())), None
-        except UnusableFileError as error:
-            return {}, str(error)
+    title, folder, name = "tuning file", "tuning", "verdicts"
+    version, most = 1, 4096  # each takes less than 512 bytes
 
     def add(self, verdicts: Mapping[Key, Verdict]) -> dict[Key, Verdict]:
         """Write verdicts beside those that the file has; return all of them.
@@ -110,62 +77,59 @@ class Store:
         OSError
             The file cannot be written.
         """
-        with self._entries.locked():
+        with self._locked():
             merged = self.read()
             for key, verdict in verdicts.items():
                 merged.pop(key, None)
                 merged[key] = verdict
-            for key in list(merged)[:-_MOST_VERDICTS]:
+            for key in list(merged)[: -self.most]:
                 del merged[key]
-            self._entries.write([_entry(key, verdict) for key, verdict in merged.items()])
+            self._write(merged)
         return merged
 
+    def _from_entry(self, entry: dict[str, Any]) -> tuple[Key, Verdict]:
+        x_shape = _ints(entry, "x_shape", 4, 1)
+        geometry = Geometry(
+            (_ints(entry, "stride", 2, 1)),
+            (_ints(entry, "padding", 2, 0)),
+        )
+        out_channels = _whole(entry.get("out_channels"), "out_channels", 1, _LARGEST)
+        problem = Problem(
+            one_of(entry, "storage", ("texture3d", "buffer")),
+            x_shape,
+            geometry.output_shape(x_shape, out_channels),
+            _dtype(entry, "dtype"),
+            _dtype(entry, "accumulate"),
+            geometry,
+        )
+        verdict = Verdict(
+            as_name(entry, "variant"),
+            _workgroup(entry, "workgroup"),
+            _seconds(entry, "seconds"),
+            as_name(entry, "default_variant"),
+            _workgroup(entry, "default_workgroup"),
+            _seconds(entry, "default_seconds"),
+        )
+        return Key(problem, one_of(entry, "weight_storage", ("texture2d", "buffer"))), verdict
 
-def _entry(key: Key, verdict: Verdict) -> dict[str, Any]:
-    problem = key.problem
-    return {
-        "storage": problem.storage,
-        "x_shape": problem.x_shape,
-        "out_channels": problem.out_shape[1],
-        "dtype": problem.dtype.name,
-        "accumulate": problem.accumulate.name,
-        "stride": problem.geometry.stride,
-        "padding": problem.geometry.padding,
-        "weight_storage": key.weight_storage,
-        "variant": verdict.variant,
-        "workgroup": verdict.workgroup,
-        "seconds": verdict.seconds,
-        "default_variant": verdict.default_variant,
-        "default_workgroup": verdict.default_workgroup,
-        "default_seconds": verdict.default_seconds,
-    }
-
-
-def _verdict(entry: dict[str, Any]) -> tuple[Key, Verdict]:
-    x_shape = _ints(entry, "x_shape", 4, 1)
-    geometry = Geometry(
-        (_ints(entry, "stride", 2, 1)),
-        (_ints(entry, "padding", 2, 0)),
-    )
-    out_channels = _whole(entry.get("out_channels"), "out_channels", 1, _LARGEST)
-    problem = Problem(
-        one_of(entry, "storage", ("texture3d", "buffer")),
-        x_shape,
-        geometry.output_shape(x_shape, out_channels),
-        _dtype(entry, "dtype"),
-        _dtype(entry, "accumulate"),
-        geometry,
-    )
-    key = Key(problem, one_of(entry, "weight_storage", ("texture2d", "buffer")))
-    verdict = Verdict(
-        as_name(entry, "variant"),
-        _workgroup(entry, "workgroup"),
-        _seconds(entry, "seconds"),
-        as_name(entry, "default_variant"),
-        _workgroup(entry, "default_workgroup"),
-        _seconds(entry, "default_seconds"),
-    )
-    return key, verdict
+    def _to_entry(self, key: Key, value: Verdict) -> dict[str, Any]:
+        problem = key.problem
+        return {
+            "storage": problem.storage,
+            "x_shape": problem.x_shape,
+            "out_channels": problem.out_shape[1],
+            "dtype": problem.dtype.name,
+            "accumulate": problem.accumulate.name,
+            "stride": problem.geometry.stride,
+            "padding": problem.geometry.padding,
+            "weight_storage": key.weight_storage,
+            "variant": value.variant,
+            "workgroup": value.workgroup,
+            "seconds": value.seconds,
+            "default_variant": value.default_variant,
+            "default_workgroup": value.default_workgroup,
+            "default_seconds": value.default_seconds,
+        }
 
 
 def _whole(value: Any, name: str, least: int, most: int) -> int:
