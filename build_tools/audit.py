@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 
@@ -17,7 +18,9 @@ def audit(requirements: str) -> int:
     try:
         found = json.loads(done.stdout)["dependencies"]
     except (ValueError, KeyError):
-        reason = (done.stderr.strip().splitlines() or ["it printed nothing"])[-1]
+        said = (done.stderr.strip().splitlines() or ["it printed nothing"])[-1]
+        # Of errors within errors, the innermost is the reason.
+        reason = re.sub(r"[\"']\)+$", "", said.rpartition(": ")[2])
         print(f"{requirements} was not audited: {reason}")
         return 0
     vulnerable = [entry for entry in found if entry.get("vulns")]

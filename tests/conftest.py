@@ -7,12 +7,18 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+# Before anything opens a device: the suite has a cache of its own. What Mesa compiles, which takes
+# most of the suite's time, is where Mesa always keeps it, for every process and for the next run.
+os.environ.setdefault(
+    "MESA_SHADER_CACHE_DIR", os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
+)
+os.environ["XDG_CACHE_HOME"] = tempfile.mkdtemp(prefix="pwconv-tests-")
+# Before numpy: threads of its references would keep processors that drivers compute on.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, settings
-
-# Before anything opens a device: the suite has a cache of its own.
-os.environ["XDG_CACHE_HOME"] = tempfile.mkdtemp(prefix="pwconv-tests-")
 
 import pwconv
 from pwconv import device_file

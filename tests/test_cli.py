@@ -79,7 +79,15 @@ def test_errors_are_one_line(device, tmp_path):
     missing = tmp_path / "nowhere" / "picture.png"
     result = run("demo", "-d", str(device.info.index), "-o", str(missing))
     assert result.returncode == 1
-    assert "cannot be written" in result.stderr
+    assert result.stderr == (
+        f"error: {missing} cannot be written: there is no folder {missing.parent}\n"
+    )
+    assert result.stdout == ""  # before anything has run
+
+
+def test_a_picture_that_cannot_be_written(tmp_path):
+    with pytest.raises(pwconv.PwconvError, match=f"{tmp_path} cannot be written: .*directory"):
+        demo.write_pictures({"black": Image.new("RGB", (2, 2))}, tmp_path)
 
 
 def test_demo_without_its_packages(monkeypatch):

@@ -132,6 +132,9 @@ def _denied(device: pwconv.DeviceInfo) -> list[str]:
 
 def _demo(options: argparse.Namespace) -> bool:
     console = Console()
+    folder = options.output.parent
+    if not folder.is_dir():  # said before anything runs
+        raise pwconv.PwconvError(f"{options.output} cannot be written: there is no folder {folder}")
     photograph = demonstration.load_photograph()
     pictures: dict[str, Any] = {}
     with pwconv.Device(options.device) as opened:

@@ -110,7 +110,7 @@ def test_accuracy_shapes(device, rng, c_in, c_out, size, dtype, with_bias):
 @pytest.mark.parametrize(("c_in", "c_out", "size"), EDGETAM)
 def test_edgetam_shapes(device, rng, request, c_in, c_out, size, dtype):
     if not request.config.getoption("--full-size"):
-        size //= 4
+        size //= 8
     x, weight, bias = random_problem(rng, c_in, c_out, (size, size), dtype, batch=1)
     layer = pwconv.PointwiseConv2d(weight, bias, activation="gelu", device=device)
     check_layer(layer, x, weight, bias)

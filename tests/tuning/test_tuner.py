@@ -87,7 +87,7 @@ def test_every_candidate_that_is_stored_is_run_and_is_right(
     for choice, workgroup in others(layer, storage):
         store.add(verdicts_for(layer, storage, choice))
         own._tuner._verdicts = None  # as in a process that starts now
-        layer = pwconv.PointwiseConv2d(packed, bias, storage=storage, device=own)
+        layer = pwconv.PointwiseConv2d(packed, bias, activation="silu", storage=storage, device=own)
         explained = layer.explain(SHAPE, storage)
         assert dispatched(layer, storage) == (choice.variant.name, workgroup)
         assert (explained.variant, explained.workgroup) == (choice.variant.name, workgroup)
