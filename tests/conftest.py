@@ -104,3 +104,10 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder for tuning and deny lists; compiled pipelines stay where the suite finds them."""
     monkeypatch.setattr(device_file, "cache_folder", lambda kind: tmp_path / kind)
     return tmp_path
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder for every file that is kept, of processes that the test starts too."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    return tmp_path

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
 import sys
 
 import numpy as np
@@ -12,24 +10,15 @@ import pytest
 from PIL import Image
 
 import pwconv
+from command_line import run
 from pwconv.bench import plot
 from pwconv.bench.report import from_document
-
-
-def run(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-W", "error", "-m", "pwconv", "bench", *arguments],
-        env={**os.environ, "COLUMNS": "160", "PWCONV_VALIDATE": "1"},
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
 
 
 def test_a_tiny_run(device, tmp_path):
     results, picture = tmp_path / "bench.json", tmp_path / "bench.png"
     result = run(
+        "bench",
         *("--device", str(device.info.index)),
         *("--shape", "16,8,8,8", "--shape", "5,7,3,9,2"),
         *("--json", str(results), "--plot", str(picture), "--no-peers"),
@@ -60,6 +49,7 @@ def test_a_tiny_run(device, tmp_path):
 def test_a_choice_of_type_and_no_host(device, tmp_path):
     results = tmp_path / "bench.json"
     result = run(
+        "bench",
         *("-d", str(device.info.index), "-s", "4,4,2,2", "--dtype", "float16"),
         *("--storage", "texture3d", "--no-host", "--no-peers", "--json", str(results)),
     )
@@ -85,7 +75,7 @@ def test_a_choice_of_type_and_no_host(device, tmp_path):
     ],
 )
 def test_errors(arguments, problem, code):
-    result = run(*arguments)
+    result = run("bench", *arguments)
     assert result.returncode == code
     assert problem in result.stderr
     assert "Traceback" not in result.stderr

@@ -3,34 +3,16 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
+from command_line import run
 from pwconv.tuning.store import Store
 
 
-def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-W", "error", "-m", "pwconv", *arguments],
-        env={**os.environ, "COLUMNS": "160", "PWCONV_VALIDATE": "1", **environment},
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
-
-
-@pytest.fixture
-def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    return tmp_path
-
-
-def test_tune_then_info_then_use(device, cache):
+def test_tune_then_info_then_use(device, home):
     index = str(device.info.index)
     result = run(
         *("tune", "--device", index, "--shape", "5,7,3,9,2", "-s", "16,8,8,8"),
@@ -64,12 +46,12 @@ def test_tune_then_info_then_use(device, cache):
     assert "this device" in used.stdout, used.stderr
 
 
-def test_info_without_a_file(device, cache):
+def test_info_without_a_file(device, home):
     result = run("info")
     assert f"{Store(device.info).file} does not exist (PWCONV_TUNE=cached)" in result.stdout
 
 
-def test_tuning_is_possible_where_it_is_not_used(device, cache):
+def test_tuning_is_possible_where_it_is_not_used(device, home):
     result = run(
         *("tune", "-d", str(device.info.index), "-s", "4,4,2,2", "--dtype", "float16"),
         *("--storage", "buffer"),
@@ -80,7 +62,7 @@ def test_tuning_is_possible_where_it_is_not_used(device, cache):
     assert len(Store(device.info).read()) == 1
 
 
-def test_a_layer_that_does_not_fit_fails_alone(device, cache):
+def test_a_layer_that_does_not_fit_fails_alone(device, home):
     size = device.info.limits["maxImageDimension3D"] + 1
     result = run(
         *("tune", "-d", str(device.info.index), "-s", f"1,1,1,{size}", "-s", "4,4,2,2"),
@@ -103,14 +85,14 @@ def test_a_layer_that_does_not_fit_fails_alone(device, cache):
         (("--device", "no such"), "no device matches 'no such'", 1),
     ],
 )
-def test_errors(cache, arguments, problem, code):
+def test_errors(home, arguments, problem, code):
     result = run("tune", *arguments)
     assert result.returncode == code
     assert problem in result.stderr
     assert "Traceback" not in result.stderr
 
 
-def test_a_bad_setting_is_one_line(cache):
+def test_a_bad_setting_is_one_line(home):
     for command in ("info", "tune"):
         result = run(command, PWCONV_TUNE="always")
         assert result.returncode == 1

@@ -3,36 +3,16 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 
+from command_line import run
 from pwconv import cli
 from pwconv.deny_list import DenyList
 from pwconv.verify.workbench import Workbench
 
 NAME = "conv2d_pw_tiled_fp32_buffer_m1n1k1"
-
-
-def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-W", "error", "-m", "pwconv", *arguments],
-        env={**os.environ, "COLUMNS": "160", "PWCONV_VALIDATE": "1", **environment},
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
-
-
-@pytest.fixture
-def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    return tmp_path
 
 
 def here(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str]:
