@@ -9,7 +9,8 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 import pytest
-from injector import injected
+from injector import UNDONE_BY, injected
+from vulkan import _vulkan
 
 import pwconv
 from accuracy import assert_within, random_problem
@@ -23,6 +24,10 @@ pytestmark = pytest.mark.skipif(
 
 # How long the device is at work, when the signal comes, and how soon it must be answered then.
 BUSY_SECONDS, SIGNAL_SECONDS, ANSWER_SECONDS = 3.0, 0.3, 1.0
+
+
+ONCE_A_PROCESS = {"vkCreateInstance", "vkCreateDebugUtilsMessengerEXT"}
+POOLED = {"vkAllocateCommandBuffers"}  # a pool's end is theirs
 
 
 @pytest.fixture
@@ -123,3 +128,36 @@ def test_closing_is_interrupted(device, interrupted, again):
             opened = layer = None
             gc.collect()
         assert vulkan.existing() == {}
+
+
+@pytest.mark.parametrize(
+    "name", sorted(UNDONE_BY.keys() - ONCE_A_PROCESS - POOLED - {"vkCreateQueryPool"})
+)
+def test_what_an_interrupted_call_has_made_is_destroyed(device, rng, name):
+    x, weight, bias = random_problem(rng, 13, 7, (9, 11), "float32")
+    pwconv.devices()
+    with injected() as vulkan:
+        library = _vulkan.lib
+        real = getattr(library, name)
+
+        def interrupt(*arguments):
+            real(*arguments)
+            setattr(library, name, real)
+            raise KeyboardInterrupt
+
+        interrupt.real = real.real
+        setattr(library, name, interrupt)
+
+        def run():
+            with pwconv.Device(device.info.index, validate=True) as opened:
+                layer = pwconv.PointwiseConv2d(weight, bias, device=opened)
+                return layer(opened.tensor(x, storage="texture3d")).numpy()
+
+        with pytest.raises(KeyboardInterrupt):
+            run()
+        assert vulkan.existing() == {}
+        assert_within(
+            run(),
+            reference.conv2d_pw(x, weight, bias),
+            reference.conv2d_pw_bound(x, weight, bias, dtype="float32"),
+        )

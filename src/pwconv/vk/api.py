@@ -47,6 +47,8 @@ def __getattr__(name: str) -> Any:
     value = getattr(_package(), name)
     if name in _DIRECT:
         value = _checked(getattr(_package().lib, name))
+    if name.startswith("vkCreate") or name == "vkAllocateMemory":
+        value = _creating(name, value)
     if name.startswith("vk"):
         value = _raising(name, value)
     globals()[name] = value
@@ -111,6 +113,34 @@ def _checked(function: Callable[..., int]) -> Callable[..., None]:
         result = function(*arguments)
         if result != 0:
             raise package.exception_codes[result]
+
+    return call
+
+
+def _creating(name: str, create: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a function that creates, and destroys what it has made where Ctrl-C comes meanwhile.
+
+    Python raises KeyboardInterrupt when the driver, which may have compiled for seconds, returns:
+    before anyone has the handle.
+    """
+    package = _package()
+    kind = {"vkAllocateMemory": "DeviceMemory", "vkCreateComputePipelines": "Pipeline"}.get(
+        name, name.removeprefix("vkCreate")
+    )
+    destroy = getattr(package, "vkFreeMemory" if kind == "DeviceMemory" else f"vkDestroy{kind}")
+    parents = 0 if kind in ("Instance", "Device") else 1
+
+    def call(*arguments: Any) -> Any:
+        made = package.ffi.new(f"Vk{kind}[1]")
+        try:
+            create(*arguments, made)
+        except (package.VkError, package.VkIncomplete, KeyError):
+            raise
+        except BaseException:
+            if made[0]:
+                destroy(*arguments[:parents], made[0], None)
+            raise
+        return made if kind == "Pipeline" else made[0]
 
     return call
 
