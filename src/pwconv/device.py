@@ -45,6 +45,8 @@ def devices() -> list[DeviceInfo]:
     ------
     NoDeviceError
         There is no Vulkan loader, or it finds no driver.
+    PwconvError
+        This process was forked off one that had listed or opened devices.
     """
     instance = resident_instance()
     return [
@@ -57,9 +59,9 @@ class Device:
     """A Vulkan device, open until :meth:`close`, the end of a ``with``, or garbage collection.
 
     Calls may come from several threads. Ctrl-C ends a call that waits for the device: its result is
-    lost, the device goes on. In a forked child every use raises :class:`pwconv.PwconvError`; make
-    another Device there, if the driver survives a fork (NVIDIA's and others promise nothing), or
-    start children with multiprocessing's "spawn".
+    lost, the device goes on. No driver promises to survive a fork: in a forked child every use of
+    it, and of any new Device, raises :class:`pwconv.PwconvError`; start children with
+    multiprocessing's "spawn".
 
     Parameters
     ----------
@@ -79,7 +81,8 @@ class Device:
     UnsupportedError
         Vulkan older than 1.1, no compute queue, or validation without its layer.
     PwconvError
-        ``$PWCONV_TUNE`` has a value that it cannot have.
+        ``$PWCONV_TUNE`` has a value that it cannot have, or this process was forked off one that
+        had listed or opened devices.
     """
 
     def __init__(self, device: int | str | None = None, *, validate: bool | None = None) -> None:
@@ -245,14 +248,14 @@ def default_device() -> Device:
         return _default
 
 
-def _forget_default_device() -> None:
-    """In a forked child: its functions open a device of their own."""
-    global _default, _default_lock
-    _default, _default_lock = None, threading.Lock()
+def _renew_default_lock() -> None:
+    """In a forked child: whoever held the lock is not in this process."""
+    global _default_lock
+    _default_lock = threading.Lock()
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_forget_default_device)
+    os.register_at_fork(after_in_child=_renew_default_lock)
 
 
 def resolve_device(device: Any, *others: Any) -> Device:

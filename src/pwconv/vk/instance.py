@@ -14,6 +14,12 @@ from pwconv.vk import debug
 _PORTABILITY = "VK_KHR_portability_enumeration"
 _PORTABILITY_BIT = 1
 
+# How a forked child is to be started instead.
+FORK_HINT = 'Start children with multiprocessing.get_context("spawn").'
+
+_used = False  # whether this process has made an instance
+_forked_from_user = False  # whether one that had made an instance forked this process off
+
 
 class Instance:
     """A Vulkan instance.
@@ -29,9 +35,13 @@ class Instance:
         No loader, or a loader that finds no driver.
     UnsupportedError
         Validation was asked for and the layer is not installed, or the loader is older than 1.1.
+    PwconvError
+        This process was forked off one that had used Vulkan. No driver promises to go on then:
+        lavapipe does, NVIDIA's makes no device (580.159), SwiftShader hangs.
     """
 
     def __init__(self, *, validate: bool) -> None:
+        _note_use()
         version = vk.vkEnumerateInstanceVersion()
         if version < vk.API_1_1:
             raise UnsupportedError(
@@ -107,15 +117,27 @@ def resident_instance() -> Instance:
     return instance
 
 
-def _leave_resident_instance() -> None:
+def _note_use() -> None:
+    global _used
+    if _forked_from_user:
+        raise PwconvError(
+            "this process was forked off one that had used pwconv's devices, and drivers need not "
+            f"survive that. {FORK_HINT}"
+        )
+    _used = True
+
+
+def _leave_to_parent() -> None:
     """In a forked child: the instance is the parent's, and not to be destroyed at exit."""
+    global _forked_from_user
+    _forked_from_user = _used
     if resident_instance.cache_info().currsize:
         atexit.unregister(resident_instance().close)
         resident_instance.cache_clear()
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_leave_resident_instance)
+    os.register_at_fork(after_in_child=_leave_to_parent)
 
 
 def _validation_layer_version() -> int:

@@ -15,7 +15,7 @@ from pwconv.errors import ClosedError, DeviceLostError, NoDeviceError, PwconvErr
 from pwconv.vk import api as vk
 from pwconv.vk import features
 from pwconv.vk.commands import Queue
-from pwconv.vk.instance import Instance
+from pwconv.vk.instance import FORK_HINT, Instance
 from pwconv.vk.memory import Allocator
 from pwconv.vk.physical_device import PhysicalDevice
 from pwconv.vk.pipelines import PipelineCache
@@ -141,9 +141,8 @@ class LogicalDevice:
         self._make_lock()
         self._unusable = (
             PwconvError,
-            f"the device {self.info.name} was opened before this process was forked, and a GPU's "
-            "state does not survive a fork. Make a new pwconv.Device in the child, or start "
-            'children with multiprocessing.get_context("spawn").',
+            f"the device {self.info.name} was opened before this process was forked, and drivers "
+            f"need not survive that. {FORK_HINT}",
         )
         self._destroyed = True
 
