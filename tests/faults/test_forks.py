@@ -106,15 +106,22 @@ def test_every_use_in_the_child_is_an_error(device):
             "handle": handle.wait,
             "synchronize": device.synchronize,
             "new layer": lambda: pwconv.PointwiseConv2d(identity, device=device),
+        }
+        new_uses = {
             "default device": lambda: pwconv.conv2d_pw(x, identity),
             "new device": pwconv.Device,
             "list of devices": pwconv.devices,
         }
-        for name, use in uses.items():
+        for name, use in {**uses, **new_uses}.items():
+            said = (
+                "this process was forked off one that had used pwconv's devices"
+                if name in new_uses
+                else f"the device {device.info.name} was opened before this process was forked"
+            )
             try:
                 use()
             except pwconv.PwconvError as error:
-                assert "this process was forked" in str(error), (name, error)
+                assert said in str(error), (name, error)
                 assert 'multiprocessing.get_context("spawn")' in str(error), (name, error)
             else:
                 print(name, "is no error")

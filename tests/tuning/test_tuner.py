@@ -352,5 +352,5 @@ def test_tuning_again_and_again_does_not_grow(open_device: OpenDevice, rng, quic
     held = []
     for _ in range(3):
         own._tuner.tune(task_of(layer, "buffer"))
-        held.append(settled(own))
+        held.append((*settled(own), own._logical.memory.reserved))
     assert held[0] == held[1] == held[2]

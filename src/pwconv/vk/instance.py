@@ -17,8 +17,7 @@ _PORTABILITY_BIT = 1
 # How a forked child is to be started instead.
 FORK_HINT = 'Start children with multiprocessing.get_context("spawn").'
 
-_used = False  # whether this process has made an instance
-_forked_from_user = False  # whether one that had made an instance forked this process off
+_forked_after_use = False  # whether this process was forked off one that had an instance
 
 
 class Instance:
@@ -41,7 +40,11 @@ class Instance:
     """
 
     def __init__(self, *, validate: bool) -> None:
-        _note_use()
+        if _forked_after_use:
+            raise PwconvError(
+                "this process was forked off one that had used pwconv's devices, and drivers need "
+                f"not survive that. {FORK_HINT}"
+            )
         version = vk.vkEnumerateInstanceVersion()
         if version < vk.API_1_1:
             raise UnsupportedError(
@@ -117,21 +120,11 @@ def resident_instance() -> Instance:
     return instance
 
 
-def _note_use() -> None:
-    global _used
-    if _forked_from_user:
-        raise PwconvError(
-            "this process was forked off one that had used pwconv's devices, and drivers need not "
-            f"survive that. {FORK_HINT}"
-        )
-    _used = True
-
-
 def _leave_to_parent() -> None:
     """In a forked child: the instance is the parent's, and not to be destroyed at exit."""
-    global _forked_from_user
-    _forked_from_user = _used
+    global _forked_after_use
     if resident_instance.cache_info().currsize:
+        _forked_after_use = True
         atexit.unregister(resident_instance().close)
         resident_instance.cache_clear()
 
