@@ -3,6 +3,7 @@
 from pwconv import models, reference
 from pwconv.device import Device, devices
 from pwconv.errors import (
+    BusyError,
     ClosedError,
     DeviceLostError,
     NoDeviceError,
@@ -20,6 +21,7 @@ from pwconv.tensor import Tensor
 from pwconv.vk.physical_device import DeviceInfo
 
 __all__ = [
+    "BusyError",
     "ClosedError",
     "Device",
     "DeviceInfo",

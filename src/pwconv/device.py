@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import operator
 import os
-import threading
 import weakref
+from contextlib import ExitStack
+from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
 
@@ -30,6 +31,7 @@ from pwconv.tensor import (
 )
 from pwconv.tuning.tuner import Tuner, tuning_mode
 from pwconv.vk import api as vk
+from pwconv.vk import process
 from pwconv.vk.instance import resident_instance
 from pwconv.vk.logical_device import LogicalDevice
 from pwconv.vk.physical_device import DeviceInfo, PhysicalDevice
@@ -48,11 +50,31 @@ def devices() -> list[DeviceInfo]:
     PwconvError
         This process was forked off one that had listed or opened devices.
     """
-    instance = resident_instance()
-    return [
-        PhysicalDevice(instance.handle, handle, index).info
-        for index, handle in enumerate(instance.physical_devices())
-    ]
+    process.enter(process.lock, "pwconv")
+    with resident_instance() as instance:
+        return [
+            PhysicalDevice(instance.handle, handle, index).info
+            for index, handle in enumerate(instance.physical_devices())
+        ]
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Device memory in bytes, as :meth:`Device.memory` tells it.
+
+    Attributes
+    ----------
+    allocated : int
+        In use by tensors, layers and graphs.
+    cached : int
+        Kept for tensors and copies to come; :meth:`Device.empty_cache` returns it.
+    reserved : int
+        Taken from the driver: the two above, and what is free in blocks that they share.
+    """
+
+    allocated: int
+    cached: int
+    reserved: int
 
 
 class Device:
@@ -92,15 +114,19 @@ class Device:
             validate = _validate_by_default()
         mode = tuning_mode()
         index = _choose(device, devices())
-        self._logical = LogicalDevice(
-            index, validate=validate, cache_folder=cache_folder("pipelines")
-        )
-        deny_list = DenyList(self._logical.info)
-        denied = Denied(frozenset(deny_list.read()), deny_list.file)
-        self._dispatcher = Dispatcher(self._logical, denied)
-        # Runs at garbage collection or interpreter exit; tensors hold the device, so they go first.
-        self._finalizer = weakref.finalize(self, self._logical.close)
-        self._tuner = Tuner(self._dispatcher, mode)
+        with process.using_vulkan(), ExitStack() as made:
+            self._logical = LogicalDevice(
+                index, validate=validate, cache_folder=cache_folder("pipelines")
+            )
+            made.callback(self._logical.close)
+            deny_list = DenyList(self._logical.info)
+            denied = Denied(frozenset(deny_list.read()), deny_list.file)
+            self._dispatcher = Dispatcher(self._logical, denied)
+            self._tuner = Tuner(self._dispatcher, mode)
+            # At garbage collection; tensors and layers hold the device, so they go first.
+            self._finalizer = weakref.finalize(self, self._logical.close)
+            self._finalizer.atexit = False
+            made.pop_all()
 
     @property
     def info(self) -> DeviceInfo:
@@ -133,6 +159,10 @@ class Device:
         UnsupportedError
             The tensor is past the device's limits.
         """
+        self._logical.enter()
+        return self._tensor(array, dtype, storage)
+
+    def _tensor(self, array: Any, dtype: Any, storage: str) -> Tensor:
         check_storage(storage)
         source = as_float_array(array, "array")
         target = source.dtype.newbyteorder("=") if dtype is None else as_dtype(dtype)
@@ -162,6 +192,7 @@ class Device:
         TypeError, ValueError, ClosedError, OutOfMemoryError, UnsupportedError
             As :meth:`tensor`.
         """
+        self._logical.enter()
         check_storage(storage)
         shape, dtype = as_shape(shape), as_dtype(dtype)
         storage = choose_storage(
@@ -170,15 +201,49 @@ class Device:
         return self._empty(shape, dtype, storage)
 
     def synchronize(self) -> None:
-        """Wait until everything submitted is done.
+        """Wait until everything submitted is done, and free what is free then.
 
         Raises
         ------
         ClosedError, DeviceLostError, ValidationError
         """
-        with self._logical.in_use():
-            self._logical.queue.wait()
+        self._logical.enter()
+        with self._logical.lock:
+            self._logical.resources.settle()
+        self._logical.queue.wait()
+        with self._logical.lock:
+            self._logical.queue.collect()
             self._logical.check()
+
+    def memory(self) -> Memory:
+        """Return the device memory that there is, in bytes.
+
+        Raises
+        ------
+        ClosedError, DeviceLostError
+        """
+        self._logical.enter()
+        with self._logical.lock:
+            cached = self._logical.resources.size + self._logical.staging.size
+            return Memory(
+                allocated=self._logical.memory.used - cached,
+                cached=cached,
+                reserved=self._logical.memory.reserved,
+            )
+
+    def empty_cache(self) -> None:
+        """Wait for the device, and return to the driver all memory that nothing is in.
+
+        Tensors that are gone leave theirs to be used again, up to 256 MiB, and so do copies from
+        and to arrays. Giving it back makes the next calls slower, until there is some again.
+
+        Raises
+        ------
+        ClosedError, DeviceLostError
+        """
+        self._logical.enter()
+        self._dispatcher.forget_recordings()
+        self._logical.free_unused()
 
     def close(self) -> None:
         """Wait for the device and free everything on it. Tensors and layers on it become unusable.
@@ -188,6 +253,12 @@ class Device:
         """
         self._logical.close()
         self._finalizer.detach()
+
+    def __reduce__(self) -> str:
+        raise TypeError(
+            "a device cannot be copied or pickled; pass device.info.name, and open it there with "
+            "pwconv.Device(name)"
+        )
 
     def __enter__(self) -> Device:
         return self
@@ -205,8 +276,10 @@ class Device:
 
     def _empty(self, shape: Shape, dtype: DType, storage: str) -> Tensor:
         """Return a tensor that is known to fit its storage, its contents undefined."""
-        resource = acquire_resource(self._logical, shape, dtype, storage, "shape")
-        return Tensor(self, shape, dtype, storage, resource)
+        tensor = Tensor(self, shape, dtype, storage)
+        # Made before, so that it returns the resource wherever an exception comes.
+        tensor._resource = acquire_resource(self._logical, shape, dtype, storage, "shape")
+        return tensor
 
     def _as_buffer(self, tensor: Tensor) -> Tensor:
         """Return a copy of a tensor that is a texture3d."""
@@ -219,7 +292,7 @@ class Device:
         return copy
 
     def _download(self, tensor: Tensor) -> Array:
-        self._logical.require_open()
+        self._logical.enter()
         full_shape = shape4(tensor.shape, "tensor")
         if 0 in full_shape:
             return np.empty(tensor.shape, tensor.dtype)
@@ -229,19 +302,35 @@ class Device:
     def _unpack_rows(self, weight: PackedWeight) -> Buffer:
         return pack_linear_weight.unpack_rows(self._dispatcher, weight.resource, weight.shape)
 
+    def _packed_reduction(self, weight: PackedWeight) -> tuple[object, ...]:
+        """Return what pickle is told of a packed weight: the array, and where it is packed."""
+        batches, n, k = weight.shape
+        blocks = self._download_packed(weight).transpose(0, 2, 4, 1, 3)
+        array = blocks.reshape(batches, blocks.shape[1] * 4, -1)[:, :n, :k]
+        return _pack_again, (np.ascontiguousarray(array), weight.storage, self.info.name)
+
     def _download_packed(self, weight: PackedWeight) -> Array:
+        self._logical.enter()
         return pack_linear_weight.unpack(
             self._dispatcher, weight.resource, weight.shape, weight.dtype
         )
 
 
+def _pack_again(array: Array, storage: str, device: str) -> PackedWeight:
+    """Return a packed weight that was pickled."""
+    return pack_linear_weight.pack(
+        resolve_device(device), array, transposed=True, dtype=None, storage=storage
+    )
+
+
 _default: Device | None = None
-_default_lock = threading.Lock()
+_default_lock = process.make_lock()
 
 
 def default_device() -> Device:
     """Return the device that is used where none is given, opened on first use."""
     global _default
+    process.enter(_default_lock, "pwconv")
     with _default_lock:
         if _default is None or not _default._logical.usable:
             _default = Device()
@@ -251,7 +340,7 @@ def default_device() -> Device:
 def _renew_default_lock() -> None:
     """In a forked child: whoever held the lock is not in this process."""
     global _default_lock
-    _default_lock = threading.Lock()
+    _default_lock = process.make_lock()
 
 
 if hasattr(os, "register_at_fork"):

@@ -238,6 +238,7 @@ class Dispatcher:
             made_of.append(dispatch.plan)
             made_of += [dispatch.resources[name].uid for name in dispatch.plan.binding_names]
         key = tuple(made_of)
+        self.device.queue.make_room()
         with self.device.lock:
             self.device.require_open()
             recording = self._recordings.get(key)
@@ -247,11 +248,15 @@ class Dispatcher:
                 )
                 self._recordings[key] = recording
                 if len(self._recordings) > _RECORDINGS_KEPT:
-                    _, oldest = self._recordings.popitem(last=False)
-                    self.device.queue.retire(oldest.destroy)
+                    self._recordings.popitem(last=False)
             else:
                 self._recordings.move_to_end(key)
             return recording.submit(awaited=awaited)
+
+    def forget_recordings(self) -> None:
+        """Destroy what is kept of submissions, once the device is done with it."""
+        with self.device.lock:
+            self._recordings.clear()
 
     def _denies(self, variant: Variant) -> bool:
         return self._denied is not None and variant.name in self._denied.names

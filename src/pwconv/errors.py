@@ -30,5 +30,12 @@ class ClosedError(PwconvError):
     """The device, or a tensor or layer on it, was used after the device was closed."""
 
 
+class BusyError(PwconvError):
+    """A signal handler or a finalizer called what its own thread is in the middle of.
+
+    Nothing was changed: the call can be made once the interrupted one has returned.
+    """
+
+
 class ValidationError(PwconvError):
     """The Khronos validation layer found a wrong use of Vulkan; the message is the layer's."""

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import weakref
 from abc import ABC, abstractmethod
 from collections import OrderedDict
+from functools import partial
 from typing import Any, ClassVar
 
 import numpy as np
@@ -54,18 +54,68 @@ class Layer(ABC):
         device: Device | None,
     ) -> None:
         check_storage(storage)
-        self.storage = storage
-        self.device = resolve_device(device, weight)
+        self._storage = storage
+        self._device = resolve_device(device, weight)
+        self.device._logical.enter()
         self._activation = parse_activation(activation)
-        self.activation = activation
+        self._named_activation = activation
         self._converts = dtype is not None
         self._weight = self._pack(weight, dtype)
-        self.dtype: DType = self._weight.dtype
         self._accumulate = self._parse_accumulate(accumulate)
         # Says at once what the device lacks, rather than at the first call.
         self._require_variant(storage_order(self.device._logical, storage)[0])
-        self._bias = self._upload_bias(bias)
+        self._bias_array = check_bias(bias, self._weight.shape[1], self._bias_axis)
+        self._bias = self._upload_bias()
         self._plans: OrderedDict[tuple[str, Shape], tuple[Plan, Shape, str]] = OrderedDict()
+
+    @property
+    def weight(self) -> PackedWeight:
+        """The packed weight."""
+        return self._weight
+
+    @property
+    def bias(self) -> Array | None:
+        """A copy of the bias in float32, or None."""
+        return None if self._bias_array is None else self._bias_array.copy()
+
+    @property
+    def activation(self) -> Any:
+        """As the layer was made."""
+        return self._named_activation
+
+    @property
+    def dtype(self) -> DType:
+        """Of the weight, the input and the output on the device."""
+        return self._weight.dtype
+
+    @property
+    def accumulate(self) -> str:
+        """What products are summed in: "float32" or "float16"."""
+        return str(self._accumulate)
+
+    @property
+    def storage(self) -> str:
+        """As the layer was made: "auto", "texture3d" or "buffer"."""
+        return self._storage
+
+    @property
+    def device(self) -> Device:
+        """The device that the layer is on."""
+        return self._device
+
+    @abstractmethod
+    def _settings(self) -> dict[str, Any]:
+        """Return the arguments of the layer that only its class has."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        settings = {
+            "activation": self.activation,
+            "dtype": self.dtype.name if self._converts else None,
+            "accumulate": self.accumulate,
+            "storage": self.storage,
+            **self._settings(),
+        }
+        return partial(type(self), **settings), (self._weight, self.bias)
 
     def __call__(self, x: Any, *, out: Tensor | None = None) -> Any:
         """Apply the layer.
@@ -90,6 +140,7 @@ class Layer(ABC):
             The input or output is past the device's limits.
         OutOfMemoryError, ClosedError, DeviceLostError
         """
+        self._device._logical.enter()
         if not isinstance(x, Tensor) and out is None:
             return self._from_array(self._check_array(x))
         tensor, out_shape = self._place(x, out)
@@ -123,6 +174,7 @@ class Layer(ABC):
             The input or output is past the device's limits.
         OutOfMemoryError, ClosedError
         """
+        self._device._logical.enter()
         x_shape = as_shape(shape)
         check_storage(storage)
         if storage != "auto":
@@ -217,8 +269,7 @@ class Layer(ABC):
     @property
     def _parameter_bytes(self) -> int:
         """Bytes of the packed weight, of its rows where a plan takes them, and of the bias."""
-        rows = self._weight._rows
-        return self._weight.resource.size + self._bias.size + (rows.size if rows else 0)
+        return self._weight.size + self._bias.size
 
     def _parameters(self, plan: Plan) -> dict[str, Resource]:
         """Return the weight and the bias, as a plan's bindings name them."""
@@ -283,12 +334,11 @@ class Layer(ABC):
             )
         return wanted
 
-    def _upload_bias(self, bias: Any) -> Buffer:
+    def _upload_bias(self) -> Buffer:
         channels = self._weight.shape[1]
         values = np.zeros(bias_length(channels), FLOAT32)
-        checked = check_bias(bias, channels, self._bias_axis)
-        values[:channels] = 0.0 if checked is None else checked
-        return upload_parameter(self, self.device, values)
+        values[:channels] = 0.0 if self._bias_array is None else self._bias_array
+        return upload_parameter(self.device, values)
 
     def _place(self, x: Any, out: Any) -> tuple[Tensor, Shape]:
         """Return x on the device, stored so that it and its output fit, and the output's shape."""
@@ -307,7 +357,7 @@ class Layer(ABC):
             x = self._check_array(x)
         out_shape, storage = self._choose_storage(x.shape, self._storages(x, out))
         if not isinstance(x, Tensor):
-            return self.device.tensor(x, self.dtype, storage), out_shape
+            return self.device._tensor(x, self.dtype, storage), out_shape
         return x if x.storage == storage else self.device._as_buffer(x), out_shape
 
     def _check_array(self, x: Any) -> Array:
@@ -399,16 +449,14 @@ def check_parameter(device: Device, size: int) -> None:
         )
 
 
-def upload_parameter(owner: object, device: Device, array: Array) -> Buffer:
-    """Return a buffer that holds a contiguous array for as long as its owner lives.
+def upload_parameter(device: Device, array: Array) -> Buffer:
+    """Return a buffer that holds a contiguous array.
 
     Raises
     ------
     UnsupportedError, OutOfMemoryError, ClosedError
     """
-    logical = device._logical
     check_parameter(device, array.nbytes)
-    buffer = Buffer(logical, array.nbytes, DEVICE)
-    weakref.finalize(owner, logical.queue.retire, buffer.destroy)
-    upload_buffer(logical, array, buffer)
+    buffer = Buffer(device._logical, array.nbytes, DEVICE)
+    upload_buffer(device._logical, array, buffer)
     return buffer

@@ -123,6 +123,9 @@ class PointwiseConv2d(Layer):
             f"dtype={self.dtype})"
         )
 
+    def _settings(self) -> dict[str, Any]:
+        return {"stride": self.stride, "padding": self.padding}
+
     def _output_shape(self, x_shape: Shape) -> Shape:
         return conv_output_shape(
             x_shape, self.in_channels, self.out_channels, self._geometry, str(self)
@@ -296,6 +299,9 @@ class Linear(Layer):
             f"pwconv.Linear({self.in_features}, {self.out_features}, {batches}"
             f"activation={self.activation!r}, dtype={self.dtype})"
         )
+
+    def _settings(self) -> dict[str, Any]:
+        return {}
 
     def _output_shape(self, x_shape: Shape) -> Shape:
         if min(x_shape, default=0) < 0:

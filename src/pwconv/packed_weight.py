@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import weakref
 from typing import TYPE_CHECKING
 
 from pwconv.dtypes import Array, DType
@@ -15,6 +14,9 @@ if TYPE_CHECKING:
 class PackedWeight:
     """A packed weight; made by :func:`pwconv.pack_linear_weight`.
 
+    It does not change, so that a copy is the same one. Pickled, it is packed again where it is
+    loaded, on the device of that name.
+
     Attributes
     ----------
     shape : tuple of int
@@ -26,7 +28,7 @@ class PackedWeight:
     device : pwconv.Device
     """
 
-    __slots__ = ("__weakref__", "_resource", "_rows", "device", "dtype", "shape")
+    __slots__ = ("__weakref__", "_device", "_dtype", "_resource", "_rows", "_shape")
 
     def __init__(
         self,
@@ -35,12 +37,26 @@ class PackedWeight:
         dtype: DType,
         resource: Image | Buffer,
     ) -> None:
-        self.device = device
-        self.shape = shape
-        self.dtype = dtype
+        self._device = device
+        self._shape = shape
+        self._dtype = dtype
         self._resource = resource
         self._rows: Buffer | None = None
-        weakref.finalize(self, device._logical.queue.retire, resource.destroy)
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """[B, N, K]: batches, output channels, input channels."""
+        return self._shape
+
+    @property
+    def dtype(self) -> DType:
+        """float32 or float16."""
+        return self._dtype
+
+    @property
+    def device(self) -> Device:
+        """The device that it is on."""
+        return self._device
 
     @property
     def storage(self) -> str:
@@ -66,9 +82,15 @@ class PackedWeight:
         ClosedError, OutOfMemoryError
         """
         if self._rows is None:
-            self._rows = self.device._unpack_rows(self)
-            weakref.finalize(self, self.device._logical.queue.retire, self._rows.destroy)
+            rows = self.device._unpack_rows(self)
+            with self.device._logical.lock:  # of several threads the first one's are kept
+                self._rows = self._rows or rows
         return self._rows
+
+    @property
+    def size(self) -> int:
+        """Bytes on the device, of its rows too where they were needed."""
+        return self._resource.size + (self._rows.size if self._rows else 0)
 
     def numpy(self) -> Array:
         """Return the packed vec4s.
@@ -85,6 +107,15 @@ class PackedWeight:
             The device was closed.
         """
         return self.device._download_packed(self)
+
+    def __copy__(self) -> PackedWeight:
+        return self
+
+    def __deepcopy__(self, _memo: object) -> PackedWeight:
+        return self
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return self.device._packed_reduction(self)
 
     def __repr__(self) -> str:
         return (

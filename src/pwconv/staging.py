@@ -90,25 +90,22 @@ def download_chunks(
     asked: deque[Staged] = deque()
 
     def take_first() -> None:
-        staged = asked[0]
-        device.queue.wait(staged.serial)
-        staged.empty(array)
-        asked.popleft()
-        device.staging.release(staged.buffer, staged.serial, upload=False)
+        device.queue.wait(asked[0].serial)
+        asked[0].empty(array)
+        _release(device, asked.popleft(), upload=False)
 
     with device.in_use():
         try:
             for chunk in _chunks(device, array.shape, array.dtype.itemsize):
-                buffer = device.staging.acquire(chunk_bytes(chunk, array.dtype), upload=False)
-                asked.append(Staged(chunk, buffer, array.dtype))
-                asked[-1].serial = submit(chunk, buffer)
+                asked.append(_acquire(device, chunk, array.dtype, upload=False))
+                asked[-1].serial = submit(chunk, asked[-1].buffer)
                 if len(asked) == _ASKED_AHEAD:
                     take_first()
             while asked:
                 take_first()
         finally:
-            for staged in asked:
-                device.staging.release(staged.buffer, staged.serial, upload=False)
+            while asked:
+                _release(device, asked.popleft(), upload=False)
 
 
 def one_chunk(device: LogicalDevice, shape: tuple[int, ...], itemsize: int) -> Chunk | None:
@@ -146,12 +143,22 @@ def exchange(
 @contextmanager
 def _staged(device: LogicalDevice, chunk: Chunk, dtype: DType, *, upload: bool) -> Iterator[Staged]:
     """Lend a staging buffer to a chunk."""
-    buffer = device.staging.acquire(chunk_bytes(chunk, dtype), upload=upload)
-    staged = Staged(chunk, buffer, dtype)
+    lent: list[Staged] = []
     try:
-        yield staged
+        lent.append(_acquire(device, chunk, dtype, upload=upload))
+        yield lent[0]
     finally:
-        device.staging.release(buffer, staged.serial, upload=upload)
+        while lent:
+            _release(device, lent.pop(), upload=upload)
+
+
+def _acquire(device: LogicalDevice, chunk: Chunk, dtype: DType, *, upload: bool) -> Staged:
+    size = chunk_bytes(chunk, dtype)
+    return Staged(chunk, device.staging.acquire(size, upload=upload), dtype)
+
+
+def _release(device: LogicalDevice, staged: Staged, *, upload: bool) -> None:
+    device.staging.release(staged.buffer, staged.serial, upload=upload)
 
 
 def _chunks(device: LogicalDevice, shape: tuple[int, ...], itemsize: int) -> list[Chunk]:

@@ -48,30 +48,43 @@ class Tensor:
         Bytes of the elements, as in numpy; the device may hold more.
     """
 
-    __slots__ = ("__weakref__", "_resource", "device", "dtype", "shape", "storage")
+    __slots__ = ("__weakref__", "_device", "_dtype", "_resource", "_shape", "_storage")
 
-    def __init__(
-        self,
-        device: Device,
-        shape: Shape,
-        dtype: DType,
-        storage: str,
-        resource: Image | Buffer | None,
-    ) -> None:
-        self.device = device
-        self.shape = shape
-        self.dtype = dtype
-        self.storage = storage
-        self._resource = resource
+    def __init__(self, device: Device, shape: Shape, dtype: DType, storage: str) -> None:
+        self._device = device
+        self._shape = shape
+        self._dtype = dtype
+        self._storage = storage
+        self._resource: Image | Buffer | None = None
 
     # A tensor a call: weakref.finalize, which also runs at exit, takes four times as long.
     def __del__(self) -> None:
         resource = getattr(self, "_resource", None)
         if resource is not None:
-            self.device._logical.resources.release(resource)
+            self._device._logical.resources.release(resource)
 
     def __reduce__(self) -> str:
         raise TypeError("a tensor cannot be copied or pickled; copy or pickle tensor.numpy()")
+
+    @property
+    def shape(self) -> Shape:
+        """The array's shape."""
+        return self._shape
+
+    @property
+    def dtype(self) -> DType:
+        """float32 or float16."""
+        return self._dtype
+
+    @property
+    def storage(self) -> str:
+        """How it is stored: "texture3d" or "buffer"."""
+        return self._storage
+
+    @property
+    def device(self) -> Device:
+        """The device that it is on."""
+        return self._device
 
     @property
     def nbytes(self) -> int:
@@ -86,7 +99,7 @@ class Tensor:
         ------
         ClosedError
         """
-        self.device._logical.require_open()
+        self._device._logical.require_open()
         assert self._resource is not None
         return self._resource
 
@@ -251,7 +264,7 @@ def _unmet(device: LogicalDevice, shape: Shape4, dtype: DType, storage: str) -> 
             f"its buffer of {size:,} bytes is past maxStorageBufferRange = {most:,} of {name}; use "
             "a smaller batch, or cut it into rows"
         )
-    largest = image_limit(device.physical, VK_FORMATS[dtype], 3)
+    largest = image_limit(device, VK_FORMATS[dtype], 3)
     if largest is None:
         return (
             f"{name} cannot store {dtype} in textures: it has no 3D storage images of format "

@@ -239,7 +239,7 @@ def assert_nothing_is_left(device: pwconv.Device, calls: Injector) -> None:
         "vkCreateDescriptorSetLayout": pipelines,
         "vkCreateDescriptorPool": len(recordings),
         "vkAllocateCommandBuffers": len(recordings),
-        "vkCreateFence": len(queue._idle_fences) + len(queue._fences),
+        "vkCreateFence": len(queue._every_fence),
     }
     assert calls.existing() == {create: count for create, count in expected.items() if count}
 
@@ -397,16 +397,16 @@ def test_waiting_by_fence_and_for_idle_both_fail(device, problems, calls):
     opened = pwconv.Device(device.info.index, validate=True)
     layer = pwconv.PointwiseConv2d(problems.weight, device=opened)
     tensor = layer(opened.tensor(problems.x))
-    real = opened._logical.queue.wait
+    real = opened._logical.queue._wait
 
-    def fail() -> None:
+    def fail(_serial: int) -> None:
         raise pwconv.OutOfMemoryError("vkCreateFence: VkErrorOutOfHostMemory")
 
-    opened._logical.queue.wait = fail
+    opened._logical.queue._wait = fail
     fault = Fault("vkDeviceWaitIdle", 1, vulkan.OUT_OF_HOST_MEMORY)
     assert attempt(calls, fault, opened.close) == "error"
     assert calls.existing()["vkCreateDevice"] == 1  # it may still be at work
-    opened._logical.queue.wait = real
+    opened._logical.queue._wait = real
     with pytest.raises(pwconv.ClosedError):
         tensor.numpy()
     opened.close()

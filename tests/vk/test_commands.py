@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import threading
 import time
@@ -77,7 +78,8 @@ def test_few_submissions_have_a_fence(own_device, rng):
 
 def test_what_is_retired_goes_without_waiting(own_device):
     queue = own_device._logical.queue
-    command_buffer = queue.record(nothing, reusable=True, host_reads=False)
+    made = contextlib.ExitStack()
+    command_buffer = queue.record(nothing, made)
     gone: list[int] = []
     queue.submit(command_buffer)
     queue.retire(lambda: gone.append(1))
@@ -85,7 +87,7 @@ def test_what_is_retired_goes_without_waiting(own_device):
     while not gone and time.monotonic() < deadline:
         queue.submit(command_buffer)
     assert gone
-    queue.retire(lambda: queue.free(command_buffer))
+    queue.retire(made.close)
 
 
 def test_a_wait_is_cut_into_slices(own_device, monkeypatch):
@@ -153,11 +155,11 @@ def test_a_fence_someone_waits_for_is_not_reused(own_device, monkeypatch):
     fence = queue._fences[0].handle
     vk.vkDeviceWaitIdle(own_device._logical.handle)
     assert queue.completed() == serial
-    assert fence not in queue._idle_fences
+    assert fence not in queue._returned_fences
     resume.set()
     waiter.join()
     queue.completed()
-    assert fence in queue._idle_fences
+    assert fence in queue._returned_fences
 
 
 def test_a_full_queue_goes_on_while_another_thread_waits(own_device, monkeypatch):

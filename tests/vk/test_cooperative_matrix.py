@@ -64,5 +64,5 @@ def test_a_device_lists_matrices_as_its_features_promise(device):
 
 
 def test_a_function_that_the_loader_lacks_is_named():
-    with pytest.raises(PwconvError, match="no vkThere IsNone"):
-        vk.instance_pointer(resident_instance().handle, "vkThere IsNone", "int(*)(void)")
+    with resident_instance() as instance, pytest.raises(PwconvError, match="no vkThere IsNone"):
+        vk.instance_pointer(instance.handle, "vkThere IsNone", "int(*)(void)")

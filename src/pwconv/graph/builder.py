@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import operator
-import threading
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -32,6 +31,7 @@ from pwconv.kernels.pack_linear_weight import packed_storage
 from pwconv.layer import check_bias, check_parameter
 from pwconv.modules import Linear, PointwiseConv2d
 from pwconv.tensor import Shape, as_pair, as_shape, shape4
+from pwconv.vk import process
 
 _MOST_SCALE = 1024
 
@@ -79,7 +79,7 @@ class Builder:
         self.device = device
         self.dtype = dtype
         self._storage = storage
-        self._lock = threading.RLock()
+        self._lock = process.make_lock()
         self._nodes: list[Node] = []
         self._shapes: list[Shape] = []
         self._names: set[str] = set()

@@ -187,8 +187,8 @@ class DepthwiseKernels:
         self.channels = weight.shape[0]
         padded = np.zeros(ceil_div(self.channels, 4) * 4, FLOAT32)
         padded[: self.channels] = 0.0 if bias is None else bias
-        self.weight = upload_parameter(self, device, arrange_weight(weight))
-        self.bias = upload_parameter(self, device, padded)
+        self.weight = upload_parameter(device, arrange_weight(weight))
+        self.bias = upload_parameter(device, padded)
 
 
 @dataclass(frozen=True, eq=False)

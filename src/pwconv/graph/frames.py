@@ -6,7 +6,6 @@ outputs and staging are each frame's own.
 
 from __future__ import annotations
 
-import threading
 import weakref
 from collections.abc import Mapping
 from typing import Any
@@ -18,8 +17,8 @@ from pwconv.dtypes import Array, DType
 from pwconv.graph.program import Command, Program
 from pwconv.kernels import transfer
 from pwconv.staging import Staged, chunk_bytes, one_chunk
+from pwconv.vk import process
 from pwconv.vk.commands import Recording
-from pwconv.vk.logical_device import LogicalDevice
 from pwconv.vk.resources import DOWNLOAD, UPLOAD, Buffer
 
 _FRAMES = 2
@@ -35,7 +34,7 @@ class Handle:
         self._serial = serial
         self._results = results
         self._frame = frame
-        self._lock = threading.Lock()
+        self._lock = process.make_lock()
 
     def wait(self) -> dict[str, Any]:
         """Return the outputs, by name, once they are computed.
@@ -47,15 +46,22 @@ class Handle:
         ClosedError, DeviceLostError
         """
         logical = self._device._logical
-        logical.require_open()
-        with self._lock:
+        logical.enter()
+        process.enter(self._lock, "the handle")
+        return self._wait()
+
+    def _wait(self) -> dict[str, Any]:
+        logical = self._device._logical
+        with self._lock, logical.in_use():
+            logical.queue.wait(self._serial)
             if self._frame is not None:
-                with logical.in_use():
-                    logical.queue.wait(self._serial)
-                    self._results, self._frame = self._frame.read(), None
-            else:
-                logical.queue.wait(self._serial)
+                self._results, self._frame = self._frame.read(), None
             return dict(self._results)
+
+    def __reduce__(self) -> str:
+        raise TypeError(
+            "a handle cannot be copied or pickled; copy or pickle what its wait() returns"
+        )
 
 
 class Frame:
@@ -78,8 +84,6 @@ class Frame:
         self._recording: Recording | None = None
         self._handle: weakref.ref[Handle] | None = None
         self._serial = 0
-        self._buffers: list[Buffer] = []
-        weakref.finalize(self, _retire_all, device._logical, self._buffers)
         setting, network = program.setting, program.network
         self._tensors = {
             i: device._empty(program.shapes[i], setting.dtype, setting.storage)
@@ -107,7 +111,7 @@ class Frame:
         """Submit a run; what the last one gave goes to its handle first."""
         previous = self._handle() if self._handle else None
         if previous is not None:
-            previous.wait()
+            previous._wait()
         logical, program = self._device._logical, self._program
         with logical.in_use():
             logical.queue.wait(self._serial)
@@ -164,7 +168,6 @@ class Frame:
         chunk = one_chunk(logical, (n, c, h * w), dtype.itemsize)
         if chunk is not None:
             buffer = Buffer(logical, chunk_bytes(chunk, dtype), preferences)
-            self._buffers.append(buffer)
             staged[name] = Staged(chunk, buffer, dtype)
 
     def _commands(self) -> list[Command]:
@@ -209,8 +212,3 @@ class Frames:
             else:
                 frame = min(frames, key=lambda frame: frame.serial)
         return frame.run(arrays)
-
-
-def _retire_all(device: LogicalDevice, buffers: list[Buffer]) -> None:
-    for buffer in buffers:
-        device.queue.retire(buffer.destroy)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import operator
-import threading
 from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -25,6 +24,7 @@ from pwconv.graph.striding import split_strides
 from pwconv.graph.table import summarize_nodes
 from pwconv.tensor import Shape, Tensor, check_storage, choose_storage, storage_order
 from pwconv.timing.ceilings import Ceiling
+from pwconv.vk import process
 
 # Sets of shapes that a graph returns to without planning or recording anything.
 _PROGRAMS_KEPT = 8
@@ -325,9 +325,10 @@ class Graph(Builder):
     # -- inside -----------------------------------------------------------------------------------
 
     @property
-    def _usable_lock(self) -> threading.RLock:
-        """The lock, of a graph whose device can be used: a forked child may have it locked."""
-        self.device._logical.require_open()
+    def _usable_lock(self) -> Any:
+        """The lock, for a call that may begin: a forked child may have it locked."""
+        self.device._logical.enter()
+        process.enter(self._lock, "the graph")
         return self._lock
 
     def _current(self) -> _Sized:
@@ -373,6 +374,7 @@ class Graph(Builder):
             }
             given = {self._inputs[name]: tensor.resource for name, tensor in tensors.items()}
             given.update((self._outputs[name], t.resource) for name, t in results.items())
+            logical.queue.make_room()
             with logical.lock:
                 recording = program.recording(given)
                 # A run takes long enough to be waited for: a fence of its own saves a submission.
@@ -403,7 +405,7 @@ class Graph(Builder):
     def _check_tensor(self, name: str, value: Any, storage: str) -> Tensor:
         if not isinstance(value, Tensor):
             array: Array = self._check_shape(name, as_float_array(value, name))
-            return self.device.tensor(array, self.dtype, storage)
+            return self.device._tensor(array, self.dtype, storage)
         resolve_device(self.device, value)
         self._check_shape(name, value)
         if value.dtype != self.dtype or value.storage != storage:

@@ -120,7 +120,7 @@ def measure(
     rng = np.random.default_rng(0)
     try:
         tensors = {
-            i: device.tensor(
+            i: device._tensor(
                 rng.standard_normal(program.shapes[i], np.float32), setting.dtype, setting.storage
             )
             for i in network.inputs.values()

@@ -73,7 +73,7 @@ class Program:
         self._ranges: dict[int, Range] = {}
         self._recordings: OrderedDict[tuple[int, ...], Recording] = OrderedDict()
         self._owned: dict[int, Buffer | Image | Recording] = {}
-        weakref.finalize(self, _retire_all, self._device, self._owned)
+        weakref.finalize(self, _retire_all, self._device, self._owned).atexit = False
         self._settle()
 
     @property

@@ -27,7 +27,7 @@ class Scratch:
         self._arenas: dict[str, Arena] = {}
         # By storage and what a resource is made from: asking means making one.
         self._requirements: dict[tuple[object, ...], Requirements] = {}
-        weakref.finalize(self, _retire, device, self._arenas)
+        weakref.finalize(self, _retire, device, self._arenas).atexit = False
 
     @property
     def reserved(self) -> int:

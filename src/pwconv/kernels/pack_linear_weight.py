@@ -88,11 +88,7 @@ def pack_weight(
         resources: dict[str, Image | Buffer] = {"staging": buffer, "packed_weight": packed}
         return dispatcher.submit(Dispatch(plan, resources), awaited=True)
 
-    try:
-        upload_chunks(dispatcher.device, weight, submit)
-    except BaseException:
-        dispatcher.device.queue.retire(packed.destroy)
-        raise
+    upload_chunks(dispatcher.device, weight, submit)
     return packed
 
 
@@ -149,11 +145,7 @@ def unpack_rows(
         },
     )
     rows = Buffer(dispatcher.device, weight_rows_bytes(n, k), DEVICE)
-    try:
-        dispatcher.submit(Dispatch(plan, {"weight_rows": rows, "packed_weight": packed}))
-    except BaseException:
-        dispatcher.device.queue.retire(rows.destroy)
-        raise
+    dispatcher.submit(Dispatch(plan, {"weight_rows": rows, "packed_weight": packed}))
     return rows
 
 
@@ -172,7 +164,7 @@ def packed_storage(
     size = width * height * 4 * dtype.itemsize
     too_large = []
     if storage in ("auto", "texture2d"):
-        limit = image_limit(device.physical, VK_FORMATS[dtype], 2)
+        limit = image_limit(device, VK_FORMATS[dtype], 2)
         most = dispatcher.limits["maxImageDimension2D"]
         if limit is not None:
             columns, rows, _ = limit.extent

@@ -109,7 +109,7 @@ class Workbench:
             The device has no such textures.
         OutOfMemoryError
         """
-        if storage == "texture3d" and not image_limit(self._device.physical, VK_FORMATS[dtype], 3):
+        if storage == "texture3d" and not image_limit(self._device, VK_FORMATS[dtype], 3):
             raise UnsupportedError(f"{self._device.info.name} cannot store {dtype} in textures")
         resource = acquire_resource(self._device, shape, dtype, storage, "shape")
         assert resource is not None
@@ -243,5 +243,5 @@ def extent_limit(dispatcher: Dispatcher, dtype: DType) -> int:
     Buffers are tried with as many. It is no power of two, for which some drivers compile anew.
     """
     most: int = dispatcher.limits["maxImageDimension3D"]
-    found = image_limit(dispatcher.device.physical, VK_FORMATS[dtype], 3)
+    found = image_limit(dispatcher.device, VK_FORMATS[dtype], 3)
     return (min(most, *found.extent) if found else most) - 5

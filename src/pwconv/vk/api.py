@@ -8,7 +8,9 @@ alive, not what an array of structures points to: bind every nested one to a loc
 from __future__ import annotations
 
 import functools
+import sys
 from collections.abc import Callable
+from contextlib import ExitStack
 from typing import Any
 
 from pwconv.errors import (
@@ -55,6 +57,14 @@ def __getattr__(name: str) -> Any:
     return value
 
 
+def make(made: ExitStack, kind: str, device: Any, info: Any) -> Any:
+    """Create an object of a device, "Buffer" say, that is destroyed with ``made``."""
+    here = sys.modules[__name__]
+    create, destroy = (getattr(here, f"vk{verb}{kind}") for verb in ("Create", "Destroy"))
+    made.callback(destroy, device, handle := create(device, info, None), None)
+    return handle
+
+
 def instance_function(instance: Any, name: str) -> Callable[..., Any]:
     """Return an extension's function."""
     return _raising(name, _package().vkGetInstanceProcAddr(instance, name))
@@ -84,6 +94,15 @@ def pipeline_cache_data(device: Any, cache: Any) -> bytes:
     data = package.ffi.new("char[]", size[0])
     get(device, cache, size, data)
     return bytes(package.ffi.buffer(data, size[0]))
+
+
+@functools.cache
+def first_member() -> int:
+    """Return where the members of a structure begin, in words: after the type and ``pNext``.
+
+    Both take as much as a pointer, which is two words, or one on a 32-bit system.
+    """
+    return 2 * int(_package().ffi.sizeof("void*")) // 4
 
 
 @functools.cache
@@ -134,13 +153,13 @@ def _creating(name: str, create: Callable[..., Any]) -> Callable[..., Any]:
         made = package.ffi.new(f"Vk{kind}[1]")
         try:
             create(*arguments, made)
+            return made if kind == "Pipeline" else made[0]
         except (package.VkError, package.VkIncomplete, KeyError):
             raise
         except BaseException:
             if made[0]:
                 destroy(*arguments[:parents], made[0], None)
             raise
-        return made if kind == "Pipeline" else made[0]
 
     return call
 

@@ -11,6 +11,7 @@ import dataclasses
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -18,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from pwconv.errors import DeviceLostError, PwconvError
 from pwconv.vk import api as vk
 from pwconv.vk.pipelines import Pipeline
-from pwconv.vk.resources import Buffer, Image
+from pwconv.vk.resources import Buffer, DeviceObject, Image
 
 if TYPE_CHECKING:
     from pwconv.vk.logical_device import LogicalDevice
@@ -68,13 +69,23 @@ class Step:
     seconds: float = 0.0
 
 
-@dataclass
 class _Fence:
-    """Signaled when submission ``serial``, and so everything before it, is done."""
+    """Signaled when submission ``serial``, and so everything before it, is done.
 
-    handle: Any
-    serial: int
-    waiters: int = 0
+    Its handle is free to be used again when nobody holds this object any more: neither the queue
+    nor a thread that waits.
+    """
+
+    __slots__ = ("_returned", "handle", "serial")
+
+    def __init__(self, handle: Any, serial: int, returned: deque[Any]) -> None:
+        self.handle = handle
+        self.serial = serial
+        self._returned = returned
+
+    def __del__(self) -> None:
+        if hasattr(self, "_returned"):
+            self._returned.append(self.handle)
 
 
 class Queue:
@@ -109,8 +120,10 @@ class Queue:
         self.last = 0
         self._done = 0  # everything up to this serial is
         self._fences: deque[_Fence] = deque()  # in flight, oldest first
+        self._returned_fences: deque[Any] = deque()  # signaled, each of them
         self._idle_fences: list[Any] = []
-        self._uninitialized: list[Any] = []
+        self._every_fence: dict[Any, None] = {}
+        self._uninitialized: dict[Any, None] = {}
         # Filled by finalizers, at any moment and in any thread; emptied under the lock.
         self._retired: deque[Callable[[], None]] = deque()
         self._garbage: deque[tuple[int, Callable[[], None]]] = deque()
@@ -133,8 +146,6 @@ class Queue:
             fenced = awaited or due or bool(self._retired)
             if fenced or self._garbage:
                 self.collect()
-            if self.last - self._done >= _MAX_IN_FLIGHT:
-                self.wait(self.last + 1 - _MAX_IN_FLIGHT)
             if self._uninitialized:
                 self._command_buffers[0] = self._record_layouts()
                 self._command_buffers[1] = command_buffer
@@ -147,83 +158,85 @@ class Queue:
             self._device.check()
             return self.last
 
+    def make_room(self) -> None:
+        """Wait while too many submissions are unfinished; the caller does not hold the lock.
+
+        So other threads submit and read meanwhile, and there may be some more of them than the
+        limit.
+        """
+        if self.last - self._done >= _MAX_IN_FLIGHT:
+            self.wait(self.last + 1 - _MAX_IN_FLIGHT)
+
     def run_once(self, record: Callable[[Any], None]) -> int:
         """Record commands with ``record(command_buffer)``, submit them, return the serial.
 
         What they write is visible to the host once the serial is done.
         """
         with self._device.lock:
-            command_buffer = self.record(record, reusable=False, host_reads=True)
+            made = ExitStack()
             try:
+                command_buffer = self.record(record, made, once=True, host_reads=True)
                 return self.submit(command_buffer, awaited=True)
             finally:
-                self.retire(lambda: self.free(command_buffer))
+                self.retire(made.close)
 
-    def record(self, record: Callable[[Any], None], *, reusable: bool, host_reads: bool) -> Any:
-        """Return a new command buffer: a barrier, then what ``record(command_buffer)`` adds."""
+    def record(
+        self,
+        record: Callable[[Any], None],
+        made: ExitStack,
+        *,
+        once: bool = False,
+        host_reads: bool = False,
+    ) -> Any:
+        """Return a new command buffer: a barrier, then what ``record(command_buffer)`` adds.
+
+        It is freed with ``made``.
+        """
         with self._device.lock:
             info = vk.VkCommandBufferAllocateInfo(
                 commandPool=self._command_pool,
                 level=vk.VK_COMMAND_BUFFER_LEVEL_PRIMARY,
                 commandBufferCount=1,
             )
-            command_buffer = vk.vkAllocateCommandBuffers(self._device.handle, info)[0]
-            try:
-                usage = (
-                    vk.VK_COMMAND_BUFFER_USAGE_SIMULTANEOUS_USE_BIT
-                    if reusable
-                    else vk.VK_COMMAND_BUFFER_USAGE_ONE_TIME_SUBMIT_BIT
-                )
-                begin = vk.VkCommandBufferBeginInfo(flags=usage)
-                vk.vkBeginCommandBuffer(command_buffer, begin)
-                barrier(command_buffer)
-                record(command_buffer)
-                if host_reads:
-                    barrier(command_buffer, to_host=True)
-                vk.vkEndCommandBuffer(command_buffer)
-            except BaseException:
-                self.free(command_buffer)
-                raise
+            made.callback(
+                self._free,
+                command_buffer := vk.vkAllocateCommandBuffers(self._device.handle, info)[0],
+            )
+            usage = (
+                vk.VK_COMMAND_BUFFER_USAGE_ONE_TIME_SUBMIT_BIT
+                if once
+                else vk.VK_COMMAND_BUFFER_USAGE_SIMULTANEOUS_USE_BIT
+            )
+            vk.vkBeginCommandBuffer(command_buffer, vk.VkCommandBufferBeginInfo(flags=usage))
+            barrier(command_buffer)
+            record(command_buffer)
+            if host_reads:
+                barrier(command_buffer, to_host=True)
+            vk.vkEndCommandBuffer(command_buffer)
             return command_buffer
-
-    def free(self, command_buffer: Any) -> None:
-        """Free a command buffer that is not in flight."""
-        vk.vkFreeCommandBuffers(self._device.handle, self._command_pool, 1, [command_buffer])
 
     # -- waiting ----------------------------------------------------------------------------------
 
     def completed(self) -> int:
         """Return a serial up to which everything is known to be done."""
         with self._device.lock:
-            signaled = []
-            for fence in self._fences:
-                if not self._signaled(fence):
-                    break
-                self._done = fence.serial
-                if fence.waiters:
-                    break
-                signaled.append(fence.handle)
-            if signaled:
-                for _ in signaled:
-                    self._fences.popleft()
-                self._reset(signaled)
+            while self._fences and self._signaled(self._fences[0]):
+                self._done = self._fences[0].serial
+                self._fences.popleft()
             return self._done
 
     def wait(self, serial: int | None = None) -> None:
-        """Wait for one submission, by default the last; other threads may submit meanwhile."""
-        with self._device.lock:
-            fence = self._fence_after(self.last if serial is None else serial)
-            if fence is None:
-                return
-            fence.waiters += 1
-        try:
-            done = self._spin(fence)
-            while not done:
-                done = self._wait_slice(fence)
-        finally:
-            with self._device.lock:
-                fence.waiters -= 1
-        self.collect()
+        """Wait for one submission, by default the last; other threads may submit meanwhile.
+
+        Raises
+        ------
+        ClosedError, DeviceLostError
+        """
+        if serial is not None and serial <= self._done:
+            return
+        with self._device.in_use():
+            self._wait(self.last if serial is None else serial)
+            self.collect()
 
     # -- freeing ----------------------------------------------------------------------------------
 
@@ -234,41 +247,34 @@ class Queue:
     def collect(self) -> None:
         """Free what the device is done with."""
         with self._device.lock:
-            while self._retired:
-                self._garbage.append((self.last, self._retired.popleft()))
-            done = self.completed()
-            while self._garbage and self._garbage[0][0] <= done:
-                self._garbage.popleft()[1]()
+            self.completed()
+            self._free_garbage()
 
     def initialize_layout(self, image: Any) -> None:
         """Move a new image to layout GENERAL ahead of the next submission."""
-        self._uninitialized.append(image)
+        self._uninitialized[image] = None
 
     def forget_layout(self, image: Any) -> None:
         """Undo :meth:`initialize_layout` for an image that is destroyed before any submission."""
-        if image in self._uninitialized:
-            self._uninitialized.remove(image)
+        self._uninitialized.pop(image, None)
 
     def drain(self) -> None:
         """Wait for everything, and free what was retired."""
         try:
-            self.wait()
+            self._wait(self.last)  # in slices: Ctrl-C is noticed
+            vk.vkDeviceWaitIdle(self._device.handle)
         except PwconvError:
             # It is lost, or had no fence to wait for. Destroying a lost device's objects is
             # allowed, and nothing of it runs any more.
             with contextlib.suppress(DeviceLostError):
                 vk.vkDeviceWaitIdle(self._device.handle)
-        for destroy in [*(entry[1] for entry in self._garbage), *self._retired]:
-            destroy()
-        self._garbage.clear()
-        self._retired.clear()
+        self._done = self.last
+        self._free_garbage()
 
     def close(self) -> None:
         """Destroy the queue's own objects; :meth:`drain` comes first."""
-        for fence in [*self._idle_fences, *(fence.handle for fence in self._fences)]:
+        for fence in self._every_fence:
             vk.vkDestroyFence(self._device.handle, fence, None)
-        self._idle_fences.clear()
-        self._fences.clear()
         vk.vkDestroyCommandPool(self._device.handle, self._command_pool, None)
 
     # -- inside -----------------------------------------------------------------------------------
@@ -277,9 +283,9 @@ class Queue:
         """Submit what the submit info says, or nothing, perhaps with a fence after it."""
         # Counted first: a serial of nothing does no harm, a submission without one would.
         self.last += submissions
-        fence = vk.ffi.NULL
-        if fenced:
-            fence = self._idle_fences.pop() if self._idle_fences else self._new_fence()
+        fence = self._take_fence() if fenced else vk.ffi.NULL
+        # Where Ctrl-C comes here, nobody can tell whether it was submitted: the fence is not used
+        # again.
         try:
             vk.vkQueueSubmit(self.handle, submissions, self._submit_info, fence)
         except PwconvError as error:
@@ -289,7 +295,7 @@ class Queue:
                 self._device.lose()
             raise
         if fenced:
-            self._fences.append(_Fence(fence, self.last))
+            self._fences.append(_Fence(fence, self.last, self._returned_fences))
 
     def _fence_after(self, serial: int) -> _Fence | None:
         """Return a fence that tells of a submission, or None where it is known to be done."""
@@ -301,8 +307,34 @@ class Queue:
         self._enqueue(0, fenced=True)
         return self._fences[-1]
 
-    def _new_fence(self) -> Any:
-        return vk.vkCreateFence(self._device.handle, vk.VkFenceCreateInfo(), None)
+    def _free(self, command_buffer: Any) -> None:
+        vk.vkFreeCommandBuffers(self._device.handle, self._command_pool, 1, [command_buffer])
+
+    def _take_fence(self) -> Any:
+        """Return a fence that is not signaled, one that was used before where there is one."""
+        if not self._idle_fences and self._returned_fences:
+            returned = [self._returned_fences.popleft() for _ in range(len(self._returned_fences))]
+            try:
+                vk.vkResetFences(self._device.handle, len(returned), returned)
+                self._idle_fences += returned
+            except PwconvError:
+                # Some of them may be reset, and nobody can tell which.
+                for fence in returned:
+                    del self._every_fence[fence]
+                    vk.vkDestroyFence(self._device.handle, fence, None)
+        if self._idle_fences:
+            return self._idle_fences.pop()
+        self._every_fence[
+            fence := vk.vkCreateFence(self._device.handle, vk.VkFenceCreateInfo(), None)
+        ] = None
+        return fence
+
+    def _free_garbage(self) -> None:
+        """Destroy what was retired before a submission that is done."""
+        while self._retired:
+            self._garbage.append((self.last, self._retired.popleft()))
+        while self._garbage and self._garbage[0][0] <= self._done:
+            self._garbage.popleft()[1]()
 
     def _signaled(self, fence: _Fence) -> bool:
         try:
@@ -314,15 +346,16 @@ class Queue:
             raise
         return True
 
-    def _reset(self, fences: list[Any]) -> None:
-        try:
-            vk.vkResetFences(self._device.handle, len(fences), fences)
-        except PwconvError:
-            # Some of them may be reset, and nobody can tell which.
-            for fence in fences:
-                vk.vkDestroyFence(self._device.handle, fence, None)
+    def _wait(self, serial: int) -> None:
+        with self._device.lock:
+            fence = self._fence_after(serial)
+        if fence is None:
             return
-        self._idle_fences += fences
+        done = self._spin(fence)
+        while not done:
+            done = self._wait_slice(fence)
+        with self._device.lock:
+            self.completed()
 
     def _spin(self, fence: _Fence) -> bool:
         """Ask for a while whether a submission is done; return whether it is."""
@@ -344,16 +377,14 @@ class Queue:
 
     def _record_layouts(self) -> Any:
         images = list(self._uninitialized)
-        command_buffer = self.record(
-            lambda command_buffer: _image_barrier(command_buffer, images),
-            reusable=False,
-            host_reads=False,
-        )
-        self.retire(lambda: self.free(command_buffer))
-        return command_buffer
+        made = ExitStack()
+        try:
+            return self.record(lambda buffer: _image_barrier(buffer, images), made, once=True)
+        finally:
+            self.retire(made.close)
 
 
-class Recording:
+class Recording(DeviceObject):
     """Steps recorded once, to be submitted any number of times.
 
     It holds no resource: a recording whose buffer or image is gone must not be submitted.
@@ -364,25 +395,20 @@ class Recording:
         More than one where a single submission could last too long.
     """
 
+    __slots__ = ("_device", "command_buffers")
+
     def __init__(self, device: LogicalDevice, steps: Sequence[Step], *, host_reads: bool) -> None:
         self._device = device
         self.command_buffers: list[Any] = []
         submissions = list(short_submissions(steps))
-        with device.lock:
-            self._recorder = StepRecorder(device, [step for each in submissions for step in each])
-            try:
-                for submission in submissions:
-                    self.command_buffers.append(
-                        device.queue.record(
-                            partial(self._recorder.record, steps=submission),
-                            reusable=True,
-                            host_reads=host_reads,
-                        )
-                    )
-            except BaseException:
-                self._free()
-                raise
-            self.uid = device.register(self)
+        with self._making(device) as made:
+            every = [step for submission in submissions for step in submission]
+            recorder = StepRecorder(device, every, made)
+            for submission in submissions:
+                record = partial(recorder.record, steps=submission)
+                self.command_buffers.append(
+                    device.queue.record(record, made, host_reads=host_reads)
+                )
 
     def submit(self, *, awaited: bool = False) -> int:
         """Submit it, with nothing in between; return the serial of its last submission."""
@@ -391,16 +417,6 @@ class Recording:
             for command_buffer in others:
                 self._device.queue.submit(command_buffer)
             return self._device.queue.submit(last, awaited=awaited)
-
-    def destroy(self) -> None:
-        """Free the recording now; the device must be done with it."""
-        self._free()
-        self._device.unregister(self.uid)
-
-    def _free(self) -> None:
-        for command_buffer in self.command_buffers:
-            self._device.queue.free(command_buffer)
-        self._recorder.destroy()
 
 
 def short_submissions(steps: Sequence[Step]) -> Iterator[list[Step]]:
@@ -438,18 +454,16 @@ class StepRecorder:
         Its lock is held by the caller, here and in every method.
     steps : sequence of Step
         Every step that will be recorded.
+    made : ExitStack
+        Frees the sets.
     """
 
-    def __init__(self, device: LogicalDevice, steps: Sequence[Step]) -> None:
+    def __init__(self, device: LogicalDevice, steps: Sequence[Step], made: ExitStack) -> None:
         self._device = device
         # By identity: a step's hash would go through all of its resources.
         distinct = list({id(step): step for step in steps}.values())
-        self._pool = self._make_pool(distinct)
-        try:
-            self._sets = {id(step): self._make_set(step) for step in distinct}
-        except BaseException:
-            self.destroy()
-            raise
+        self._pool = vk.make(made, "DescriptorPool", device.handle, self._pool_info(distinct))
+        self._sets = {id(step): self._make_set(step) for step in distinct}
 
     def record(self, command_buffer: Any, steps: Sequence[Step]) -> None:
         """Record steps, each after what it waits for."""
@@ -460,18 +474,13 @@ class StepRecorder:
                 barrier(command_buffer)
             _record_step(command_buffer, step, self._sets[id(step)])
 
-    def destroy(self) -> None:
-        """Free the sets now; the device must be done with them."""
-        vk.vkDestroyDescriptorPool(self._device.handle, self._pool, None)
-
-    def _make_pool(self, steps: Sequence[Step]) -> Any:
+    def _pool_info(self, steps: Sequence[Step]) -> Any:
         types = [kind for step in steps for kind in step.pipeline.descriptor_types]
         sizes = [
             vk.VkDescriptorPoolSize(type=kind, descriptorCount=types.count(kind))
             for kind in sorted(set(types))
         ]
-        info = vk.VkDescriptorPoolCreateInfo(maxSets=len(steps), pPoolSizes=sizes)
-        return vk.vkCreateDescriptorPool(self._device.handle, info, None)
+        return vk.VkDescriptorPoolCreateInfo(maxSets=len(steps), pPoolSizes=sizes)
 
     def _make_set(self, step: Step) -> Any:
         layouts = [step.pipeline.set_layout]

@@ -102,9 +102,12 @@ def _ask(instance: Any, device: Any, wanted: _Query) -> list[tuple[int, ...]]:
     )
     count = vk.ffi.new("uint32_t*")
     function(device, count, vk.ffi.NULL)
-    stride = (4 + wanted.words + 1) // 2 * 2  # in words; a structure ends on a multiple of 8 bytes
+    first = vk.first_member()
+    # In words; a structure ends on a multiple of a pointer's bytes.
+    stride = -(-(first + wanted.words) // (first // 2)) * (first // 2)
     words = vk.ffi.new("uint32_t[]", stride * max(count[0], 1))
     for i in range(count[0]):
         words[stride * i] = wanted.structure_type
     function(device, count, words)
-    return [tuple(words[stride * i + 4 : stride * i + 4 + wanted.words]) for i in range(count[0])]
+    starts = (stride * i + first for i in range(count[0]))
+    return [tuple(words[start : start + wanted.words]) for start in starts]

@@ -62,8 +62,7 @@ _GROUPS = (
 )
 
 # Room for the members that follow the ones we name, in the longest of these structures.
-_WORDS = 16
-_FIRST_MEMBER = 4
+_MOST_MEMBERS = 12
 
 
 def query(device: Any, version: int, extensions: frozenset[str]) -> frozenset[str]:
@@ -74,7 +73,8 @@ def query(device: Any, version: int, extensions: frozenset[str]) -> frozenset[st
             words = _structure(group, None)
             chain = vk.VkPhysicalDeviceFeatures2(pNext=words)
             vk.vkGetPhysicalDeviceFeatures2(device, chain)
-            names |= {name for i, name in enumerate(group.members) if words[_FIRST_MEMBER + i]}
+            first = vk.first_member()
+            names |= {name for i, name in enumerate(group.members) if words[first + i]}
     # With the memory model turned on, the atomics of other shaders need its device scope.
     if "vulkanMemoryModelDeviceScope" not in names:
         names.discard("vulkanMemoryModel")
@@ -109,7 +109,7 @@ def enable(
             continue
         words = _structure(group, chain)
         for i, name in enumerate(group.members):
-            words[_FIRST_MEMBER + i] = name in features
+            words[vk.first_member() + i] = name in features
         chain = words
         alive.append(words)
         if not group.core or version < group.core:
@@ -119,9 +119,8 @@ def enable(
 
 def _structure(group: _Group, following: Any) -> Any:
     """Return a feature structure as words: type, padding, pNext, members."""
-    words = vk.ffi.new("uint32_t[]", _WORDS)
+    words = vk.ffi.new("uint32_t[]", vk.first_member() + _MOST_MEMBERS)
     words[0] = group.structure_type
     if following is not None:
-        pointer = int(vk.ffi.cast("uintptr_t", following))
-        words[2], words[3] = pointer & 0xFFFFFFFF, pointer >> 32
+        vk.ffi.cast("void**", words)[1] = following
     return words

@@ -2,22 +2,16 @@
 
 from __future__ import annotations
 
-import atexit
-import functools
-import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from pwconv.errors import NoDeviceError, PwconvError, UnsupportedError
 from pwconv.vk import api as vk
-from pwconv.vk import debug
+from pwconv.vk import debug, process
 
 _PORTABILITY = "VK_KHR_portability_enumeration"
 _PORTABILITY_BIT = 1
-
-# How a forked child is to be started instead.
-FORK_HINT = 'Start children with multiprocessing.get_context("spawn").'
-
-_forked_after_use = False  # whether this process was forked off one that had an instance
 
 
 class Instance:
@@ -34,17 +28,9 @@ class Instance:
         No loader, or a loader that finds no driver.
     UnsupportedError
         Validation was asked for and the layer is not installed, or the loader is older than 1.1.
-    PwconvError
-        This process was forked off one that had used Vulkan. No driver promises to go on then:
-        lavapipe does, NVIDIA's makes no device (580.159), SwiftShader hangs.
     """
 
     def __init__(self, *, validate: bool) -> None:
-        if _forked_after_use:
-            raise PwconvError(
-                "this process was forked off one that had used pwconv's devices, and drivers need "
-                f"not survive that. {FORK_HINT}"
-            )
         version = vk.vkEnumerateInstanceVersion()
         if version < vk.API_1_1:
             raise UnsupportedError(
@@ -108,29 +94,22 @@ class Instance:
         vk.vkDestroyInstance(self.handle, None)
 
 
-@functools.cache
-def resident_instance() -> Instance:
-    """Return an instance that lives as long as the process, and with it the drivers' libraries.
+@contextmanager
+def resident_instance() -> Iterator[Instance]:
+    """Lend an instance that lives as long as the process, and with it the drivers' libraries.
 
     Without one the loader unloads them with the last instance, and NVIDIA's (seen with 580.159)
     cannot be loaded more than 30 times: "cannot allocate memory in static TLS block".
+
+    Raises
+    ------
+    ClosedError
+        The process is ending.
+    PwconvError
+        It was forked off one that had used Vulkan.
     """
-    instance = Instance(validate=False)
-    atexit.register(instance.close)
-    return instance
-
-
-def _leave_to_parent() -> None:
-    """In a forked child: the instance is the parent's, and not to be destroyed at exit."""
-    global _forked_after_use
-    if resident_instance.cache_info().currsize:
-        _forked_after_use = True
-        atexit.unregister(resident_instance().close)
-        resident_instance.cache_clear()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_leave_to_parent)
+    with process.using_vulkan():
+        yield process.resident(lambda: Instance(validate=False))
 
 
 def _validation_layer_version() -> int:

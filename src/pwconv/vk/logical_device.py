@@ -3,31 +3,18 @@
 from __future__ import annotations
 
 import itertools
-import os
-import threading
-import weakref
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
-from typing import Protocol
 
 from pwconv.errors import ClosedError, DeviceLostError, NoDeviceError, PwconvError
 from pwconv.vk import api as vk
-from pwconv.vk import features
+from pwconv.vk import features, process
 from pwconv.vk.commands import Queue
-from pwconv.vk.instance import FORK_HINT, Instance
+from pwconv.vk.instance import Instance
 from pwconv.vk.memory import Allocator
 from pwconv.vk.physical_device import PhysicalDevice
 from pwconv.vk.pipelines import PipelineCache
 from pwconv.vk.pools import ResourcePool, StagingPool
-
-
-class Destroyable(Protocol):
-    """A Vulkan object that frees itself."""
-
-    def destroy(self) -> None:
-        """Free the object now; the device must be done with it."""
-
 
 _PORTABILITY_SUBSET = "VK_KHR_portability_subset"
 
@@ -46,22 +33,24 @@ class LogicalDevice:
 
     Attributes
     ----------
-    lock : threading.RLock
-        Held around everything that Vulkan wants from one thread at a time.
+    lock
+        Of :func:`process.make_lock`, held around everything that Vulkan wants from one thread at a
+        time.
     live : dict
-        Every buffer, image and recording that exists, by its uid.
+        What frees each buffer, image and recording that exists, by its uid.
     closed : bool
         Whether :meth:`close` was called.
     """
 
     def __init__(self, index: int, *, validate: bool, cache_folder: Path) -> None:
-        self.live: dict[int, Destroyable] = {}
+        self.live: dict[int, ExitStack] = {}
         self._uids = itertools.count()
         self.closed = False
         self._destroyed = False
         # Why nothing can be done with it any more, as an error: a call looks at this and no more.
         self._unusable: tuple[type[PwconvError], str] | None = None
-        self._make_lock()
+        self.lock = process.make_lock()
+        self._uses = process.Uses()
         with ExitStack() as made:
             self._instance = Instance(validate=validate)
             made.callback(self._instance.close)
@@ -75,24 +64,20 @@ class LogicalDevice:
             family = self.physical.compute_queue_family()
             self.handle = self._make_device(family)
             made.callback(vk.vkDestroyDevice, self.handle, None)
-            self.memory = Allocator(self.handle, self.physical, self._relieve)
+            self.memory = Allocator(self.handle, self.physical, self.free_unused)
+            made.callback(self.memory.close)
             self.queue = Queue(self, family)
             made.callback(self.queue.close)
             self.pipelines = PipelineCache(self, cache_folder / f"{self.info.identity}.bin")
-            made.pop_all()
-        self.resources = ResourcePool(self)
-        self.staging = StagingPool(self)
-        _opened.add(self)
+            made.callback(self.pipelines.close)
+            self.resources = ResourcePool(self)
+            self.staging = StagingPool(self)
+            process.opened(self)
+            self._made = made.pop_all()
 
-    def register(self, item: Destroyable) -> int:
-        """Note that an object exists; return its uid, which is never given twice."""
-        uid = next(self._uids)
-        self.live[uid] = item
-        return uid
-
-    def unregister(self, uid: int) -> None:
-        """Note that an object was destroyed."""
-        del self.live[uid]
+    def new_uid(self) -> int:
+        """Return a number that is never given twice."""
+        return next(self._uids)
 
     def check(self) -> None:
         """Raise what the validation layer has said.
@@ -125,6 +110,27 @@ class LogicalDevice:
             kind, message = self._unusable
             raise kind(message)
 
+    def enter(self) -> None:
+        """Begin a public call: raise where it must not, whatever it would do.
+
+        Raises
+        ------
+        ClosedError, DeviceLostError
+        BusyError
+            A signal handler or a finalizer makes it inside another call of its thread.
+        """
+        self.require_open()
+        process.enter(self.lock, f"the device {self.info.name}")
+
+    def in_use(self) -> AbstractContextManager[None]:
+        """Keep another thread's close() waiting while this one is at work without the lock.
+
+        Raises
+        ------
+        ClosedError, DeviceLostError
+        """
+        return self._uses(self.lock, self.require_open)
+
     def lose(self) -> None:
         """Note that the driver has lost the device: everything but :meth:`close` raises then."""
         if self._unusable is None:
@@ -135,73 +141,65 @@ class LogicalDevice:
                 "contents are gone.",
             )
 
-    def abandon(self) -> None:
-        """Have a forked child leave alone what is its parent's: Vulkan objects outlive no fork."""
-        # Whoever held the old one is not in this process.
-        self._make_lock()
-        self._unusable = (
-            PwconvError,
-            f"the device {self.info.name} was opened before this process was forked, and drivers "
-            f"need not survive that. {FORK_HINT}",
-        )
-        self._destroyed = True
-
-    @contextmanager
-    def in_use(self) -> Iterator[None]:
-        """Keep another thread's close() waiting while this one is at work without the lock.
-
-        Raises
-        ------
-        ClosedError, DeviceLostError
-        """
-        with self.lock:
-            self.require_open()
-            self._users += 1
-        try:
-            yield
-        finally:
-            with self.lock:
-                self._users -= 1
-                self._unused.notify_all()
-
-    def close(self) -> None:
-        """Wait for the device and free everything, once.
-
-        Where the waiting is interrupted or fails, nothing is freed yet; calling again goes on.
-        """
-        with self.lock:
-            self.closed = True
-            if self._destroyed:
-                return
+    def refuse(self) -> None:
+        """Have every call that begins from now on raise ClosedError."""
+        self.closed = True
+        if not self._destroyed:
             self._unusable = (
                 ClosedError,
                 f"the device {self.info.name} was closed; make a new pwconv.Device, and its "
                 "tensors and layers anew",
             )
-            self._unused.wait_for(lambda: not self._users)
+
+    def abandon(self) -> None:
+        """Have a forked child leave alone what is its parent's: Vulkan objects outlive no fork."""
+        # Whoever held the old one is not in this process.
+        self.lock = process.make_lock()
+        self._uses = process.Uses()
+        self._unusable = (
+            PwconvError,
+            f"the device {self.info.name} was opened before this process was forked, and drivers "
+            f"need not survive that. {process.FORK_HINT}",
+        )
+        self._destroyed = True
+
+    def close(self) -> None:
+        """Wait for calls at work and for the device, and free everything, once.
+
+        Where the waiting is interrupted or fails, nothing is freed yet; calling again goes on.
+
+        Raises
+        ------
+        BusyError
+            A signal handler or a finalizer closes it inside another call of its thread.
+        PwconvError
+            Another thread is at work on it for longer than :data:`process.CLOSE_SECONDS`.
+        """
+        what = f"the device {self.info.name}"
+        process.enter(self.lock, what)
+        with self.lock:  # whoever began a call before has said so by then
+            self.refuse()
+        if self._destroyed:
+            return
+        self._uses.wait(what)
+        with self.lock:
+            if self._destroyed:
+                return
             self.queue.drain()
+            for made in list(self.live.values()):
+                made.close()
             self._destroyed = True
-            for item in list(self.live.values()):
-                item.destroy()
-            self.queue.close()
-            self.pipelines.close()
-            self.memory.close()
-            vk.vkDestroyDevice(self.handle, None)
-            self._instance.close()
+            self._made.close()
             self.check()
 
-    def _make_lock(self) -> None:
-        self.lock = threading.RLock()
-        self._unused = threading.Condition(self.lock)
-        self._users = 0
-
-    def _relieve(self) -> None:
-        """Memory ran out: wait, and give back what is only kept for reuse."""
-        self.resources.clear()
-        self.staging.clear()
+    def free_unused(self) -> None:
+        """Wait for the queue, destroy pooled resources, return empty blocks to the driver."""
+        with self.lock:
+            self.resources.clear()
+            self.staging.clear()
         self.queue.wait()
-        self.queue.collect()
-        self.memory.trim()
+        with self.lock:
+            self.memory.trim()
 
     def _make_device(self, family: int) -> object:
         info = self.physical.info
@@ -220,15 +218,3 @@ class LogicalDevice:
             ppEnabledExtensionNames=extensions,
         )
         return vk.vkCreateDevice(self.physical.handle, device_info, None)
-
-
-_opened: weakref.WeakSet[LogicalDevice] = weakref.WeakSet()
-
-
-def _abandon_all() -> None:
-    for device in list(_opened):
-        device.abandon()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_abandon_all)

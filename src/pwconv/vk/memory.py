@@ -7,7 +7,8 @@ Host-visible blocks are mapped once, when they are made.
 
 from __future__ import annotations
 
-from bisect import insort
+import weakref
+from bisect import bisect_left, insort
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -18,6 +19,7 @@ from pwconv.vk.physical_device import MemoryType, PhysicalDevice
 BLOCK_SIZE = 64 << 20
 
 DEVICE_LOCAL, HOST_VISIBLE, HOST_COHERENT, HOST_CACHED = 1, 2, 4, 8
+_KNOWN_PROPERTIES = DEVICE_LOCAL | HOST_VISIBLE | HOST_COHERENT | HOST_CACHED
 
 
 class Allocation:
@@ -26,7 +28,7 @@ class Allocation:
     ``mapped`` is the piece in host memory, or None where the host cannot see it.
     """
 
-    __slots__ = ("_block", "mapped", "memory", "offset", "size")
+    __slots__ = ("__weakref__", "_block", "mapped", "memory", "offset", "size")
 
     def __init__(self, block: _Block, offset: int, size: int) -> None:
         self._block = block
@@ -39,39 +41,77 @@ class Allocation:
 
 
 class _Block:
-    """One VkDeviceMemory and its free ranges, sorted by offset."""
+    """One VkDeviceMemory, its pieces and its free ranges.
+
+    An exception from a signal's handler may come between any two lines: ``_ends`` alone says what
+    is free, each range in one step, and the others are where to look for it.
+    """
 
     def __init__(self, memory: Any, size: int, key: tuple[int, bool], mapped: Any) -> None:
         self.memory = memory
         self.size = size
         self.key = key
         self.mapped: memoryview | None = mapped
-        self.free = [(0, size)]
+        self._pieces: weakref.WeakValueDictionary[int, Allocation] = weakref.WeakValueDictionary()
+        self.recover()
+
+    @property
+    def used(self) -> int:
+        return self.size - sum(end - start for start, end in self._ends.items())
 
     @property
     def empty(self) -> bool:
-        return self.free == [(0, self.size)]
+        return self._ends.get(0) == self.size
 
-    def take(self, size: int, alignment: int) -> int | None:
-        for position, (start, length) in enumerate(self.free):
+    def recover(self) -> None:
+        """Have free what is in no piece, also where a call was interrupted in between."""
+        self._ends: dict[int, int] = {}
+        self._starts: dict[int, int] = {}
+        self._by_length: list[tuple[int, int]] = []
+        start = 0
+        for offset, piece in sorted(self._pieces.items()):
+            self._add(start, offset)
+            start = offset + piece.size
+        self._add(start, self.size)
+
+    def take(self, size: int, alignment: int) -> Allocation | None:
+        """Return so many bytes of the shortest range that they fit, or None."""
+        for position in range(bisect_left(self._by_length, (size, 0)), len(self._by_length)):
+            length, start = self._by_length[position]
             offset = -(-start // alignment) * alignment
-            padding = offset - start
-            if padding + size > length:
-                continue
-            rest = [(start, padding), (offset + size, length - padding - size)]
-            self.free[position : position + 1] = [piece for piece in rest if piece[1]]
-            return offset
+            if offset + size <= start + length and self._ends.get(start) == start + length:
+                self._remove(start)
+                self._pieces[offset] = piece = Allocation(self, offset, size)
+                self._add(start, offset)
+                self._add(offset + size, start + length)
+                return piece
         return None
 
-    def give(self, offset: int, size: int) -> None:
-        insort(self.free, (offset, size))
-        merged: list[tuple[int, int]] = []
-        for start, length in self.free:
-            if merged and sum(merged[-1]) == start:
-                merged[-1] = (merged[-1][0], merged[-1][1] + length)
-            else:
-                merged.append((start, length))
-        self.free = merged
+    def give(self, piece: Allocation) -> None:
+        """Free a piece, as one range with the free ones beside it."""
+        self._pieces.pop(piece.offset, None)
+        start, end = self._starts.get(piece.offset, piece.offset), piece.offset + piece.size
+        if self._ends.get(start) == piece.offset:
+            self._remove(start)
+        else:
+            start = piece.offset
+        if end in self._ends:
+            end = self._remove(end)
+        self._add(start, end)
+
+    def _add(self, start: int, end: int) -> None:
+        if start < end:
+            self._starts[end] = start
+            insort(self._by_length, (end - start, start))
+            self._ends[start] = end
+
+    def _remove(self, start: int) -> int:
+        """Remove a free range; return its end."""
+        end = self._ends.pop(start)
+        position = bisect_left(self._by_length, (end - start, start))
+        del self._by_length[position]
+        self._starts.pop(end, None)
+        return end
 
 
 class Allocator:
@@ -90,18 +130,22 @@ class Allocator:
         self._physical = physical
         self._relieve = relieve
         self._blocks: dict[tuple[int, bool], list[_Block]] = {}
-        self._heap_used = [0] * len(physical.heap_sizes)
-        self.used = 0
+        self._every: dict[Any, None] = {}  # VkDeviceMemory that there is
+
+    @property
+    def used(self) -> int:
+        """Bytes handed out."""
+        return sum(block.used for block in self._each())
 
     @property
     def reserved(self) -> int:
         """Bytes taken from the driver, whether handed out or not."""
-        return sum(self._heap_used)
+        return sum(block.size for block in self._each())
 
     @property
     def block_count(self) -> int:
         """Number of VkDeviceMemory objects."""
-        return sum(map(len, self._blocks.values()))
+        return len(self._every)
 
     def allocate(
         self, requirements: Any, preferences: Iterable[tuple[int, int]], *, image: bool
@@ -132,8 +176,7 @@ class Allocator:
         """Take a piece back. One empty block per memory type is kept for the next request."""
         block = allocation._block
         allocation.mapped = None
-        block.give(allocation.offset, allocation.size)
-        self.used -= allocation.size
+        block.give(allocation)
         siblings = self._blocks[block.key]
         if block.empty and (
             block.size > BLOCK_SIZE or any(b.empty for b in siblings if b is not block)
@@ -143,6 +186,8 @@ class Allocator:
 
     def trim(self) -> None:
         """Give every empty block back to the driver."""
+        for block in self._each():
+            block.recover()
         for blocks in self._blocks.values():
             for block in [block for block in blocks if block.empty]:
                 blocks.remove(block)
@@ -150,13 +195,20 @@ class Allocator:
 
     def close(self) -> None:
         """Free everything; the resources bound to it must be gone."""
-        for blocks in self._blocks.values():
-            for block in blocks:
-                self._free_block(block)
-        self._blocks.clear()
+        for memory in self._every:
+            vk.vkFreeMemory(self._device, memory, None)
+
+    def _each(self) -> list[_Block]:
+        return [block for blocks in self._blocks.values() for block in blocks]
 
     def _suitable(self, type_bits: int, preferences: Iterable[tuple[int, int]]) -> list[MemoryType]:
-        allowed = [t for t in self._physical.memory_types if type_bits >> t.index & 1]
+        # Types with properties besides need features that are not enabled (AMD's coherent ones,
+        # protected memory), or are for attachments alone.
+        allowed = [
+            t
+            for t in self._physical.memory_types
+            if type_bits >> t.index & 1 and not t.flags & ~_KNOWN_PROPERTIES
+        ]
         found: list[MemoryType] = []
         for wanted, unwanted in preferences:
             found += [
@@ -182,22 +234,20 @@ class Allocator:
         key = (memory_type.index, image)
         blocks = self._blocks.setdefault(key, [])
         for block in blocks:
-            offset = block.take(size, alignment)
-            if offset is not None:
-                self.used += size
-                return Allocation(block, offset, size)
+            piece = block.take(size, alignment)
+            if piece is not None:
+                return piece
         heap_size = self._physical.heap_sizes[memory_type.heap]
         block_size = max(size, min(BLOCK_SIZE, heap_size // 8))
         try:
-            block = self._new_block(memory_type, block_size, key)
+            blocks.append(block := self._new_block(memory_type, block_size, key))
         except OutOfMemoryError:
             if size == block_size:
                 raise
-            block = self._new_block(memory_type, size, key)
-        blocks.append(block)
-        block.take(size, alignment)
-        self.used += size
-        return Allocation(block, 0, size)
+            blocks.append(block := self._new_block(memory_type, size, key))
+        piece = block.take(size, alignment)
+        assert piece is not None
+        return piece
 
     def _new_block(self, memory_type: MemoryType, size: int, key: tuple[int, bool]) -> _Block:
         info = self._physical.info
@@ -210,7 +260,8 @@ class Allocator:
             )
         # Some drivers take any size and fail, or are killed, when the memory is touched.
         heap_size = self._physical.heap_sizes[memory_type.heap]
-        in_use = self._heap_used[memory_type.heap]
+        types = self._physical.memory_types
+        in_use = sum(b.size for b in self._each() if types[b.key[0]].heap == memory_type.heap)
         if in_use + size > heap_size:
             raise OutOfMemoryError(
                 f"{size:,} bytes do not fit: {info.name}'s memory heap holds {heap_size:,} bytes, "
@@ -224,7 +275,7 @@ class Allocator:
             )
         request = vk.VkMemoryAllocateInfo(allocationSize=size, memoryTypeIndex=memory_type.index)
         try:
-            memory = vk.vkAllocateMemory(self._device, request, None)
+            self._every[memory := vk.vkAllocateMemory(self._device, request, None)] = None
         except OutOfMemoryError as error:
             raise OutOfMemoryError(
                 f"{info.name} has no {size:,} bytes left; pwconv uses {self.reserved:,} of "
@@ -235,14 +286,15 @@ class Allocator:
             try:
                 buffer = vk.vkMapMemory(self._device, memory, 0, size, 0)
             except BaseException:
-                vk.vkFreeMemory(self._device, memory, None)
+                self._free(memory)
                 raise
             mapped = memoryview(buffer).cast("B")
-        self._heap_used[memory_type.heap] += size
         return _Block(memory, size, key, mapped)
 
     def _free_block(self, block: _Block) -> None:
         block.mapped = None
-        vk.vkFreeMemory(self._device, block.memory, None)
-        heap = self._physical.memory_types[block.key[0]].heap
-        self._heap_used[heap] -= block.size
+        self._free(block.memory)
+
+    def _free(self, memory: Any) -> None:
+        del self._every[memory]
+        vk.vkFreeMemory(self._device, memory, None)

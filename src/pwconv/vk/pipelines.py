@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import threading
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from pwconv.errors import PwconvError
 from pwconv.files import replace_file
 from pwconv.vk import api as vk
+from pwconv.vk import process
 
 if TYPE_CHECKING:
     from pwconv.vk.logical_device import LogicalDevice
@@ -33,7 +33,7 @@ class Pipeline:
         VkDescriptorType of each binding, in order.
     """
 
-    __slots__ = ("_device", "descriptor_types", "handle", "layout", "set_layout")
+    __slots__ = ("_device", "_made", "descriptor_types", "handle", "layout", "set_layout")
 
     def __init__(
         self,
@@ -47,21 +47,26 @@ class Pipeline:
         self._device = device
         self.descriptor_types = [_DESCRIPTOR_TYPES[name] for name in descriptor_types]
         with ExitStack() as made:
-            self.set_layout = self._make_set_layout()
-            made.callback(vk.vkDestroyDescriptorSetLayout, device.handle, self.set_layout, None)
-            self.layout = self._make_layout(push_constant_size)
-            made.callback(vk.vkDestroyPipelineLayout, device.handle, self.layout, None)
-            self.handle = self._make_pipeline(cache, code, constants)
-            made.pop_all()
+            self.set_layout = vk.make(
+                made, "DescriptorSetLayout", device.handle, self._set_layout_info()
+            )
+            self.layout = vk.make(
+                made, "PipelineLayout", device.handle, self._layout_info(push_constant_size)
+            )
+            made.callback(
+                vk.vkDestroyPipeline,
+                device.handle,
+                handle := self._make_pipeline(cache, code, constants),
+                None,
+            )
+            self.handle = handle
+            self._made = made.pop_all()
 
     def destroy(self) -> None:
         """Destroy the pipeline and its layouts."""
-        device = self._device.handle
-        vk.vkDestroyPipeline(device, self.handle, None)
-        vk.vkDestroyPipelineLayout(device, self.layout, None)
-        vk.vkDestroyDescriptorSetLayout(device, self.set_layout, None)
+        self._made.close()
 
-    def _make_set_layout(self) -> Any:
+    def _set_layout_info(self) -> Any:
         bindings = [
             vk.VkDescriptorSetLayoutBinding(
                 binding=binding,
@@ -71,26 +76,24 @@ class Pipeline:
             )
             for binding, kind in enumerate(self.descriptor_types)
         ]
-        info = vk.VkDescriptorSetLayoutCreateInfo(pBindings=bindings)
-        return vk.vkCreateDescriptorSetLayout(self._device.handle, info, None)
+        return vk.VkDescriptorSetLayoutCreateInfo(pBindings=bindings)
 
-    def _make_layout(self, push_constant_size: int) -> Any:
+    def _layout_info(self, push_constant_size: int) -> Any:
         ranges = [
             vk.VkPushConstantRange(
                 stageFlags=vk.VK_SHADER_STAGE_COMPUTE_BIT, size=push_constant_size
             )
         ]
         set_layouts = [self.set_layout]
-        info = vk.VkPipelineLayoutCreateInfo(
+        return vk.VkPipelineLayoutCreateInfo(
             pSetLayouts=set_layouts, pPushConstantRanges=ranges if push_constant_size else None
         )
-        return vk.vkCreatePipelineLayout(self._device.handle, info, None)
 
     def _make_pipeline(self, cache: Any, code: bytes, constants: Mapping[int, int]) -> Any:
         device = self._device.handle
         module_info = vk.VkShaderModuleCreateInfo(codeSize=len(code), pCode=code)
-        module = vk.vkCreateShaderModule(device, module_info, None)
-        try:
+        with ExitStack() as made:
+            module = vk.make(made, "ShaderModule", device, module_info)
             entries = [
                 vk.VkSpecializationMapEntry(constantID=identifier, offset=4 * position, size=4)
                 for position, identifier in enumerate(constants)
@@ -107,8 +110,6 @@ class Pipeline:
             )
             info = vk.VkComputePipelineCreateInfo(stage=stage, layout=self.layout)
             return vk.vkCreateComputePipelines(device, cache, 1, [info], None)[0]
-        finally:
-            vk.vkDestroyShaderModule(device, module, None)
 
 
 class PipelineCache:
@@ -127,10 +128,9 @@ class PipelineCache:
         self._device = device
         self._file = file
         self._pipelines: dict[tuple[Any, ...], Pipeline] = {}
-        # What threads are compiling. Its lock is not the device's, which whoever waits here may
-        # hold, and whoever compiles needs no other.
-        self._compiling: set[tuple[Any, ...]] = set()
-        self._compiled = threading.Condition()
+        # One for each pipeline, held while it is compiled: not the device's, which whoever waits
+        # here may hold, and whoever compiles needs no other.
+        self._locks: dict[tuple[Any, ...], Any] = {}
         self._saved = data = _read(file)
         info = vk.VkPipelineCacheCreateInfo(
             initialDataSize=len(data), pInitialData=vk.ffi.from_buffer(data) if data else None
@@ -153,35 +153,26 @@ class PipelineCache:
         Raises
         ------
         ClosedError, DeviceLostError
+        BusyError
+            A signal handler or a finalizer interrupted this thread while it compiles this one.
         """
         key = (name, *constants.items())
         pipeline = self._pipelines.get(key)
         if pipeline is not None:
             return pipeline
-        with self._device.in_use():
-            with self._compiled:
-                self._compiled.wait_for(lambda: key not in self._compiling)
-                # Where it failed, it is tried again.
-                pipeline = self._pipelines.get(key)
-                if pipeline is not None:
-                    return pipeline
-                self._compiling.add(key)
-            try:
-                pipeline = self._pipelines[key] = Pipeline(
-                    self._device,
-                    self._handle,
-                    code,
-                    descriptor_types,
-                    push_constant_size,
-                    constants,
-                )
-            finally:
-                with self._compiled:
-                    self._compiling.remove(key)
-                    self._compiled.notify_all()
-            with self._device.lock:
-                self._device.check()
-            return pipeline
+        lock = self._locks.setdefault(key, process.make_lock())
+        process.enter(lock, f"the compilation of {name}")
+        with self._device.in_use(), lock:
+            pipeline = self._pipelines.get(key)
+            if pipeline is not None:
+                return pipeline
+            # Where it fails, it is tried again.
+            pipeline = self._pipelines[key] = Pipeline(
+                self._device, self._handle, code, descriptor_types, push_constant_size, constants
+            )
+        with self._device.lock:
+            self._device.check()
+        return pipeline
 
     def close(self) -> None:
         """Write the file, if there is something new, and destroy every pipeline."""

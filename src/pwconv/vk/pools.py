@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections import OrderedDict, deque
 from typing import TYPE_CHECKING
 
-from pwconv.vk.resources import DEVICE, DOWNLOAD, UPLOAD, Buffer, Image
+from pwconv.vk.resources import DOWNLOAD, UPLOAD, Buffer, Image
 
 if TYPE_CHECKING:
     from pwconv.vk.logical_device import LogicalDevice
@@ -27,44 +27,41 @@ class ResourcePool:
 
     def __init__(self, device: LogicalDevice) -> None:
         self._device = device
+        # By uid, the longest unused first; and the uids of each key, in the same order, perhaps
+        # with one that is gone: an exception from a signal's handler may come between the two.
         self._free: OrderedDict[int, tuple[_Key, Image | Buffer]] = OrderedDict()
+        self._uids: dict[_Key, OrderedDict[int, None]] = {}
         self._bytes = 0
         # Tensors are collected at any moment, in any thread: only this append happens then.
         self._returned: deque[Image | Buffer] = deque()
+
+    @property
+    def size(self) -> int:
+        """Bytes that are kept."""
+        with self._device.lock:
+            self.settle()
+            return self._bytes
 
     def acquire_image(self, extent: tuple[int, int, int], image_format: int) -> Image:
         """Return an image whose contents are undefined."""
         with self._device.lock:
             found = self._take((extent, image_format))
-            return found if isinstance(found, Image) else Image(self._device, extent, image_format)
+            if isinstance(found, Image):
+                return found
+            return Image(self._device, extent, image_format, pooled=True)
 
     def acquire_buffer(self, size: int) -> Buffer:
         """Return a buffer in device memory whose contents are undefined."""
         with self._device.lock:
             found = self._take((size,))
-            return found if isinstance(found, Buffer) else Buffer(self._device, size, DEVICE)
+            return found if isinstance(found, Buffer) else Buffer(self._device, size, pooled=True)
 
     def release(self, resource: Image | Buffer) -> None:
         """Take a resource back; safe from a finalizer."""
         self._returned.append(resource)
 
-    def clear(self) -> None:
-        """Destroy everything that is not in use, once the device is done with it."""
-        with self._device.lock:
-            self._settle()
-            while self._free:
-                self._evict()
-
-    def _take(self, key: _Key) -> Image | Buffer | None:
-        self._settle()
-        for uid, (kept_key, resource) in reversed(self._free.items()):
-            if kept_key == key:
-                del self._free[uid]
-                self._bytes -= resource.size
-                return resource
-        return None
-
-    def _settle(self) -> None:
+    def settle(self) -> None:
+        """Keep what came back, and destroy what is then too much; the caller holds the lock."""
         while self._returned:
             resource = self._returned.popleft()
             if isinstance(resource, Image):
@@ -72,14 +69,40 @@ class ResourcePool:
             else:
                 key = (resource.size,)
             self._free[resource.uid] = (key, resource)
+            self._uids.setdefault(key, OrderedDict())[resource.uid] = None
             self._bytes += resource.size
-        while self._bytes > _KEPT_BYTES:
+        while self._free and self._bytes > _KEPT_BYTES:
             self._evict()
 
+    def clear(self) -> None:
+        """Destroy everything that is not in use, once the device is done with it."""
+        with self._device.lock:
+            self.settle()
+            while self._free:
+                self._evict()
+
+    def _take(self, key: _Key) -> Image | Buffer | None:
+        self.settle()
+        uids = self._uids.get(key)
+        while uids:
+            uid = next(reversed(uids))
+            if uid in self._free:
+                return self._remove(uid)
+            del uids[uid]
+        return None
+
     def _evict(self) -> None:
-        _, (_, resource) = self._free.popitem(last=False)
-        self._bytes -= resource.size
-        self._device.queue.retire(resource.destroy)
+        self._device.queue.retire(self._remove(next(iter(self._free))).destroy)
+
+    def _remove(self, uid: int) -> Image | Buffer:
+        key, resource = self._free.pop(uid)
+        uids = self._uids.get(key)
+        if uids:
+            uids.pop(uid, None)
+        if not uids:
+            self._uids.pop(key, None)
+        self._bytes = self._bytes - resource.size if self._free else 0
+        return resource
 
 
 class StagingPool:
@@ -87,11 +110,16 @@ class StagingPool:
 
     def __init__(self, device: LogicalDevice) -> None:
         self._device = device
+        # With the serial of the submission that may still use each.
         self._idle: dict[bool, list[tuple[int, Buffer]]] = {False: [], True: []}
+        # What a call that was interrupted had is given back at any moment: only this append
+        # happens then.
+        self._returned: deque[tuple[bool, int, Buffer]] = deque()
 
     def acquire(self, size: int, *, upload: bool) -> Buffer:
         """Return a mapped buffer of at least ``size`` bytes that the device does not use."""
         with self._device.lock:
+            self._settle()
             idle = self._idle[upload]
             done = self._device.queue.completed()
             fitting = [entry for entry in idle if entry[1].size >= size]
@@ -104,7 +132,8 @@ class StagingPool:
                 most = self._device.info.limits["maxStorageBufferRange"]
                 rounded = max(_LEAST_STAGING, 1 << (size - 1).bit_length())
                 capacity = max(size, min(rounded, most))
-                return Buffer(self._device, capacity, UPLOAD if upload else DOWNLOAD)
+                preferences = UPLOAD if upload else DOWNLOAD
+                return Buffer(self._device, capacity, preferences, pooled=True)
         try:
             self._device.queue.wait(entry[0])
         except BaseException:
@@ -114,18 +143,30 @@ class StagingPool:
 
     def release(self, buffer: Buffer, serial: int | None, *, upload: bool) -> None:
         """Take a buffer back that submission ``serial``, or else the last one, may still use."""
+        last = self._device.queue.last if serial is None else serial
+        self._returned.append((upload, last, buffer))
+
+    @property
+    def size(self) -> int:
+        """Bytes of the buffers that have no user."""
         with self._device.lock:
-            idle = self._idle[upload]
-            idle.append((self._device.queue.last if serial is None else serial, buffer))
-            if len(idle) > _STAGING_KEPT:
-                smallest = min(idle, key=lambda entry: entry[1].size)
-                idle.remove(smallest)
-                self._device.queue.retire(smallest[1].destroy)
+            self._settle()
+            return sum(buffer.size for idle in self._idle.values() for _, buffer in idle)
 
     def clear(self) -> None:
         """Destroy every buffer that has no user, once the device is done with it."""
         with self._device.lock:
+            self._settle()
             for idle in self._idle.values():
-                for _, buffer in idle:
-                    self._device.queue.retire(buffer.destroy)
-                idle.clear()
+                while idle:
+                    self._device.queue.retire(idle.pop()[1].destroy)
+
+    def _settle(self) -> None:
+        while self._returned:
+            upload, serial, buffer = self._returned.popleft()
+            idle = self._idle[upload]
+            idle.append((serial, buffer))
+            if len(idle) > _STAGING_KEPT:
+                smallest = min(idle, key=lambda entry: entry[1].size)
+                idle.remove(smallest)
+                self._device.queue.retire(smallest[1].destroy)

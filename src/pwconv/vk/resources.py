@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pwconv.errors import PwconvError
@@ -13,7 +15,6 @@ from pwconv.vk.memory import (
     HOST_CACHED,
     HOST_COHERENT,
     HOST_VISIBLE,
-    Allocation,
 )
 from pwconv.vk.physical_device import ImageLimit, PhysicalDevice
 
@@ -42,12 +43,20 @@ _MUTABLE_FORMAT = 8
 _IMAGE_USAGE = 0x1 | 0x2 | 0x4 | 0x8  # transfer source and destination, sampled, storage
 
 
-def image_limit(physical: PhysicalDevice, image_format: int, dimensions: int) -> ImageLimit | None:
-    """Return the largest :class:`Image` there may be, or None where the device has none such."""
+def image_limit(device: LogicalDevice, image_format: int, dimensions: int) -> ImageLimit | None:
+    """Return the largest :class:`Image` there may be, or None where the device has none such.
+
+    Raises
+    ------
+    ClosedError
+    """
+    limits = device.physical.image_limits
     key = (image_format, dimensions)
-    if key not in physical.image_limits:
-        physical.image_limits[key] = _ask_image_limit(physical, image_format, dimensions)
-    return physical.image_limits[key]
+    if key not in limits:
+        with device.lock:
+            device.require_open()
+            limits[key] = _ask_image_limit(device.physical, image_format, dimensions)
+    return limits[key]
 
 
 def _ask_image_limit(
@@ -75,7 +84,47 @@ def _image_flags(image_format: int) -> int:
     return _MUTABLE_FORMAT if image_format in _STORAGE_FORMATS else 0
 
 
-class Arena:
+class DeviceObject:
+    """What is made of Vulkan's objects, and freed with them when nobody holds it any more.
+
+    So what holds it may be copied, and nothing is left where an exception comes between two lines.
+    What a pool has made goes back there, and is freed by it alone.
+
+    Attributes
+    ----------
+    uid : int
+        Never given twice: what was recorded for this object is found by it.
+    """
+
+    __slots__ = ("__weakref__", "_made", "_retire", "uid")
+
+    _made: ExitStack
+    _retire: Callable[[Callable[[], None]], None]
+    uid: int
+
+    @contextmanager
+    def _making(self, device: LogicalDevice, *, pooled: bool = False) -> Iterator[ExitStack]:
+        """Give the stack of what frees the object, filled under the device's lock."""
+        with device.lock, ExitStack() as made:
+            device.require_open()
+            self.uid = device.new_uid()
+            made.callback(device.live.pop, self.uid, None)
+            yield made
+            device.check()
+            if not pooled:
+                self._retire = device.queue.retire
+            self._made = device.live[self.uid] = made.pop_all()
+
+    def destroy(self) -> None:
+        """Free the object now; the device must be done with it."""
+        self._made.close()
+
+    def __del__(self) -> None:
+        if hasattr(self, "_made") and hasattr(self, "_retire"):
+            self._retire(self._made.close)
+
+
+class Arena(DeviceObject):
     """A piece of device memory in which buffers, or images, lie where the caller places them.
 
     Those that lie over each other must not be in use at the same time; an image is discarded
@@ -89,33 +138,21 @@ class Arena:
     image : bool
         Whether it is for images.
 
-    Attributes
-    ----------
-    uid : int
-        Never given twice.
     """
 
-    __slots__ = ("_allocation", "_device", "memory", "offset", "size", "uid")
+    __slots__ = ("memory", "offset", "size")
 
     def __init__(
         self, device: LogicalDevice, size: int, alignment: int, memory_types: int, *, image: bool
     ) -> None:
-        self._device = device
         self.size = size
         requirements = vk.VkMemoryRequirements(
             size=size, alignment=alignment, memoryTypeBits=memory_types
         )
-        with device.lock:
-            device.require_open()
-            self._allocation = device.memory.allocate(requirements, DEVICE, image=image)
-            self.memory = self._allocation.memory
-            self.offset = self._allocation.offset
-            self.uid = device.register(self)
-
-    def destroy(self) -> None:
-        """Free the memory now; what lies in it must not be used any more."""
-        self._device.memory.free(self._allocation)
-        self._device.unregister(self.uid)
+        with self._making(device) as made:
+            allocate = partial(device.memory.allocate, requirements, DEVICE, image=image)
+            made.callback(device.memory.free, allocation := allocate())
+            self.memory, self.offset = allocation.memory, allocation.offset
 
 
 @dataclass(frozen=True)
@@ -136,11 +173,10 @@ class Requirements(NamedTuple):
 
 def buffer_requirements(device: LogicalDevice, size: int) -> Requirements:
     """Return what a :class:`Buffer` of so many bytes wants of an arena."""
-    with device.lock:
+    with device.lock, ExitStack() as made:
         device.require_open()
-        handle = vk.vkCreateBuffer(device.handle, _buffer_info(size), None)
+        handle = vk.make(made, "Buffer", device.handle, _buffer_info(size))
         found = vk.vkGetBufferMemoryRequirements(device.handle, handle)
-        vk.vkDestroyBuffer(device.handle, handle, None)
     return Requirements(found.size, found.alignment, found.memoryTypeBits)
 
 
@@ -148,11 +184,10 @@ def image_requirements(
     device: LogicalDevice, extent: tuple[int, int, int], image_format: int
 ) -> Requirements:
     """Return what an :class:`Image` wants of an arena."""
-    with device.lock:
+    with device.lock, ExitStack() as made:
         device.require_open()
-        handle = vk.vkCreateImage(device.handle, _image_info(extent, image_format), None)
+        handle = vk.make(made, "Image", device.handle, _image_info(extent, image_format))
         found = vk.vkGetImageMemoryRequirements(device.handle, handle)
-        vk.vkDestroyImage(device.handle, handle, None)
     return Requirements(found.size, found.alignment, found.memoryTypeBits)
 
 
@@ -183,18 +218,16 @@ def _image_info(extent: tuple[int, int, int], image_format: int) -> Any:
     )
 
 
-class Buffer:
+class Buffer(DeviceObject):
     """A storage buffer.
 
     Attributes
     ----------
-    uid : int
-        Never given twice: what was recorded for this buffer is found by it.
     mapped : memoryview or None
         The contents, where the host can see them.
     """
 
-    __slots__ = ("_allocation", "_device", "handle", "mapped", "size", "uid")
+    __slots__ = ("handle", "mapped", "size")
 
     def __init__(
         self,
@@ -202,46 +235,23 @@ class Buffer:
         size: int,
         preferences: tuple[tuple[int, int], ...] = DEVICE,
         place: Place | None = None,
+        *,
+        pooled: bool = False,
     ) -> None:
         self.size = size
-        self._device = device
-        self._allocation: Allocation | None = None
-        with device.lock:
-            device.require_open()
-            self.handle = vk.vkCreateBuffer(device.handle, _buffer_info(size), None)
-            try:
-                requirements = vk.vkGetBufferMemoryRequirements(device.handle, self.handle)
-                if place is None:
-                    self._allocation = device.memory.allocate(
-                        requirements, preferences, image=False
-                    )
-                memory, offset = _location(self._allocation, place)
-                vk.vkBindBufferMemory(device.handle, self.handle, memory, offset)
-            except BaseException:
-                vk.vkDestroyBuffer(device.handle, self.handle, None)
-                if self._allocation:
-                    device.memory.free(self._allocation)
-                raise
-            self.mapped = self._allocation.mapped if self._allocation else None
-            self.uid = device.register(self)
-            device.check()
-
-    def destroy(self) -> None:
-        """Free the buffer now; the device must be done with it."""
-        self.mapped = None
-        vk.vkDestroyBuffer(self._device.handle, self.handle, None)
-        if self._allocation:
-            self._device.memory.free(self._allocation)
-        self._device.unregister(self.uid)
+        with self._making(device, pooled=pooled) as made:
+            memory = made.enter_context(ExitStack())  # freed after the handle is destroyed
+            self.handle = vk.make(made, "Buffer", device.handle, _buffer_info(size))
+            requirements = vk.vkGetBufferMemoryRequirements(device.handle, self.handle)
+            location, self.mapped = _location(device, requirements, preferences, place, memory)
+            vk.vkBindBufferMemory(device.handle, self.handle, *location)
 
 
-class Image:
+class Image(DeviceObject):
     """A 2D or 3D image of float vec4s that shaders read and write; always in layout GENERAL.
 
     Attributes
     ----------
-    uid : int
-        Never given twice: what was recorded for this image is found by it.
     extent : tuple of int
         Width, height and depth; the depth of a 2D image is 0.
     view, storage_view : VkImageView
@@ -249,17 +259,7 @@ class Image:
         integers of its bits: include/half_bits.glslh says why.
     """
 
-    __slots__ = (
-        "_allocation",
-        "_device",
-        "extent",
-        "format",
-        "handle",
-        "size",
-        "storage_view",
-        "uid",
-        "view",
-    )
+    __slots__ = ("extent", "format", "handle", "size", "storage_view", "view")
 
     def __init__(
         self,
@@ -267,63 +267,57 @@ class Image:
         extent: tuple[int, int, int],
         image_format: int,
         place: Place | None = None,
+        *,
+        pooled: bool = False,
     ) -> None:
         self.extent = extent
         self.format = image_format
-        self._device = device
-        self._allocation: Allocation | None = None
-        storage_format = _STORAGE_FORMATS.get(image_format, image_format)
         info = _image_info(extent, image_format)
-        with device.lock:
-            device.require_open()
-            with ExitStack() as made:
-                made.callback(self._free_memory)
-                self.handle = vk.vkCreateImage(device.handle, info, None)
-                made.callback(vk.vkDestroyImage, device.handle, self.handle, None)
-                requirements = vk.vkGetImageMemoryRequirements(device.handle, self.handle)
-                self.size = requirements.size
-                if place is None:
-                    self._allocation = device.memory.allocate(requirements, DEVICE, image=True)
-                memory, offset = _location(self._allocation, place)
-                vk.vkBindImageMemory(device.handle, self.handle, memory, offset)
-                self.view = self._make_view(image_format)
-                made.callback(vk.vkDestroyImageView, device.handle, self.view, None)
-                self.storage_view = self._make_view(storage_format)
-                made.pop_all()
+        with self._making(device, pooled=pooled) as made:
+            memory = made.enter_context(ExitStack())  # freed after the handle is destroyed
+            self.handle = vk.make(made, "Image", device.handle, info)
+            requirements = vk.vkGetImageMemoryRequirements(device.handle, self.handle)
+            self.size = requirements.size
+            location, _ = _location(device, requirements, DEVICE, place, memory, image=True)
+            vk.vkBindImageMemory(device.handle, self.handle, *location)
+            storage_format = _STORAGE_FORMATS.get(image_format, image_format)
+            self.view, self.storage_view = (
+                vk.make(made, "ImageView", device.handle, self._view_info(view_format))
+                for view_format in (image_format, storage_format)
+            )
             if place is None:
+                made.callback(device.queue.forget_layout, self.handle)
                 device.queue.initialize_layout(self.handle)
-            self.uid = device.register(self)
-            device.check()
 
-    def destroy(self) -> None:
-        """Free the image now; the device must be done with it."""
-        self._device.queue.forget_layout(self.handle)
-        vk.vkDestroyImageView(self._device.handle, self.storage_view, None)
-        vk.vkDestroyImageView(self._device.handle, self.view, None)
-        vk.vkDestroyImage(self._device.handle, self.handle, None)
-        self._free_memory()
-        self._device.unregister(self.uid)
-
-    def _free_memory(self) -> None:
-        if self._allocation:
-            self._device.memory.free(self._allocation)
-
-    def _make_view(self, view_format: int) -> Any:
+    def _view_info(self, view_format: int) -> Any:
         everything = vk.VkImageSubresourceRange(
             aspectMask=vk.VK_IMAGE_ASPECT_COLOR_BIT, levelCount=1, layerCount=1
         )
-        info = vk.VkImageViewCreateInfo(
+        return vk.VkImageViewCreateInfo(
             image=self.handle,
             viewType=vk.VK_IMAGE_VIEW_TYPE_3D if self.extent[2] else vk.VK_IMAGE_VIEW_TYPE_2D,
             format=view_format,
             subresourceRange=everything,
         )
-        return vk.vkCreateImageView(self._device.handle, info, None)
 
 
-def _location(allocation: Allocation | None, place: Place | None) -> tuple[Any, int]:
-    """Return the memory that a resource is bound to, and the offset in it."""
-    if allocation is not None:
-        return allocation.memory, allocation.offset
-    assert place is not None
-    return place.arena.memory, place.arena.offset + place.offset
+def _location(
+    device: LogicalDevice,
+    requirements: Any,
+    preferences: tuple[tuple[int, int], ...],
+    place: Place | None,
+    freed: ExitStack,
+    *,
+    image: bool = False,
+) -> tuple[tuple[Any, int], memoryview | None]:
+    """Return the memory that a resource is bound to and the offset in it, and what the host sees.
+
+    Memory of its own is freed with ``freed``.
+    """
+    if place is not None:
+        return (place.arena.memory, place.arena.offset + place.offset), None
+    memory = device.memory
+    freed.callback(
+        memory.free, allocation := memory.allocate(requirements, preferences, image=image)
+    )
+    return (allocation.memory, allocation.offset), allocation.mapped

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from pwconv.errors import DeviceLostError, UnsupportedError
 from pwconv.vk import api as vk
 from pwconv.vk.commands import Step, StepRecorder, barrier
+from pwconv.vk.resources import DeviceObject
 
 if TYPE_CHECKING:
     from pwconv.vk.logical_device import LogicalDevice
@@ -56,7 +57,7 @@ def timestamp_clock(device: LogicalDevice) -> TimestampClock:
     return TimestampClock(bits, period)
 
 
-class TimedRecording:
+class TimedRecording(DeviceObject):
     """Segments of steps, each between two timestamps.
 
     A segment's time runs from the end of everything before it to the end of its last step. Steps
@@ -82,50 +83,34 @@ class TimedRecording:
         info = vk.VkQueryPoolCreateInfo(
             queryType=vk.VK_QUERY_TYPE_TIMESTAMP, queryCount=self._count
         )
-        with device.lock:
-            self._recorder = StepRecorder(device, [step for steps in segments for step in steps])
-            try:
-                self._queries = vk.vkCreateQueryPool(device.handle, info, None)
-                try:
-                    self.command_buffer = device.queue.record(
-                        lambda command_buffer: self._record(command_buffer, segments),
-                        reusable=True,
-                        host_reads=False,
-                    )
-                except BaseException:
-                    vk.vkDestroyQueryPool(device.handle, self._queries, None)
-                    raise
-            except BaseException:
-                self._recorder.destroy()
-                raise
-            self.uid = device.register(self)
+        with self._making(device) as made:
+            every = [step for steps in segments for step in steps]
+            self._recorder = StepRecorder(device, every, made)
+            self._queries = vk.make(made, "QueryPool", device.handle, info)
+            self.command_buffer = device.queue.record(
+                lambda command_buffer: self._record(command_buffer, segments), made
+            )
 
     def seconds(self) -> list[float]:
         """Return each segment's time, once the submission is done."""
         words = vk.ffi.new("uint64_t[]", self._count)
         flags = vk.VK_QUERY_RESULT_64_BIT | vk.VK_QUERY_RESULT_WAIT_BIT
-        try:
-            vk.vkGetQueryPoolResults(
-                self._device.handle,
-                self._queries,
-                0,
-                self._count,
-                _WORD * self._count,
-                words,
-                _WORD,
-                flags,
-            )
-        except DeviceLostError:
-            self._device.lose()
-            raise
+        with self._device.in_use():
+            try:
+                vk.vkGetQueryPoolResults(
+                    self._device.handle,
+                    self._queries,
+                    0,
+                    self._count,
+                    _WORD * self._count,
+                    words,
+                    _WORD,
+                    flags,
+                )
+            except DeviceLostError:
+                self._device.lose()
+                raise
         return [self._clock.seconds(words[i], words[i + 1]) for i in range(0, self._count, 2)]
-
-    def destroy(self) -> None:
-        """Free the recording now; the device must be done with it."""
-        self._device.queue.free(self.command_buffer)
-        vk.vkDestroyQueryPool(self._device.handle, self._queries, None)
-        self._recorder.destroy()
-        self._device.unregister(self.uid)
 
     def _record(self, command_buffer: Any, segments: Sequence[Sequence[Step]]) -> None:
         vk.vkCmdResetQueryPool(command_buffer, self._queries, 0, self._count)
