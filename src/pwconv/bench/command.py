@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
-
-from rich.console import Console
 
 from pwconv.bench import report, table
 from pwconv.bench.graphs import GRAPH_SIZE, GRAPH_WORKLOADS, GraphCase, graph_workload
@@ -21,8 +19,8 @@ from pwconv.bench.run import Job, run
 from pwconv.bench.workloads import WORKLOADS, Layer
 from pwconv.device import Device
 from pwconv.documents import require_writable
-from pwconv.errors import UnsupportedError
-from pwconv.progress import progress_bar
+from pwconv.errors import PwconvError, UnsupportedError
+from pwconv.terminal import make_console, progress_bar
 
 
 def add_parser(commands: Any) -> None:
@@ -50,14 +48,14 @@ def add_parser(commands: Any) -> None:
 def _run(options: argparse.Namespace) -> bool:
     # Before an hour of measuring rather than after it.
     if options.plot:
-        from pwconv.bench.plot import require_matplotlib
+        from pwconv.bench.plot import endings
 
-        require_matplotlib()
-    for path in filter(None, (options.json, options.plot)):
-        require_writable(path)
-    console = Console()
+        require_writable(options.plot, endings())
+    if options.json:
+        require_writable(options.json)
+    console = make_console()
     with Device(options.device) as device:
-        console.print(f"device {device.info}", highlight=False, soft_wrap=True)
+        console.print(f"device {device.info}", soft_wrap=True)
         job = _job(options, device)
         with progress_bar(console) as progress:
             task = progress.add_task("", total=1.0)
@@ -66,16 +64,31 @@ def _run(options: argparse.Namespace) -> bool:
                 job,
                 lambda what, share: progress.update(task, description=what, completed=share),
             )
+    # Files first: whoever reads what is printed may go away.
+    outcomes = list(_written(found, options))
     table.print_report(found, console)
+    for outcome in outcomes:
+        console.print(outcome, soft_wrap=True)
+    return not any(isinstance(outcome, PwconvError) for outcome in outcomes) and all(
+        any(r.sample for r in result.runs) for result in found.results
+    )
+
+
+def _written(found: report.Report, options: argparse.Namespace) -> Iterator[str | PwconvError]:
+    """Write the files that were asked for; yield what became of each."""
+    writers: list[tuple[Path, Callable[[report.Report, Path], None]]] = []
     if options.json:
-        report.write_json(found, options.json)
-        console.print(f"wrote {options.json}", highlight=False, soft_wrap=True)
+        writers.append((options.json, report.write_json))
     if options.plot:
         from pwconv.bench.plot import write_plot
 
-        write_plot(found, options.plot)
-        console.print(f"wrote {options.plot}", highlight=False, soft_wrap=True)
-    return all(any(r.sample for r in result.runs) for result in found.results)
+        writers.append((options.plot, write_plot))
+    for path, write in writers:
+        try:
+            write(found, path)
+            yield f"wrote {path}"
+        except PwconvError as error:
+            yield error
 
 
 def _job(options: argparse.Namespace, device: Device) -> Job:

@@ -7,7 +7,6 @@ import itertools
 from typing import Any
 
 from rich import box
-from rich.console import Console
 from rich.table import Table
 
 from pwconv.bench.options import (
@@ -22,7 +21,7 @@ from pwconv.bench.workloads import WORKLOADS, Layer
 from pwconv.device import Device
 from pwconv.errors import OutOfMemoryError, PwconvError, UnsupportedError
 from pwconv.kernels.tiling import Choice
-from pwconv.progress import progress_bar
+from pwconv.terminal import make_console, progress_bar
 from pwconv.tuning.race import LEAST_GAIN, Outcome
 from pwconv.tuning.tuner import tuning_mode
 
@@ -38,10 +37,10 @@ def add_parser(commands: Any) -> None:
 
 
 def _run(options: argparse.Namespace) -> bool:
-    console = Console()
+    console = make_console()
 
     def say(text: str) -> None:
-        console.print(text, highlight=False, markup=False, soft_wrap=True)
+        console.print(text, soft_wrap=True)
 
     table = Table(box=box.SIMPLE, pad_edge=False, padding=(0, 1, 0, 0))
     for heading in ("layer", "dtype", "storage"):
