@@ -204,8 +204,10 @@ def _demo(options: argparse.Namespace) -> bool:
             for step in demonstration.run_steps(opened, photograph, pictures):
                 steps.append(step)
                 table.add_row(*_cells(step))
-    demonstration.write_pictures(pictures, options.output)
-    console.print(table)
+    try:
+        demonstration.write_pictures(pictures, options.output)
+    finally:
+        console.print(table)
     console.print(
         "time   one call on tensors on the device, submitted and waited for; median of 5\n"
         "error  against float64 (or Pillow), where it is largest relative to its bound\n",

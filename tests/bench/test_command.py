@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -86,7 +87,7 @@ def test_errors(arguments, problem, code):
 def test_files_are_written_before_anything_is_printed(tmp_path, monkeypatch, capsys):
     """And what is printed is, where one cannot be."""
     printed: list[str] = []
-    monkeypatch.setattr(command, "run", lambda *_: "found")
+    monkeypatch.setattr(command, "run", lambda *_: SimpleNamespace(results=[]))
     monkeypatch.setattr(command, "_job", lambda *_: None)
     monkeypatch.setattr(command.report, "write_json", lambda *_: printed.append("json"))
 
@@ -110,9 +111,9 @@ def test_files_are_written_before_anything_is_printed(tmp_path, monkeypatch, cap
     with pytest.raises(SystemExit) as exit_info:
         cli.main(arguments)
     assert exit_info.value.code == 1
-    said = capsys.readouterr().out
-    assert f"wrote {tmp_path / 'a.json'}" in "".join(said.splitlines())
-    assert "the disk is full" in said
+    said = capsys.readouterr()
+    assert f"wrote {tmp_path / 'a.json'}" in "".join(said.out.splitlines())
+    assert said.err == "error: the disk is full\n"
 
 
 def test_without_matplotlib(monkeypatch):

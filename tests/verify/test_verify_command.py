@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 
 from command_line import run
-from pwconv import cli
+from pwconv import PwconvError, cli
 from pwconv.deny_list import DenyList
 from pwconv.files import make_folder
 from pwconv.verify import command
-from pwconv.verify.run import Verification, selected
+from pwconv.verify.run import Result, Verification, selected
 from pwconv.verify.workbench import Workbench
 
 NAME = "conv2d_pw_tiled_fp32_buffer_m1n1k1"
@@ -113,6 +113,30 @@ def test_a_damaged_list_is_written_anew_by_a_whole_verification(device, home, mo
     code, out = here(capsys, "-d", index, "--deny")
     assert code == 0
     assert f"deny list {denials.file}: 0 variants" in out
+    assert denials.read() == {}
+
+
+def test_the_list_is_revised_and_all_is_printed_where_the_json_cannot_be_written(
+    device, home, tmp_path, monkeypatch, capsys
+):
+    denials = DenyList(device.info)
+    denials.revise((), {NAME: "zeros in identity"})
+    passed = Verification([Result(*selected([NAME]), 7, ())])
+    monkeypatch.setattr(command, "verify", lambda *_: passed)
+
+    def fail(*_):
+        raise PwconvError("the disk is full")
+
+    monkeypatch.setattr(command, "write_document", fail)
+    with pytest.raises(SystemExit) as exit_info:
+        cli.main(
+            ["verify", "-d", str(device.info.index), "--deny", "--json", str(tmp_path / "a.json")]
+        )
+    assert exit_info.value.code == 1
+    said = capsys.readouterr()
+    assert f"allowed {NAME}: it passes now" in said.out
+    assert "1 variant, 7 cases, 0 failed" in said.out
+    assert said.err == "error: the disk is full\n"
     assert denials.read() == {}
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -65,17 +65,19 @@ def _run(options: argparse.Namespace) -> bool:
                 lambda what, share: progress.update(task, description=what, completed=share),
             )
     # Files first: whoever reads what is printed may go away.
-    outcomes = list(_written(found, options))
+    written, problems = _write(found, options)
     table.print_report(found, console)
-    for outcome in outcomes:
-        console.print(outcome, soft_wrap=True)
-    return not any(isinstance(outcome, PwconvError) for outcome in outcomes) and all(
-        any(r.sample for r in result.runs) for result in found.results
-    )
+    for path in written:
+        console.print(f"wrote {path}", soft_wrap=True)
+    if problems:
+        raise PwconvError("; ".join(map(str, problems)))
+    return all(any(r.sample for r in result.runs) for result in found.results)
 
 
-def _written(found: report.Report, options: argparse.Namespace) -> Iterator[str | PwconvError]:
-    """Write the files that were asked for; yield what became of each."""
+def _write(
+    found: report.Report, options: argparse.Namespace
+) -> tuple[list[Path], list[PwconvError]]:
+    """Write the files that were asked for; return those that are there, and what went wrong."""
     writers: list[tuple[Path, Callable[[report.Report, Path], None]]] = []
     if options.json:
         writers.append((options.json, report.write_json))
@@ -83,12 +85,14 @@ def _written(found: report.Report, options: argparse.Namespace) -> Iterator[str 
         from pwconv.bench.plot import write_plot
 
         writers.append((options.plot, write_plot))
+    written, problems = [], []
     for path, write in writers:
         try:
             write(found, path)
-            yield f"wrote {path}"
+            written.append(path)
         except PwconvError as error:
-            yield error
+            problems.append(error)
+    return written, problems
 
 
 def _job(options: argparse.Namespace, device: Device) -> Job:

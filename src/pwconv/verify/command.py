@@ -70,29 +70,43 @@ def _run(options: argparse.Namespace) -> bool:
             return True
         if options.deny:  # before a minute of work rather than after it
             _require_revisable(deny_list, options)
-        # Not a Device, which a damaged deny list does not let open.
-        logical = open_logical(info)
-        try:
-            with progress_bar(console) as progress:
-                task = progress.add_task("", total=1.0)
-                found = verify(
-                    logical,
-                    variants,
-                    lambda what, share: progress.update(task, description=what, completed=share),
-                )
-        finally:
-            logical.close()
-        if options.json:
-            write_document(to_document(info, found), options.json)
-        lines = _deny(deny_list, found) if options.deny else _advise(deny_list, found)
     except OSError as error:
-        raise PwconvError(f"{deny_list.file} cannot be written: {error}") from None
+        raise _unwritable(deny_list, error) from None
+    # Not a Device, which a damaged deny list does not let open.
+    logical = open_logical(info)
+    try:
+        with progress_bar(console) as progress:
+            task = progress.add_task("", total=1.0)
+            found = verify(
+                logical,
+                variants,
+                lambda what, share: progress.update(task, description=what, completed=share),
+            )
+    finally:
+        logical.close()
+    # Files first: whoever reads what is printed may go away.
+    problems: list[PwconvError] = []
+    lines = []
+    try:
+        lines += _deny(deny_list, found) if options.deny else _advise(deny_list, found)
+    except OSError as error:
+        problems.append(_unwritable(deny_list, error))
+    if options.json:
+        try:
+            write_document(to_document(info, found), options.json)
+            lines.append(f"wrote {options.json}")
+        except PwconvError as error:
+            problems.append(error)
     console.print(make_table(found))
     for line in (*describe(found), *lines):
         say(line)
-    if options.json:
-        say(f"wrote {options.json}")
+    if problems:
+        raise PwconvError("; ".join(map(str, problems)))
     return bool(found.results) and not found.failed and not found.lost
+
+
+def _unwritable(deny_list: DenyList, error: OSError) -> PwconvError:
+    return PwconvError(f"{deny_list.file} cannot be written: {error}")
 
 
 def _require_revisable(deny_list: DenyList, options: argparse.Namespace) -> None:
