@@ -23,10 +23,10 @@ from typing import Any
 
 import numpy as np
 from rich import box
-from rich.console import Console
 from rich.table import Table
 
 import pwconv
+from pwconv.terminal import make_console
 from pwconv.timing.clocks import ClockCheck, Clocks, until_settled
 from pwconv.timing.fma import FmaKernel
 from pwconv.timing.samples import Sample, summarize
@@ -233,9 +233,9 @@ def main() -> None:
 
 def measure(name: str | None, dispatches: int) -> None:
     """Measure on a device, and print a table."""
-    console = Console()
+    console = make_console()
     with pwconv.Device(name) as opened:
-        console.print(f"device {opened.info}", highlight=False, soft_wrap=True)
+        console.print(f"device {opened.info}", soft_wrap=True)
         device = opened._logical
         stopwatch, _ = make_stopwatch(device)
         clocks = Clocks(opened._dispatcher, stopwatch)

@@ -8,8 +8,17 @@ library is found through the wheel's file list and loaded with ctypes.
 from __future__ import annotations
 
 import ctypes
+import platform
+import sysconfig
 from importlib import metadata
 from pathlib import Path
+
+from packaging.tags import sys_tags
+
+# Pinned, so that the same tree gives the same SPIR-V.
+_VERSION = "0.43.1"
+_PYTHONS = tuple(f"cp3{minor}" for minor in range(10, 15))
+_PLATFORMS = ("manylinux_2_34_x86_64", "manylinux_2_34_aarch64", "macosx_26_0_arm64", "win_amd64")
 
 _STAGE_COMPUTE = 6
 _ACTION_GLSL_TO_SPIRV = 0
@@ -125,6 +134,30 @@ class Glslang:
         """
         if len(code) % 4 or not self._validate(code, len(code) // 4):
             raise GlslError(f"{name}: the SPIR-V does not validate (the rule is on standard error)")
+
+
+def requirement() -> str:
+    """Return what has to be installed for :class:`Glslang`.
+
+    Raises
+    ------
+    GlslError
+        There is no wheel of it for this Python and system; it cannot be built from source by pip.
+    """
+    able = {(tag.interpreter, tag.platform) for tag in sys_tags()}
+    wheels = {(python, system) for python in _PYTHONS for system in _PLATFORMS}
+    if not able & wheels:
+        libc = " ".join(platform.libc_ver()).strip()
+        raise GlslError(
+            f"the shaders are compiled by the glslang in slangpy {_VERSION}, which has wheels for "
+            f"CPython {_PYTHONS[0].replace('cp3', '3.')} to {_PYTHONS[-1].replace('cp3', '3.')} on "
+            f"{', '.join(_PLATFORMS)} alone (manylinux_2_34: glibc 2.34 or newer). This is "
+            f"{platform.python_implementation()} {platform.python_version()} on "
+            f"{sysconfig.get_platform()}{f' with {libc}' if libc else ''}. Build pwconv's wheel on "
+            "one of those, with 'pip wheel --no-deps .', and install it here: it is pure Python "
+            "with the SPIR-V inside, and needs no compiler"
+        )
+    return f"slangpy=={_VERSION}"
 
 
 def _find_library() -> tuple[Path, str]:

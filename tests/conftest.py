@@ -102,7 +102,7 @@ def rng() -> np.random.Generator:
 @pytest.fixture
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder for tuning and deny lists; compiled pipelines stay where the suite finds them."""
-    monkeypatch.setattr(device_file, "cache_folder", lambda kind: tmp_path / kind)
+    monkeypatch.setattr(device_file, "cache_folder", lambda kind, **_: tmp_path / kind)
     return tmp_path
 
 

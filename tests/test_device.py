@@ -7,13 +7,17 @@ import os
 import subprocess
 import sys
 import textwrap
+import weakref
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pytest
 
 import pwconv
+from pwconv import cli
 from pwconv import device as device_module
 from pwconv.vk import api as vk
+from pwconv.vk import instance, physical_device
 
 WEIGHT = np.ones((5, 3), np.float32)
 
@@ -61,10 +65,14 @@ def test_choosing_by_environment(device, monkeypatch):
         pwconv.Device()
 
 
-def listed(*kinds: str) -> list[pwconv.DeviceInfo]:
+def listed(
+    *kinds: str, names: Sequence[str] = (), problems: Mapping[int, str] = {}
+) -> list[pwconv.DeviceInfo]:
+    names = names or [f"Card {i}" for i in range(len(kinds))]
     return [
         pwconv.DeviceInfo(
-            i, f"Card {i}", kind, "driver 1", "1.3.0", {}, frozenset(), frozenset(), (), ""
+            *(i, names[i], kind, "driver 1", "1.3.0", {}, frozenset(), frozenset(), (), ""),
+            problem=problems.get(i),
         )
         for i, kind in enumerate(kinds)
     ]
@@ -78,11 +86,105 @@ def test_the_default_is_the_strongest_kind():
     assert choose(None, listed("other", "cpu")) == 1
 
 
+def test_the_default_is_one_that_can_be_used():
+    choose = device_module._choose
+    no_queue = "has no queue that runs compute shaders"
+    kinds = ("discrete", "discrete", "cpu")
+    assert choose(None, listed(*kinds, problems={0: no_queue})) == 1
+    assert choose(None, listed(*kinds, problems={0: no_queue, 1: "has Vulkan 1.0.3"})) == 2
+    with pytest.raises(
+        pwconv.UnsupportedError, match=r"no device of 0: Card 0 has no queue.*; 1: Card 1 is old"
+    ):
+        choose(None, listed("discrete", "cpu", problems={0: no_queue, 1: "is old"}))
+    # Who asks for it by index is told why it cannot be used; by a name, the one that can is meant.
+    assert choose(0, listed(*kinds, problems={0: no_queue})) == 0
+    assert choose("card", listed("discrete", "cpu", problems={0: no_queue})) == 1
+
+
+def test_a_first_device_without_a_compute_queue_hides_no_second(device, monkeypatch, capsys):
+    """And is listed with what is wrong with it."""
+    handles, family = instance.Instance.physical_devices, physical_device._compute_queue_family
+    families: list[int | None] = []
+    first = device.info.index
+
+    def of_two(self: instance.Instance) -> list[object]:
+        families[:] = [None]
+        return [handles(self)[first]] * 2
+
+    def of_the_second(handle: object) -> int | None:
+        return families.pop() if families else family(handle)
+
+    monkeypatch.delenv("PWCONV_DEVICE", raising=False)
+    monkeypatch.setattr(instance.Instance, "physical_devices", of_two)
+    monkeypatch.setattr(physical_device, "_compute_queue_family", of_the_second)
+    problem = "has no queue that runs compute shaders"
+    assert [info.problem for info in pwconv.devices()] == [problem, None]
+    assert device_module.choose_device(None).index == 1
+    with pytest.raises(SystemExit) as exit_info:
+        cli.main(["info"])
+    assert exit_info.value.code == 0
+    assert "no: has no queue" in capsys.readouterr().out
+    with pytest.raises(pwconv.UnsupportedError, match=f"{problem}; choose another"):
+        pwconv.Device(0)
+
+
+def test_a_name_may_be_of_digits_and_an_exact_one_wins():
+    choose = device_module._choose
+    names = ("NVIDIA GeForce RTX 4090 Laptop GPU", "NVIDIA GeForce RTX 4090", "Radeon 2")
+    found = listed("discrete", "discrete", "discrete", names=names)
+    assert choose("nvidia geforce rtx 4090", found) == 1
+    assert choose("4090 laptop", found) == 0
+    assert choose("2", found) == 2  # an index before a name
+    assert choose("4090", found[1:]) == 1
+    with pytest.raises(pwconv.NoDeviceError, match="several devices match '4090'"):
+        choose("4090", found)
+    with pytest.raises(pwconv.NoDeviceError, match="device 4090 does not exist"):
+        choose(4090, found)
+    with pytest.raises(TypeError, match=r"device is 1\.5; it must be an index, or a name"):
+        choose(1.5, found)
+
+
+REPLACED = "\N{REPLACEMENT CHARACTER}"
+NAMES = {
+    b"Caf\xe9 GPU": f"Caf{REPLACED} GPU",
+    b"[red]x[/] :smile: [link=x]": "[red]x[/] :smile: [link=x]",
+    b"[/bold] GPU": "[/bold] GPU",
+    b"\x1b[31mGPU\x07\r\n2\xe2\x80\xae": f"{REPLACED}[31mGPU{REPLACED * 3}2{REPLACED}",
+    b"x" * 256: "x" * 256,  # nothing ends it
+}
+
+
+@pytest.mark.parametrize(("raw", "name"), NAMES.items(), ids=range(len(NAMES)))
+def test_a_driver_may_call_its_device_anything(device, monkeypatch, capsys, raw, name):
+    real = vk.vkGetPhysicalDeviceProperties
+
+    def named(handle: object) -> object:
+        properties = real(handle)
+        vk.ffi.memmove(properties.obj.deviceName, raw.ljust(256, b"\0"), 256)
+        return properties
+
+    monkeypatch.setattr(vk, "vkGetPhysicalDeviceProperties", named)
+    monkeypatch.setenv("COLUMNS", "500")
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    info = pwconv.devices()[device.info.index]
+    assert info.name == name
+    assert (name in repr(info)) == (name in str(info)) == True  # noqa: E712
+    with pytest.raises(SystemExit) as exit_info:
+        cli.main(["info"])
+    assert exit_info.value.code == 0
+    assert name in capsys.readouterr().out
+    with pytest.raises(SystemExit):
+        cli.main(["verify", "-d", "no such device"])
+    assert name in capsys.readouterr().err
+    with pwconv.Device(device.info.index) as opened:
+        assert name in repr(opened)
+
+
 @pytest.mark.parametrize(
     ("wanted", "message"),
     [
         (2, "device 2 does not exist; there are 0: Card 0"),
-        ("7", "device 7 does not exist"),
+        ("7", "no device matches '7'; there are"),
         (-1, "device -1 does not exist"),
         ("card", "several devices match 'card'; there are 0: Card 0.*1: Card 1"),
         ("Arc", "no device matches 'Arc'; there are"),
@@ -128,6 +230,54 @@ def test_no_driver():
         VK_ICD_FILENAMES="/nonexistent.json",
     )
     assert "apt-get install" in result.stdout, result.stderr
+    for expected in ("libvulkan", "/nonexistent.json ($VK_DRIVER_FILES", "VK_LOADER_DEBUG=all"):
+        assert expected in result.stdout
+
+
+def test_a_broken_manifest(tmp_path):
+    """The loader says that it is out of memory."""
+    manifest = tmp_path / "driver.json"
+    manifest.write_text("no JSON")
+    result = run(
+        """
+        import pwconv
+        try:
+            pwconv.devices()
+        except pwconv.NoDeviceError as error:
+            print(error)
+        """,
+        VK_DRIVER_FILES=str(manifest),
+        VK_ICD_FILENAMES=str(manifest),
+    )
+    for expected in ("The loader is", "libvulkan", str(manifest), "VK_LOADER_DEBUG=all"):
+        assert expected in result.stdout, result.stderr
+    assert "elease tensors" not in result.stdout
+
+
+def test_manifests_are_those_of_the_loaders_folders(tmp_path, monkeypatch):
+    for name in ("VK_DRIVER_FILES", "VK_ICD_FILENAMES", "VK_ADD_DRIVER_FILES"):
+        monkeypatch.delenv(name, raising=False)
+    for name in ("XDG_CONFIG_HOME", "XDG_CONFIG_DIRS", "XDG_DATA_HOME", "XDG_DATA_DIRS"):
+        monkeypatch.setenv(name, str(tmp_path))
+    folder = tmp_path / "vulkan" / "icd.d"
+    assert str(folder) in instance.describe_loader()
+    folder.mkdir(parents=True)
+    (folder / "card.json").write_text("{}")
+    monkeypatch.setenv("VK_ADD_DRIVER_FILES", "/more.json")
+    for expected in ("/more.json, ", str(folder / "card.json")):
+        assert expected in instance.describe_loader()
+
+
+@pytest.mark.parametrize("kind", ["AttributeError", "cffi's error"])
+def test_a_loader_of_vulkan_1_0(monkeypatch, kind):
+    """It has no vkEnumerateInstanceVersion, and how cffi says so depends on how it was built."""
+
+    def missing() -> None:
+        raise AttributeError("undefined") if kind == "AttributeError" else vk.ffi.error("undefined")
+
+    monkeypatch.setattr(vk, "vkEnumerateInstanceVersion", missing)
+    with pytest.raises(pwconv.UnsupportedError, match=r"version 1\.0; pwconv needs 1\.1: update"):
+        instance.Instance(validate=False)
 
 
 def test_no_validation_layer(tmp_path):
@@ -153,8 +303,17 @@ def test_validation_by_environment(device, monkeypatch):
     with pwconv.Device(device.info.index, validate=False) as opened:
         assert opened._logical._instance.messenger is None
     monkeypatch.setenv("PWCONV_VALIDATE", "perhaps")
-    with pytest.raises(ValueError, match="PWCONV_VALIDATE is 'perhaps'"):
+    with pytest.raises(pwconv.PwconvError, match=r"PWCONV_VALIDATE is 'perhaps'; .* 1, true, yes"):
         pwconv.Device()
+
+
+def test_ways_to_say_yes_and_no(monkeypatch):
+    for value in ("1", "true", "YES", "On"):
+        monkeypatch.setenv("PWCONV_VALIDATE", value)
+        assert device_module._validate_by_default()
+    for value in ("", "0", "False", "no", "OFF"):
+        monkeypatch.setenv("PWCONV_VALIDATE", value)
+        assert not device_module._validate_by_default()
 
 
 def test_no_compute_queue(device, monkeypatch):
@@ -167,6 +326,67 @@ def test_vulkan_too_old(device, monkeypatch):
     monkeypatch.setattr("pwconv.vk.physical_device._version", lambda _: "1.0.99")
     with pytest.raises(pwconv.UnsupportedError, match=r"Vulkan 1\.0\.99; pwconv needs 1\.1"):
         pwconv.Device(device.info.index, validate=True)
+
+
+def test_what_takes_a_device_takes_its_index_or_name(device, monkeypatch):
+    """And an open one is used again."""
+    monkeypatch.setenv("PWCONV_VALIDATE", "1")
+    x = np.ones((3, 2, 2), np.float32)
+    index = device.info.index
+    layer = pwconv.PointwiseConv2d(WEIGHT, device=index)
+    assert layer.device.info.index == index
+    # The session's, or another that this process has open.
+    monkeypatch.setattr(device_module, "open_logical", None)
+    names = [info.name for info in pwconv.devices()]
+    for wanted in (index, np.int64(index), str(index), device.info.name.upper()):
+        if wanted == device.info.name.upper() and names.count(device.info.name) > 1:
+            continue
+        assert pwconv.Linear(WEIGHT, device=wanted).device is layer.device
+        assert pwconv.Graph(device=wanted).device is layer.device
+        assert pwconv.pack_linear_weight(WEIGHT, device=wanted).device is layer.device
+        assert pwconv.conv2d_pw(x, WEIGHT, device=wanted).sum() == 60
+        assert pwconv.linear(x[:, 0, 0], WEIGHT, device=wanted).sum() == 15
+
+
+def test_one_that_was_opened_for_a_layer_lives_as_long_as_it(device, monkeypatch):
+    monkeypatch.setattr(device_module, "_opened", weakref.WeakValueDictionary())
+    monkeypatch.setattr(device_module, "_default", None)
+    first = pwconv.Linear(WEIGHT, device=device.info.index)
+    second = pwconv.Linear(WEIGHT, device=device.info.index)
+    assert first.device is second.device
+    logical = first.device._logical
+    with pwconv.Device(device.info.index, validate=True) as other:
+        assert other is not first.device  # who opens one has one
+    del first
+    gc.collect()
+    assert not logical.closed
+    second.device.close()
+    third = pwconv.Linear(WEIGHT, device=device.info.index)
+    assert third.device._logical.usable
+    logical = third.device._logical
+    del second, third
+    gc.collect()
+    assert logical.closed
+
+
+def test_a_tensor_says_which_opening_is_meant(device, own_device):
+    x = own_device.tensor(np.ones((3, 2, 2), np.float32))
+    assert pwconv.conv2d_pw(x, WEIGHT, device=own_device.info.index).device is own_device
+    layer = pwconv.PointwiseConv2d(WEIGHT, device=device)
+    with pytest.raises(ValueError, match="two openings of one physical device") as raised:
+        layer(x)
+    assert "device=" in str(raised.value)
+
+
+@pytest.mark.parametrize("wanted", [1.5, [0], object()])
+def test_no_device_at_all_is_a_type_error(wanted):
+    with pytest.raises(TypeError, match=r"must be a pwconv\.Device, an index in"):
+        pwconv.Linear(WEIGHT, device=wanted)
+
+
+def test_the_default_device_is_public(device):
+    assert pwconv.default_device() is pwconv.Linear(WEIGHT).device
+    assert "default_device" in pwconv.__all__
 
 
 def test_everything_after_close_is_an_error(own_device):
@@ -242,8 +462,10 @@ def test_memory_exhausted(own_device, monkeypatch):
     """Everything made before stays usable, and so does the device."""
     tensor = own_device.tensor(np.ones((3, 2, 2), np.float32))
     heaps = own_device._logical.physical.heap_sizes
-    used = [own_device._logical.memory.reserved]
-    monkeypatch.setattr(own_device._logical.physical, "heap_sizes", [u + (1 << 20) for u in used] * len(heaps))
+    reserved = own_device._logical.memory.reserved
+    monkeypatch.setattr(
+        own_device._logical.physical, "heap_sizes", [u + (1 << 20) for u in used] * len(heaps)
+    )
     with pytest.raises(pwconv.OutOfMemoryError, match="smaller batches"):
         own_device.empty((128, 64, 64, 64), "float32")
     monkeypatch.setattr(own_device._logical.physical, "heap_sizes", heaps)

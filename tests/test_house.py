@@ -13,7 +13,8 @@ PACKAGE = Path(__file__).parents[1] / "src" / "pwconv"
 FLOORS = {
     "pwconv.errors": 0,
     "pwconv.files": 0,
-    "pwconv.progress": 0,
+    "pwconv.terminal": 0,
+    "pwconv.version": -1,
     "pwconv.reference": 0,
     "pwconv.vk": 1,
     "pwconv.layout": 1,

@@ -1,7 +1,7 @@
 """Pointwise convolutions and linear layers on any Vulkan device, from numpy."""
 
 from pwconv import models, reference
-from pwconv.device import Device, devices
+from pwconv.device import Device, default_device, devices
 from pwconv.errors import (
     BusyError,
     ClosedError,
@@ -18,6 +18,7 @@ from pwconv.graph import Graph
 from pwconv.modules import Linear, PointwiseConv2d
 from pwconv.packed_weight import PackedWeight
 from pwconv.tensor import Tensor
+from pwconv.version import __version__
 from pwconv.vk.physical_device import DeviceInfo
 
 __all__ = [
@@ -37,7 +38,9 @@ __all__ = [
     "Tensor",
     "UnsupportedError",
     "ValidationError",
+    "__version__",
     "conv2d_pw",
+    "default_device",
     "devices",
     "linear",
     "models",

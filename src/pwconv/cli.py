@@ -3,19 +3,27 @@
 from __future__ import annotations
 
 import argparse
-from importlib import metadata
+import contextlib
+import io
+import os
+import sys
+import warnings
 from pathlib import Path
 from typing import Any
 
 from rich import box
-from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 import pwconv
 from pwconv import demo as demonstration
 from pwconv.bench import command as bench
 from pwconv.bench import tune
 from pwconv.deny_list import DenyList
+from pwconv.device import require_devices
+from pwconv.documents import require_writable
+from pwconv.files import cache_problem, cache_root
+from pwconv.terminal import make_console
 from pwconv.tuning.store import Store
 from pwconv.tuning.tuner import tuning_mode
 from pwconv.verify import command as verify
@@ -34,22 +42,51 @@ _SHOWN_LIMITS = (
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Run the command line; a pwconv error is one line, not a traceback."""
-    options = _parser().parse_args(arguments)
+    """Run the command line; an error is one line, not a traceback."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # rather than end for a × that it cannot show
     try:
-        passed = options.run(options)
+        try:
+            options = _parser().parse_args(arguments)
+            status = 0 if options.run(options) else 1
+        finally:
+            if sys.stdout:
+                sys.stdout.flush()
+    except KeyboardInterrupt:
+        status = 130
+        _complain("interrupted")
+    except BrokenPipeError:
+        status = 1  # whoever reads has seen enough
+    except OSError as error:
+        status = 1
+        # Those of files have their name.
+        where = "" if error.filename or not error.errno else "the output cannot be written: "
+        _complain(f"error: {where}{error}")
     except pwconv.PwconvError as error:
-        Console(stderr=True).print(
-            f"error: {error}", style="red", markup=False, highlight=False, soft_wrap=True
-        )
-        passed = False
-    raise SystemExit(0 if passed else 1)
+        status = 1
+        _complain(f"error: {error}")
+    _give_up_output()
+    raise SystemExit(status)
+
+
+def _complain(text: str) -> None:
+    with contextlib.suppress(OSError):
+        make_console(stderr=True).print(text, style="red", soft_wrap=True)
+
+
+def _give_up_output() -> None:
+    """Lose what cannot be written, or the interpreter complains of it at its exit."""
+    try:
+        if sys.stdout:
+            sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser("pwconv", description=pwconv.__doc__)
-    version = f"pwconv {metadata.version('pwconv')}"
-    parser.add_argument("--version", action="version", version=version)
+    parser.add_argument("--version", action="version", version=f"pwconv {pwconv.__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     info = commands.add_parser("info", help="list the Vulkan devices and what they can do")
@@ -67,6 +104,7 @@ def _parser() -> argparse.ArgumentParser:
         "-o",
         "--output",
         type=Path,
+        metavar="FILE.png",
         default=Path("pwconv-demo.png"),
         help="where to write the picture; by default %(default)s",
     )
@@ -80,11 +118,13 @@ def _parser() -> argparse.ArgumentParser:
 
 def _info(_: argparse.Namespace) -> bool:
     found = pwconv.devices()
+    require_devices(found)
     rows: dict[str, Any] = {
         "name": lambda d: d.name,
         "type": lambda d: d.type,
         "driver": lambda d: d.driver,
         "Vulkan": lambda d: d.api_version,
+        "usable": lambda d: f"no: {d.problem}" if d.problem else "yes",
         "fp16 arithmetic": lambda d: "yes" if "shaderFloat16" in d.features else "no",
         "matrix products": lambda d: "\n".join(
             [str(matrix) for matrix in d.matrices if not matrix.flexible] or ["none"]
@@ -95,11 +135,15 @@ def _info(_: argparse.Namespace) -> bool:
     table = Table("", *(f"{device.index}" for device in found))
     for name, value in rows.items():
         table.add_row(name, *(value(device) for device in found))
-    console = Console()
+    console = make_console()
     console.print(table)
+    problem = cache_problem()
+    kept = f"nothing is kept between runs: {problem}" if problem else cache_root()
+    lines = [f"cache: {kept}"]
     for device in found:
-        for line in (_tuning(device), *_denied(device)):
-            console.print(line, highlight=False, markup=False, soft_wrap=True)
+        lines += [_tuning(device), *_denied(device)]
+    for line in lines:
+        console.print(line, soft_wrap=True)
     return True
 
 
@@ -111,8 +155,9 @@ def _tuning(device: pwconv.DeviceInfo) -> str:
     start = f"tuning {device.index}: {store.file}"
     if problem:
         return f"{start} is ignored: {problem} ({mode})"
-    if not store.file.exists():
-        return f"{start} does not exist ({mode}); 'pwconv tune' makes it"
+    if not os.path.lexists(store.file):
+        made = "" if cache_problem() else "; 'pwconv tune' makes it"
+        return f"{start} does not exist ({mode}){made}"
     used = "not used" if tuning_mode() == "off" else "used"
     count = f"{len(verdicts)} {'verdict' if len(verdicts) == 1 else 'verdicts'}"
     return f"{start}, {count}, {used} ({mode})"
@@ -121,28 +166,32 @@ def _tuning(device: pwconv.DeviceInfo) -> str:
 def _denied(device: pwconv.DeviceInfo) -> list[str]:
     """Return which variants are not run on a device, and why."""
     deny_list = DenyList(device)
-    denials, problem = deny_list.examine()
-    start = f"denied {device.index}: {deny_list.file}"
-    if problem:
-        return [f"{start} is ignored: {problem}"]
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        try:
+            denials = deny_list.read()
+        except pwconv.PwconvError as error:
+            return [f"denied {device.index}: the device cannot be opened: {error}"]
+    if caught:
+        return [f"denied {device.index}: {caught[0].message}"]
     if not denials:
         return [f"denied {device.index}: nothing"]
-    return [f"{start}, {len(denials)}", *(f"  {name}: {why}" for name, why in denials.items())]
+    return [
+        f"denied {device.index}: {deny_list.file}, {len(denials)}",
+        *(f"  {name}: {denial}" for name, denial in denials.items()),
+    ]
 
 
 def _demo(options: argparse.Namespace) -> bool:
-    console = Console()
-    folder = options.output.parent
-    if not folder.is_dir():  # said before anything runs
-        raise pwconv.PwconvError(f"{options.output} cannot be written: there is no folder {folder}")
+    console = make_console()
+    require_writable(options.output, (".png",))  # said before anything runs
     photograph = demonstration.load_photograph()
     pictures: dict[str, Any] = {}
     with pwconv.Device(options.device) as opened:
-        console.print(f"device   {opened.info}", highlight=False, soft_wrap=True)
+        console.print(f"device   {opened.info}", soft_wrap=True)
         console.print(
             f"picture  {photograph.shape[2]} × {photograph.shape[1]}, the cat Chelsea "
             "(from scikit-image)",
-            highlight=False,
         )
         table = Table(
             "step", "shape", "dtype", box=box.SIMPLE, pad_edge=False, padding=(0, 1, 0, 0)
@@ -155,18 +204,19 @@ def _demo(options: argparse.Namespace) -> bool:
             for step in demonstration.run_steps(opened, photograph, pictures):
                 steps.append(step)
                 table.add_row(*_cells(step))
-    console.print(table)
+    try:
+        demonstration.write_pictures(pictures, options.output)
+    finally:
+        console.print(table)
     console.print(
         "time   one call on tensors on the device, submitted and waited for; median of 5\n"
         "error  against float64 (or Pillow), where it is largest relative to its bound\n",
-        highlight=False,
     )
-    demonstration.write_pictures(pictures, options.output)
-    console.print(f"wrote {options.output}", highlight=False, soft_wrap=True)
+    console.print(f"wrote {options.output}", soft_wrap=True)
     return all(step.passed for step in steps)
 
 
-def _cells(step: demonstration.Step) -> list[str]:
+def _cells(step: demonstration.Step) -> list[str | Text]:
     return [
         step.name,
         f"{step.x_shape[0]}→{step.y_shape[0]} @ {step.x_shape[1]}×{step.x_shape[2]}",
@@ -174,7 +224,7 @@ def _cells(step: demonstration.Step) -> list[str]:
         f"{step.seconds * 1e3:.2f} ms",
         f"{step.error:.2e}",
         f"{step.bound:.2e}",
-        "ok" if step.passed else "[red]FAILED[/]",
+        "ok" if step.passed else Text("FAILED", style="red"),
     ]
 
 

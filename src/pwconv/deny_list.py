@@ -4,38 +4,114 @@ An entry of the list, a denial::
 
     variant  its name
     why      what was wrong, in a line
+    shader   digest of the SPIR-V that was wrong
 
-``pwconv verify --deny`` writes it; a dispatcher runs nothing that is on it.
+``pwconv verify --deny`` writes it; a dispatcher runs nothing that is on it. Every version of pwconv
+shares the list: a denial holds until its variant passes. Of a list that cannot be read no one knows
+what it denies: that is an error.
 """
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from pwconv import shaders
-from pwconv.device_file import DeviceFile, UnusableFileError, as_name, one_of
+from pwconv.device_file import DeviceFile, as_name
+from pwconv.errors import PwconvError
+from pwconv.files import ForeignFileError, UnusableFileError
+from pwconv.vk.physical_device import DeviceInfo
 
 
-class DenyList(DeviceFile[str, str]):
+@dataclass(frozen=True)
+class Denial:
+    """Why a variant is denied.
+
+    Attributes
+    ----------
+    why : str
+        What was wrong, in a line.
+    shader : str
+        Digest of the SPIR-V that was wrong.
+    current : bool
+        Whether that is what this version of pwconv would run. Where it is not, the variant was not
+        verified since.
+    """
+
+    why: str
+    shader: str
+    current: bool
+
+    def __str__(self) -> str:
+        return self.why if self.current else f"{self.why}; not verified since its shader changed"
+
+
+class DenyList(DeviceFile[str, Denial]):
     """What must not be run on one device, and why, by variant."""
 
     title, folder, name = "deny list", "denied", "denials"
-    version, most = 1, 4096
+    version, most = 2, 4096
+    every_version = True
 
-    def revise(self, verified: Iterable[str], failed: Mapping[str, str]) -> dict[str, str]:
+    def __init__(self, info: DeviceInfo) -> None:
+        super().__init__(info)
+        self._device = info.index
+
+    def read(self) -> dict[str, Denial]:
+        """Return what is denied.
+
+        One that others may have written is ignored, with a warning.
+
+        Raises
+        ------
+        PwconvError
+            The list is damaged.
+        """
+        try:
+            return self._load()
+        except ForeignFileError as error:
+            warnings.warn(
+                f"the deny list {self.file} is ignored, and nothing is denied: {error}. "
+                f"{self._renewal}",
+                RuntimeWarning,
+                stacklevel=2,
+            )
+            return {}
+        except UnusableFileError as error:
+            raise PwconvError(
+                f"the deny list {self.file} cannot be used: {error}. Which kernels gave wrong "
+                f"results on this device is not known. {self._renewal}"
+            ) from None
+
+    def revise(
+        self, verified: Iterable[str], failed: Mapping[str, str], *, anew: bool = False
+    ) -> dict[str, Denial]:
         """Keep what was not verified now, and add what failed; return the list.
+
+        Parameters
+        ----------
+        verified : iterable of str
+            Variants that were run.
+        failed : Mapping
+            Those of them that failed, and why.
+        anew : bool
+            Whether a list that cannot be read is replaced: everything was verified.
 
         Raises
         ------
         OSError
             The file cannot be written.
+        PwconvError
+            The list is damaged.
         """
         with self._locked():
-            kept = self.read()
+            kept = {} if anew and self.examine()[1] else self.read()
             for name in verified:
                 kept.pop(name, None)
-            kept.update(failed)
+            for name, why in failed.items():
+                kept[name] = Denial(why, shaders.code_digest(name) or "", current=True)
             self._write(kept)
         return kept
 
@@ -49,12 +125,21 @@ class DenyList(DeviceFile[str, str]):
         """
         self.file.unlink(missing_ok=True)
 
-    def _from_entry(self, entry: dict[str, Any]) -> tuple[str, str]:
-        why = as_name(entry, "why")
-        # It ends up on terminals.
-        if not why.isprintable():
-            raise UnusableFileError(f"why is {why!r}")
-        return one_of(entry, "variant", shaders.names()), why
+    @property
+    def _renewal(self) -> str:
+        return (
+            f"'pwconv verify --deny --device {self._device}' writes it anew, and 'pwconv verify "
+            f"--allow-all --device {self._device}' removes it."
+        )
 
-    def _to_entry(self, key: str, value: str) -> dict[str, Any]:
-        return {"variant": key, "why": value}
+    def _from_entry(self, entry: dict[str, Any]) -> tuple[str, Denial]:
+        name, why, shader = (as_name(entry, key) for key in ("variant", "why", "shader"))
+        # They end up on terminals.
+        for key, text in (("variant", name), ("why", why)):
+            if not text.isprintable():
+                raise UnusableFileError(f"{key} is {text!r}")
+        # Another version may have variants that this one does not know.
+        return name, Denial(why, shader, current=shader == shaders.code_digest(name))
+
+    def _to_entry(self, key: str, value: Denial) -> dict[str, Any]:
+        return {"variant": key, "why": value.why, "shader": value.shader}

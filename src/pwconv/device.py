@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import operator
 import os
 import weakref
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from types import TracebackType
@@ -15,7 +17,7 @@ import numpy as np
 from pwconv.deny_list import DenyList
 from pwconv.dispatch import Denied, Dispatcher
 from pwconv.dtypes import Array, DType, as_dtype, as_float_array
-from pwconv.errors import NoDeviceError
+from pwconv.errors import NoDeviceError, PwconvError, UnsupportedError
 from pwconv.files import cache_folder
 from pwconv.kernels import pack_linear_weight, transfer
 from pwconv.packed_weight import PackedWeight
@@ -32,11 +34,12 @@ from pwconv.tensor import (
 from pwconv.tuning.tuner import Tuner, tuning_mode
 from pwconv.vk import api as vk
 from pwconv.vk import process
-from pwconv.vk.instance import resident_instance
+from pwconv.vk.instance import describe_loader, resident_instance
 from pwconv.vk.logical_device import LogicalDevice
 from pwconv.vk.physical_device import DeviceInfo, PhysicalDevice
 from pwconv.vk.resources import Buffer
 
+_YES, _NO = ("1", "true", "yes", "on"), ("0", "false", "no", "off")
 _PREFERENCE = ("discrete", "integrated", "virtual", "cpu", "other")
 
 
@@ -88,11 +91,13 @@ class Device:
     Parameters
     ----------
     device : int or str, optional
-        Index in :func:`devices`, or part of a name. By default ``$PWCONV_DEVICE``, which holds
-        either; without it the first discrete GPU, or else integrated, virtual, CPU.
+        Index in :func:`devices`, or a name or part of one. By default ``$PWCONV_DEVICE``, which
+        holds either; without it the first discrete GPU that can be used, or else integrated,
+        virtual, CPU.
     validate : bool, optional
         Turn the Khronos validation layer on; what it finds is raised as
-        :class:`pwconv.ValidationError`. By default on where ``$PWCONV_VALIDATE`` is 1.
+        :class:`pwconv.ValidationError`. By default on where ``$PWCONV_VALIDATE`` is 1, true, yes or
+        on.
 
     Raises
     ------
@@ -103,29 +108,27 @@ class Device:
     UnsupportedError
         Vulkan older than 1.1, no compute queue, or validation without its layer.
     PwconvError
-        ``$PWCONV_TUNE`` has a value that it cannot have, or this process was forked off one that
-        had listed or opened devices.
+        ``$PWCONV_TUNE`` or ``$PWCONV_VALIDATE`` has a value that it cannot have, the device's deny
+        list is damaged, or this process was forked off one that had listed or opened devices.
     """
 
     def __init__(self, device: int | str | None = None, *, validate: bool | None = None) -> None:
-        if device is None:
-            device = os.environ.get("PWCONV_DEVICE") or None
+        mode = tuning_mode()
         if validate is None:
             validate = _validate_by_default()
-        mode = tuning_mode()
-        index = _choose(device, devices())
+        info = choose_device(device)
+        deny_list = DenyList(info)
+        denied = Denied(frozenset(deny_list.read()), deny_list.file)
         with process.using_vulkan(), ExitStack() as made:
-            self._logical = LogicalDevice(
-                index, validate=validate, cache_folder=cache_folder("pipelines")
-            )
+            self._logical = open_logical(info, validate=validate)
             made.callback(self._logical.close)
-            deny_list = DenyList(self._logical.info)
-            denied = Denied(frozenset(deny_list.read()), deny_list.file)
             self._dispatcher = Dispatcher(self._logical, denied)
             self._tuner = Tuner(self._dispatcher, mode)
+            self._validate = validate
             # At garbage collection; tensors and layers hold the device, so they go first.
             self._finalizer = weakref.finalize(self, self._logical.close)
             self._finalizer.atexit = False
+            _opened[next(_openings)] = self
             made.pop_all()
 
     @property
@@ -307,7 +310,8 @@ class Device:
         batches, n, k = weight.shape
         blocks = self._download_packed(weight).transpose(0, 2, 4, 1, 3)
         array = blocks.reshape(batches, blocks.shape[1] * 4, -1)[:, :n, :k]
-        return _pack_again, (np.ascontiguousarray(array), weight.storage, self.info.name)
+        info = self.info
+        return _pack_again, (np.ascontiguousarray(array), weight.storage, info.index, info.name)
 
     def _download_packed(self, weight: PackedWeight) -> Array:
         self._logical.enter()
@@ -316,19 +320,33 @@ class Device:
         )
 
 
-def _pack_again(array: Array, storage: str, device: str) -> PackedWeight:
-    """Return a packed weight that was pickled."""
-    return pack_linear_weight.pack(
-        resolve_device(device), array, transposed=True, dtype=None, storage=storage
-    )
+def _pack_again(array: Array, storage: str, index: int, name: str) -> PackedWeight:
+    """Return a packed weight that was pickled, on the device of that name."""
+    found = devices()
+    is_there = index < len(found) and found[index].name == name
+    device = resolve_device(index if is_there else name)
+    return pack_linear_weight.pack(device, array, transposed=True, dtype=None, storage=storage)
 
 
+DeviceLike = Device | int | str
+"""What ``device=`` takes: a Device, its index in :func:`devices`, or a name or part of one."""
+
+_opened: weakref.WeakValueDictionary[int, Device] = weakref.WeakValueDictionary()
+_openings = itertools.count()
 _default: Device | None = None
 _default_lock = process.make_lock()
 
 
 def default_device() -> Device:
-    """Return the device that is used where none is given, opened on first use."""
+    """Return the device that is used where none is given, opened on first use.
+
+    It stays open until it is closed; the next call opens another then, and where it was lost.
+
+    Raises
+    ------
+    NoDeviceError, UnsupportedError, PwconvError
+        As :class:`Device`.
+    """
     global _default
     process.enter(_default_lock, "pwconv")
     with _default_lock:
@@ -353,45 +371,131 @@ def resolve_device(device: Any, *others: Any) -> Device:
     Raises
     ------
     TypeError
-        ``device`` is no Device.
+        ``device`` is neither a Device, an index nor a name.
     ValueError
         The tensors are on different devices.
+    NoDeviceError, UnsupportedError, PwconvError
+        As :class:`Device`.
     """
+    holders = [other for other in others if isinstance(other, Tensor | PackedWeight)]
     if device is not None and not isinstance(device, Device):
-        raise TypeError(
-            f"device is {device!r}; it must be a pwconv.Device: pwconv.Device({device!r})"
-        )
+        if not (isinstance(device, str) or hasattr(device, "__index__")):
+            raise TypeError(
+                f"device is {device!r}; it must be a pwconv.Device, an index in pwconv.devices(), "
+                "or a name or part of one"
+            )
+        device = _find_or_open(device, [holder.device for holder in holders])
     found = device
-    for other in others:
-        if isinstance(other, Tensor | PackedWeight):
-            if found is not None and other.device is not found:
-                raise ValueError(
-                    f"{other!r} is on another device than {found!r}; copy it there with "
-                    "device.tensor(tensor.numpy())"
-                )
-            found = other.device
+    for holder in holders:
+        if found is not None and holder.device is not found:
+            raise ValueError(_on_two_devices(holder, found))
+        found = holder.device
     return found or default_device()
 
 
-def _choose(wanted: Any, found: list[DeviceInfo]) -> int:
-    if not found:
-        raise NoDeviceError(f"there is no Vulkan device. {vk.INSTALL_HINT}")
-    listed = "; ".join(f"{info.index}: {info}" for info in found)
+def choose_device(wanted: Any) -> DeviceInfo:
+    """Return the device that an index, a name or None, for the default, stands for.
+
+    Raises
+    ------
+    TypeError, NoDeviceError, UnsupportedError
+        As :class:`Device`.
+    """
     if wanted is None:
-        return min(found, key=lambda info: _PREFERENCE.index(info.type)).index
+        wanted = os.environ.get("PWCONV_DEVICE") or None
+    found = devices()
+    return found[_choose(wanted, found)]
+
+
+def open_logical(info: DeviceInfo, *, validate: bool | None = None) -> LogicalDevice:
+    """Open a device whatever its deny list says.
+
+    Raises
+    ------
+    NoDeviceError, UnsupportedError, PwconvError
+        As :class:`Device`.
+    """
+    if validate is None:
+        validate = _validate_by_default()
+    with process.using_vulkan():
+        return LogicalDevice(info.index, validate=validate, cache_folder=cache_folder("pipelines"))
+
+
+def _find_or_open(wanted: Any, preferred: Sequence[Device]) -> Device:
+    """Return a device by index or name: a preferred one, else an open one, else a new one."""
+    # What names stand for has to be looked up; that takes longer than a small layer.
+    index = choose_device(wanted).index if isinstance(wanted, str) else operator.index(wanted)
+    validate = _validate_by_default()
+    for device in preferred:
+        if device.info.index == index:
+            return device
+    process.enter(_default_lock, "pwconv")
+    with _default_lock:
+        for opened in (_default, *(reference() for reference in _opened.valuerefs())):
+            if (
+                opened is not None
+                and opened._logical.usable
+                and (opened.info.index, opened._validate) == (index, validate)
+            ):
+                return opened
+        return Device(index, validate=validate)
+
+
+def _on_two_devices(holder: Tensor | PackedWeight, device: Device) -> str:
+    if holder.device.info.identity == device.info.identity and (
+        holder.device.info.index == device.info.index
+    ):
+        return (
+            f"{holder!r} and what it is used with are on two openings of one physical device, "
+            f"{device.info}, which share no memory: open it once and give that pwconv.Device to "
+            "both with device=, or copy with device.tensor(tensor.numpy())"
+        )
+    return (
+        f"{holder!r} is on another device than {device!r}; copy it there with "
+        "device.tensor(tensor.numpy())"
+    )
+
+
+def require_devices(found: Sequence[DeviceInfo]) -> None:
+    """Raise unless there is a device.
+
+    Raises
+    ------
+    NoDeviceError
+    """
+    if not found:
+        raise NoDeviceError(f"there is no Vulkan device. {vk.INSTALL_HINT} {describe_loader()}")
+
+
+def _choose(wanted: Any, found: Sequence[DeviceInfo]) -> int:
+    require_devices(found)
+    listed = "; ".join(f"{info.index}: {info}" for info in found)
+    usable = [info for info in found if info.problem is None]
+    if wanted is None:
+        if not usable:
+            problems = "; ".join(f"{info.index}: {info.name} {info.problem}" for info in found)
+            raise UnsupportedError(f"pwconv can use no device of {problems}")
+        return min(usable, key=lambda info: _PREFERENCE.index(info.type)).index
     if not isinstance(wanted, str):
         try:
-            wanted = str(operator.index(wanted))
+            index = operator.index(wanted)
         except TypeError:
             raise TypeError(
-                f"device is {wanted!r}; it must be an index or part of a name; there are {listed}"
+                f"device is {wanted!r}; it must be an index, or a name or part of one; there are "
+                f"{listed}"
             ) from None
-    if wanted.removeprefix("-").isdecimal():
-        for info in found:
-            if wanted == str(info.index):
-                return info.index
-        raise NoDeviceError(f"device {wanted} does not exist; there are {listed}")
-    matches = [info for info in found if wanted.lower() in info.name.lower()]
+        if not 0 <= index < len(found):
+            raise NoDeviceError(f"device {index} does not exist; there are {listed}")
+        return index
+    for info in found:
+        if wanted == str(info.index):
+            return info.index
+    # A name before what contains it; of those that are left, what can be used.
+    matches = [info for info in found if wanted.lower() == info.name.lower()] or [
+        info for info in found if wanted.lower() in info.name.lower()
+    ]
+    if len(matches) > 1:
+        matches = [info for info in matches if info.problem is None] or matches
     if len(matches) != 1:
         problem = "several devices match" if matches else "no device matches"
         raise NoDeviceError(f"{problem} {wanted!r}; there are {listed}")
@@ -400,6 +504,8 @@ def _choose(wanted: Any, found: list[DeviceInfo]) -> int:
 
 def _validate_by_default() -> bool:
     value = os.environ.get("PWCONV_VALIDATE", "")
-    if value not in ("", "0", "1"):
-        raise ValueError(f"PWCONV_VALIDATE is {value!r}; it must be 0 or 1")
-    return value == "1"
+    if value.lower() in _YES:
+        return True
+    if value.lower() in ("", *_NO):
+        return False
+    raise PwconvError(f"PWCONV_VALIDATE is {value!r}; it must be one of {', '.join((*_YES, *_NO))}")

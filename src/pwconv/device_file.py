@@ -3,12 +3,12 @@
 The file is a header that says what it is of, and a list of entries::
 
     format    version of what an entry holds
-    pwconv    the version
-    shaders   digest of the compiled shaders
     device    identity of the device and its driver
+    pwconv    the version                             } unless the file is of
+    shaders   digest of the compiled shaders          } every version
     …         the entries, under a name of their own
 
-A file that differs from what is expected anywhere is ignored as a whole: it is only a cache.
+A file that differs from what is expected anywhere is not used at all.
 """
 
 from __future__ import annotations
@@ -16,13 +16,23 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
+import os
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
-from importlib import metadata
 from typing import Any, Generic, NoReturn, TypeVar
 
 from pwconv import shaders
-from pwconv.files import cache_folder, locked_folder, make_folder, replace_file
+from pwconv.files import (
+    ForeignFileError,
+    UnusableFileError,
+    cache_folder,
+    locked_folder,
+    make_folder,
+    read_private,
+    replace_file,
+)
+from pwconv.version import __version__
 from pwconv.vk.physical_device import DeviceInfo
 
 _log = logging.getLogger(__name__)
@@ -31,10 +41,6 @@ _V = TypeVar("_V")
 
 MOST_BYTES = 4 << 20
 MOST_NAME = 100
-
-
-class UnusableFileError(ValueError):
-    """What is wrong with a file."""
 
 
 class DeviceFile(ABC, Generic[_K, _V]):
@@ -59,34 +65,45 @@ class DeviceFile(ABC, Generic[_K, _V]):
     """What the list of entries is called."""
     most: int
     """Entries that the file may have."""
+    every_version = False
+    """Whether every version of pwconv shares the file."""
 
     def __init__(self, info: DeviceInfo) -> None:
-        self.file = cache_folder(self.folder) / f"{info.identity}.json"
-        self._header = {
-            "format": self.version,
-            "pwconv": metadata.version("pwconv"),
-            "shaders": shaders.digest(),
-            "device": info.identity,
-        }
+        folder = cache_folder(self.folder, every_version=self.every_version)
+        self.file = folder / f"{info.identity}.json"
+        self._header: dict[str, Any] = {"format": self.version, "device": info.identity}
+        if not self.every_version:
+            self._header |= {"pwconv": __version__, "shaders": shaders.digest()}
 
     def read(self) -> dict[_K, _V]:
         """Return what is known, oldest first; nothing of a file that is not what it should be."""
-        known, problem = self.examine()
-        if problem:
-            _log.info("the %s %s is ignored: %s", self.title, self.file, problem)
-        return known
+        try:
+            return self._load()
+        except ForeignFileError as error:
+            warnings.warn(
+                f"the {self.title} {self.file} is ignored: {error}", RuntimeWarning, stacklevel=2
+            )
+        except UnusableFileError as error:
+            _log.info("the %s %s is ignored: %s", self.title, self.file, error)
+        return {}
 
     def examine(self) -> tuple[dict[_K, _V], str | None]:
-        """Return what is known, and what is wrong with a file that is ignored."""
+        """Return what is known, and what is wrong with a file that is not used."""
         try:
-            # What is no regular file may never end, or never begin.
-            if not self.file.is_file():
-                return {}, None
-            with self.file.open("rb") as stream:
-                data = stream.read(MOST_BYTES + 1)
-            return dict(map(self._from_entry, self._entries(data))), None
-        except (OSError, UnusableFileError) as error:
+            return self._load(), None
+        except UnusableFileError as error:
             return {}, str(error)
+
+    def require_writable(self) -> None:
+        """Raise unless the file can be written.
+
+        Raises
+        ------
+        OSError
+        """
+        make_folder(self.file.parent)
+        if not os.access(self.file.parent, os.W_OK | os.X_OK):
+            raise PermissionError(f"{self.file.parent} cannot be written")
 
     @abstractmethod
     def _from_entry(self, entry: dict[str, Any]) -> tuple[_K, _V]:
@@ -101,9 +118,20 @@ class DeviceFile(ABC, Generic[_K, _V]):
     def _to_entry(self, key: _K, value: _V) -> dict[str, Any]:
         """Return the entry that says so."""
 
+    def _load(self) -> dict[_K, _V]:
+        """Return what is known.
+
+        Raises
+        ------
+        UnusableFileError
+        """
+        data = read_private(self.file, MOST_BYTES)
+        return {} if data is None else dict(map(self._from_entry, self._entries(data)))
+
     def _write(self, known: Mapping[_K, _V]) -> None:
         entries = [self._to_entry(key, value) for key, value in known.items()]
-        replace_file(self.file, json.dumps({**self._header, self.name: entries}).encode())
+        document = json.dumps({**self._header, self.name: entries})
+        replace_file(self.file, document.encode(), durable=True)
 
     @contextlib.contextmanager
     def _locked(self) -> Iterator[None]:
@@ -113,8 +141,6 @@ class DeviceFile(ABC, Generic[_K, _V]):
             yield
 
     def _entries(self, data: bytes) -> list[dict[str, Any]]:
-        if len(data) > MOST_BYTES:
-            raise UnusableFileError(f"it has more than {MOST_BYTES:,} bytes")
         try:
             document = json.loads(data.decode(), parse_int=_int, parse_constant=_refuse)
         except (ValueError, RecursionError) as error:

@@ -1,27 +1,47 @@
-"""The JSON documents that commands write where a user asks for them."""
+"""The files that commands write where a user asks for them."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
 from pwconv.errors import PwconvError
 
 
-def require_writable(path: Path) -> None:
-    """Raise unless a file can be written there.
+def require_writable(path: Path, endings: Collection[str] = ()) -> None:
+    """Raise unless a file can be written there: asked before the work, not after it.
+
+    Parameters
+    ----------
+    path : Path
+        What is there stays as it is.
+    endings : collection of str
+        One of which its name must have; any, where there are none.
 
     Raises
     ------
     PwconvError
     """
-    if path.is_dir() or not path.absolute().parent.is_dir():
-        raise PwconvError(f"{path} cannot be written: it is a folder, or its folder does not exist")
+    if endings and path.suffix.lower() not in endings:
+        raise PwconvError(f"{path} cannot be written: its name must end in {' or '.join(endings)}")
+    if not path.absolute().parent.is_dir():
+        raise PwconvError(f"{path} cannot be written: there is no folder {path.parent}")
+    try:
+        existed = path.exists()
+        if existed and not path.is_file() and not path.is_dir():
+            return  # a pipe, or a device: to open it may be to wait for its reader
+        with path.open("ab"):
+            pass
+        if not existed:
+            path.unlink()
+    except OSError as error:
+        raise PwconvError(f"{path} cannot be written: {error.strerror}") from None
 
 
 def write_document(document: dict[str, Any], path: Path) -> None:
-    """Write a document.
+    """Write a JSON document.
 
     Raises
     ------
@@ -30,6 +50,7 @@ def write_document(document: dict[str, Any], path: Path) -> None:
     """
     text = json.dumps(document, indent=1, ensure_ascii=False, allow_nan=False)
     try:
-        path.write_text(text + "\n", encoding="utf-8")
+        # What UTF-8 cannot hold becomes JSON's own escape.
+        path.write_text(text + "\n", encoding="utf-8", errors="backslashreplace")
     except OSError as error:
-        raise PwconvError(f"{path} cannot be written: {error}") from None
+        raise PwconvError(f"{path} cannot be written: {error.strerror}") from None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from pwconv.device import Device, resolve_device
+from pwconv.device import DeviceLike, resolve_device
 from pwconv.dtypes import as_dtype, as_float_array
 from pwconv.kernels import pack_linear_weight as packing
 from pwconv.modules import Linear, PointwiseConv2d
@@ -21,7 +21,7 @@ def conv2d_pw(
     padding: Any = 0,
     activation: Any = None,
     dtype: Any = None,
-    device: Device | None = None,
+    device: DeviceLike | None = None,
 ) -> Any:
     """Apply a 1×1 convolution; the weight is packed anew at each call.
 
@@ -33,7 +33,7 @@ def conv2d_pw(
         As for :class:`PointwiseConv2d`.
     dtype : "float32" or "float16", optional
         Type to compute in and to return; x's by default.
-    device : Device, optional
+    device : Device, int or str, optional
         By default that of x or the packed weight, or else the default device.
 
     Returns
@@ -67,7 +67,7 @@ def linear(
     *,
     activation: Any = None,
     dtype: Any = None,
-    device: Device | None = None,
+    device: DeviceLike | None = None,
 ) -> Any:
     """Apply a linear layer; the weight is packed anew at each call.
 
@@ -79,7 +79,7 @@ def linear(
         As for :class:`Linear`.
     dtype : "float32" or "float16", optional
         Type to compute in and to return; x's by default.
-    device : Device, optional
+    device : Device, int or str, optional
         By default that of x or the packed weight, or else the default device.
 
     Returns
@@ -110,7 +110,7 @@ def pack_linear_weight(
     transposed: bool = True,
     dtype: Any = None,
     storage: str = "auto",
-    device: Device | None = None,
+    device: DeviceLike | None = None,
 ) -> PackedWeight:
     """Pack a weight into 4OC×4IC blocks on the device.
 
@@ -126,7 +126,7 @@ def pack_linear_weight(
         to even.
     storage : "auto", "texture2d" or "buffer"
         "auto" is the texture, or the buffer where the texture would pass the device's limit.
-    device : Device, optional
+    device : Device, int or str, optional
 
     Returns
     -------

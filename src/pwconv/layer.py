@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from pwconv.activation import parse_activation
-from pwconv.device import Device, resolve_device
+from pwconv.device import Device, DeviceLike, resolve_device
 from pwconv.dispatch import Dispatch, Plan, Resource
 from pwconv.dtypes import FLOAT16, FLOAT32, Array, DType, as_dtype, as_float_array
 from pwconv.errors import UnsupportedError
@@ -51,7 +51,7 @@ class Layer(ABC):
         dtype: Any,
         accumulate: Any,
         storage: str,
-        device: Device | None,
+        device: DeviceLike | None,
     ) -> None:
         check_storage(storage)
         self._storage = storage

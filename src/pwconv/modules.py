@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from pwconv.activation import Activation
-from pwconv.device import Device
+from pwconv.device import DeviceLike
 from pwconv.dispatch import Plan
 from pwconv.dtypes import Array, DType
 from pwconv.errors import UnsupportedError
@@ -45,7 +45,7 @@ class PointwiseConv2d(Layer):
     storage : "auto", "texture3d" or "buffer"
         How activations are stored on the device; "auto" is as the input tensor is, or for an array
         what suits the device, and what input and output fit.
-    device : Device, optional
+    device : Device, int or str, optional
         By default the packed weight's, or else the default device.
 
     Raises
@@ -81,7 +81,7 @@ class PointwiseConv2d(Layer):
         dtype: Any = None,
         accumulate: Any = "float32",
         storage: str = "auto",
-        device: Device | None = None,
+        device: DeviceLike | None = None,
     ) -> None:
         self._geometry = conv2d_pw.Geometry(
             as_pair(stride, "stride", least=1), as_pair(padding, "padding", least=0)
@@ -232,7 +232,7 @@ class Linear(Layer):
     storage : "auto", "texture3d" or "buffer"
         How activations are stored on the device; "auto" is as the input tensor is, or for an array
         what suits the device, and what input and output fit.
-    device : Device, optional
+    device : Device, int or str, optional
         By default the packed weight's, or else the default device.
 
     Raises
@@ -266,7 +266,7 @@ class Linear(Layer):
         dtype: Any = None,
         accumulate: Any = "float32",
         storage: str = "auto",
-        device: Device | None = None,
+        device: DeviceLike | None = None,
     ) -> None:
         super().__init__(
             weight,

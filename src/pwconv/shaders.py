@@ -9,12 +9,14 @@ import math
 import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
 from pwconv.errors import PwconvError
 
-_FOLDER = Path(__file__).parent / "spirv"
+# Not a path: the package may be in a zip file.
+_FOLDER = resources.files("pwconv") / "spirv"
 _FORMATS = {"int": "i", "uint": "I", "float": "f"}
 # What a device limits the bindings of each type by.
 _BINDING_LIMITS = {
@@ -132,6 +134,12 @@ def variant(family: str, **axes: str) -> Variant:
     return found
 
 
+def code_digest(name: str) -> str | None:
+    """Return a digest of a variant's SPIR-V; None where this version has no such variant."""
+    found = _manifest().get(name)
+    return found._sha256 if found else None
+
+
 @functools.cache
 def digest() -> str:
     """Return what tells these shaders from those of any other build: a digest of the manifest."""
@@ -186,8 +194,9 @@ def _variant(name: str, entry: Mapping[str, Any]) -> Variant:
 
 def _require_current(digest: str) -> None:
     """In an editable install, refuse SPIR-V that is older than the shaders beside it."""
-    sources = Path(__file__).parents[2] / "shaders"
-    if not (sources / "variants.toml").is_file():
+    folder = Path(__file__).parents[1]
+    sources = folder.parent / "shaders"
+    if folder.name != "src" or not (sources / "variants.toml").is_file():
         return
     current = hashlib.sha256()
     for path in sorted(file for file in sources.rglob("*") if file.is_file()):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,7 +12,8 @@ from PIL import Image
 
 import pwconv
 from command_line import run
-from pwconv.bench import plot
+from pwconv import cli
+from pwconv.bench import command, plot
 from pwconv.bench.report import from_document
 
 
@@ -52,6 +54,7 @@ def test_a_choice_of_type_and_no_host(device, tmp_path):
         "bench",
         *("-d", str(device.info.index), "-s", "4,4,2,2", "--dtype", "float16"),
         *("--storage", "texture3d", "--no-host", "--no-peers", "--json", str(results)),
+        PYTHONIOENCODING="ascii",  # as cp1252, without most of what is printed
     )
     assert result.returncode == 0, result.stdout + result.stderr
     document = json.loads(results.read_text(encoding="utf-8"))
@@ -81,7 +84,39 @@ def test_errors(arguments, problem, code):
     assert "Traceback" not in result.stderr
 
 
+def test_files_are_written_before_anything_is_printed(tmp_path, monkeypatch, capsys):
+    """And what is printed is, where one cannot be."""
+    printed: list[str] = []
+    monkeypatch.setattr(command, "run", lambda *_: SimpleNamespace(results=[]))
+    monkeypatch.setattr(command, "_job", lambda *_: None)
+    monkeypatch.setattr(command.report, "write_json", lambda *_: printed.append("json"))
+
+    def fail(*_):
+        raise pwconv.PwconvError("the disk is full")
+
+    monkeypatch.setattr(plot, "write_plot", fail)
+
+    def print_report(*_):
+        printed.append("report")
+        raise BrokenPipeError
+
+    monkeypatch.setattr(command.table, "print_report", print_report)
+    arguments = ["bench", "--json", str(tmp_path / "a.json"), "--plot", str(tmp_path / "a.png")]
+    with pytest.raises(SystemExit) as exit_info:
+        cli.main(arguments)
+    assert exit_info.value.code == 1
+    assert printed == ["json", "report"]
+    monkeypatch.setattr(command.table, "print_report", lambda *_: None)
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as exit_info:
+        cli.main(arguments)
+    assert exit_info.value.code == 1
+    said = capsys.readouterr()
+    assert f"wrote {tmp_path / 'a.json'}" in "".join(said.out.splitlines())
+    assert said.err == "error: the disk is full\n"
+
+
 def test_without_matplotlib(monkeypatch):
-    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    monkeypatch.setitem(sys.modules, "matplotlib.backends.backend_agg", None)
     with pytest.raises(pwconv.PwconvError, match=r"pip install 'pwconv\[bench\]'"):
-        plot.require_matplotlib()
+        plot.endings()

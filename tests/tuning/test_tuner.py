@@ -139,17 +139,17 @@ def test_what_each_mode_reads_measures_and_writes(
     own = open_device(mode)
     read: list[str] = []
     raced: list[race.Task] = []
-    real_examine, real_race = Store.examine, race.race
+    real_read, real_race = Store.read, race.race
 
-    def examine(self):
+    def read_store(self):
         read.append("read")
-        return real_examine(self)
+        return real_read(self)
 
     def run(dispatcher, clocks, task):
         raced.append(task)
         return real_race(dispatcher, clocks, task)
 
-    monkeypatch.setattr(Store, "examine", examine)
+    monkeypatch.setattr(Store, "read", read_store)
     monkeypatch.setattr(tuner, "race", run)
     layer = pwconv.PointwiseConv2d(weight, bias, device=own)
     for _ in range(3):

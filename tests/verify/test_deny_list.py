@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import stat
 from collections.abc import Callable
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -16,8 +18,8 @@ from hypothesis import strategies as st
 import pwconv
 from accuracy import check_layer, check_linear, random_linear, random_problem
 from cards import LIMITS
-from pwconv import shaders
-from pwconv.deny_list import DenyList
+from pwconv import files, shaders
+from pwconv.deny_list import Denial, DenyList
 from pwconv.dispatch import Denied, Dispatcher
 from pwconv.kernels import conv2d_pw_choice, linear
 from pwconv.tuning.store import Key, Verdict
@@ -34,15 +36,19 @@ def deny_list(cache) -> DenyList:
     return DenyList(INFO)
 
 
+def reasons(deny_list: DenyList) -> dict[str, str]:
+    return {name: denial.why for name, denial in deny_list.read().items()}
+
+
 def test_what_failed_comes_back_and_what_passes_goes(deny_list):
     assert deny_list.examine() == ({}, None)
     first, second = NAMES
     deny_list.revise(NAMES, {first: "zeros in identity"})
-    assert deny_list.read() == DenyList(INFO).read() == {first: "zeros in identity"}
+    assert reasons(deny_list) == reasons(DenyList(INFO)) == {first: "zeros in identity"}
     deny_list.revise([second], {second: "lane swap in ragged"})
-    assert deny_list.read() == {first: "zeros in identity", second: "lane swap in ragged"}
+    assert reasons(deny_list) == {first: "zeros in identity", second: "lane swap in ragged"}
     deny_list.revise(NAMES, {first: "offset in identity"})
-    assert deny_list.read() == {first: "offset in identity"}
+    assert reasons(deny_list) == {first: "offset in identity"}
     assert stat.S_IMODE(deny_list.file.stat().st_mode) == 0o600
     assert stat.S_IMODE(deny_list.file.parent.stat().st_mode) == 0o700
     deny_list.clear()
@@ -51,60 +57,105 @@ def test_what_failed_comes_back_and_what_passes_goes(deny_list):
     assert not deny_list.file.exists()
 
 
-def test_another_drivers_list_is_not_ours(deny_list):
-    deny_list.revise((), {NAMES[0]: "zeros"})
-    other = DenyList(dataclasses.replace(INFO, identity="card-1-driver-2"))
-    assert other.file != deny_list.file
-    other.file.write_bytes(deny_list.file.read_bytes())
-    assert other.read() == {}
-    assert "its device is 'card-1-driver-1'" in other.examine()[1]
+def test_a_denial_outlives_an_upgrade(home, monkeypatch):
+    """Other shaders and another version only mark it, until the variant passes."""
+    first, second = NAMES
+    DenyList(INFO).revise((), {first: "zeros", second: "zeros"})
+    assert DenyList(INFO).read()[first] == Denial("zeros", shaders.code_digest(first), current=True)
+    monkeypatch.setattr(files, "__version__", "99.0")
+    monkeypatch.setattr(shaders, "digest", lambda: "of other shaders")
+    monkeypatch.setattr(shaders, "code_digest", lambda name: "changed" if name == first else None)
+    upgraded = DenyList(INFO)
+    denied = upgraded.read()
+    assert [denied[name].current for name in NAMES] == [False, False]
+    assert "not verified since" in str(denied[first])
+    # One that this version does not know stays, whatever is verified.
+    assert list(upgraded.revise([first], {})) == [second]
+    assert reasons(upgraded) == {second: "zeros"}
 
 
 DAMAGE: dict[str, Callable[[bytes], bytes]] = {
     "empty": lambda data: b"",
     "half": lambda data: data[: len(data) // 2],
+    "one byte less": lambda data: data[:-1],
     "a list": lambda data: b"[]",
     "deep": lambda data: b"[" * 100_000,
     "huge": lambda data: data + b" " * (5 << 20),
-    "no variant of ours": lambda data: data.replace(NAMES[0].encode(), b"conv3d"),
+    "no text": lambda data: data.replace(b"zeros", b"\xff"),
     "no name": lambda data: data.replace(f'"{NAMES[0]}"'.encode(), b"[7]"),
+    "a name with an escape sequence": lambda data: data.replace(b"conv2d_pw", b"\\u001b[2J"),
     "an escape sequence": lambda data: data.replace(b"zeros", b"\\u001b[2Jzeros"),
     "two lines": lambda data: data.replace(b"zeros", b"zeros\\nallowed"),
     "a long reason": lambda data: data.replace(b"zeros", b"z" * 200),
     "no reason": lambda data: data.replace(b'"why"', b'"because"'),
-    "other shaders": lambda data: data.replace(b'"shaders": "', b'"shaders": "0'),
-    "another version": lambda data: data.replace(b'"pwconv": "', b'"pwconv": "9'),
-    "a newer format": lambda data: data.replace(b'"format": 1', b'"format": 2'),
+    "no digest": lambda data: data.replace(b'"shader"', b'"code"'),
+    "a newer format": lambda data: data.replace(b'"format": 2', b'"format": 3'),
+    "another device": lambda data: data.replace(b"card-1-driver-1", b"card-1-driver-2"),
     "no denials": lambda data: data.replace(b'"denials"', b'"verdicts"'),
 }
 
 
 @pytest.mark.parametrize("damage", DAMAGE.values(), ids=DAMAGE)
-def test_a_file_that_is_not_ours_denies_nothing_and_is_replaced(deny_list, damage, caplog):
+def test_a_damaged_list_is_an_error_until_it_is_written_anew(deny_list, damage):
     deny_list.revise((), {NAMES[0]: "zeros"})
     good = deny_list.file.read_bytes()
     bad = damage(good)
     assert bad != good
     deny_list.file.write_bytes(bad)
-    with caplog.at_level("INFO"):
-        assert deny_list.read() == {}
-    assert f"the deny list {deny_list.file} is ignored: " in caplog.text
-    deny_list.revise((), {NAMES[1]: "zeros"})
-    assert deny_list.read() == {NAMES[1]: "zeros"}
+    for use in (deny_list.read, lambda: deny_list.revise(NAMES, {})):
+        with pytest.raises(pwconv.PwconvError, match="cannot be used") as raised:
+            use()
+        for expected in (deny_list.file, "pwconv verify --deny", "pwconv verify --allow-all"):
+            assert str(expected) in str(raised.value)
+    assert deny_list.file.read_bytes() == bad
+    deny_list.revise((), {NAMES[1]: "zeros"}, anew=True)
+    assert reasons(deny_list) == {NAMES[1]: "zeros"}
+    deny_list.file.write_bytes(bad)
+    deny_list.clear()
+    assert deny_list.read() == {}
 
 
 @given(st.binary(max_size=200))
-def test_any_bytes_are_ignored(deny_list, data):
-    deny_list.file.parent.mkdir(parents=True, exist_ok=True)
+def test_any_bytes_are_an_error(deny_list, data):
+    deny_list.file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     deny_list.file.write_bytes(data)
-    assert deny_list.read() == {}
+    with pytest.raises(pwconv.PwconvError, match="cannot be used"):
+        deny_list.read()
+
+
+@pytest.mark.parametrize("kind", ["folder", "pipe"])
+def test_what_is_no_file_is_an_error(deny_list, kind):
+    deny_list.file.parent.mkdir(mode=0o700, parents=True)
+    (os.mkfifo if kind == "pipe" else Path.mkdir)(deny_list.file)
+    with pytest.raises(pwconv.PwconvError, match="it is no regular file"):
+        deny_list.read()
+
+
+def test_no_device_opens_with_a_damaged_list(device, cache):
+    denials = DenyList(device.info)
+    denials.revise((), {NAMES[0]: "zeros"})
+    denials.file.write_bytes(denials.file.read_bytes()[:-1])
+    with pytest.raises(pwconv.PwconvError, match="Which kernels gave wrong results") as raised:
+        pwconv.Device(device.info.index)
+    assert f"pwconv verify --deny --device {device.info.index}" in str(raised.value)
+    denials.clear()
+    pwconv.Device(device.info.index).close()
+
+
+def test_a_list_that_others_may_write_is_ignored_with_a_warning(deny_list):
+    deny_list.revise((), {NAMES[0]: "zeros"})
+    deny_list.file.chmod(0o666)
+    with pytest.warns(RuntimeWarning, match="nothing is denied: it can be written by others"):
+        assert deny_list.read() == {}
+    deny_list.file.chmod(0o600)
+    assert reasons(deny_list) == {NAMES[0]: "zeros"}
 
 
 def test_a_failed_write_keeps_the_old_list(deny_list, tmp_path):
     deny_list.revise((), {NAMES[0]: "zeros"})
     with pytest.raises(TypeError):
         deny_list.revise((), {NAMES[1]: object()})
-    assert deny_list.read() == {NAMES[0]: "zeros"}
+    assert reasons(deny_list) == {NAMES[0]: "zeros"}
 
 
 def test_a_denied_variant_is_not_chosen_until_it_is_allowed(device, open_device, rng):
@@ -230,5 +281,8 @@ def test_what_is_denied_is_verified_all_the_same(device, open_device):
 def test_the_file_is_what_the_module_says(deny_list):
     deny_list.revise((), {NAMES[0]: "zeros in identity"})
     document = json.loads(deny_list.file.read_text())
-    assert sorted(document) == ["denials", "device", "format", "pwconv", "shaders"]
-    assert document["denials"] == [{"variant": NAMES[0], "why": "zeros in identity"}]
+    assert sorted(document) == ["denials", "device", "format"]
+    shader = shaders.code_digest(NAMES[0])
+    assert document["denials"] == [
+        {"variant": NAMES[0], "why": "zeros in identity", "shader": shader}
+    ]

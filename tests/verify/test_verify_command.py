@@ -8,8 +8,11 @@ import numpy as np
 import pytest
 
 from command_line import run
-from pwconv import cli
+from pwconv import PwconvError, cli
 from pwconv.deny_list import DenyList
+from pwconv.files import make_folder
+from pwconv.verify import command
+from pwconv.verify.run import Result, Verification, selected
 from pwconv.verify.workbench import Workbench
 
 NAME = "conv2d_pw_tiled_fp32_buffer_m1n1k1"
@@ -53,7 +56,9 @@ def test_deny_then_info_then_undo(device, home, monkeypatch, capsys):
     assert code == 1
     assert f"denied {NAME} (zeros in identity)" in out
     assert f"deny list {denials.file}: 1 variant." in out
-    assert denials.read() == {NAME: "zeros in identity"}
+    assert {name: str(denial) for name, denial in denials.read().items()} == {
+        NAME: "zeros in identity"
+    }
     info = run("info")
     assert f"denied {index}: {denials.file}, 1\n  {NAME}: zeros in identity" in info.stdout
 
@@ -79,11 +84,60 @@ def test_deny_then_info_then_undo(device, home, monkeypatch, capsys):
 
 def test_a_damaged_list_is_said_and_removed(device, home, capsys):
     denials = DenyList(device.info)
-    denials.file.parent.mkdir(parents=True)
+    make_folder(denials.file.parent)
     denials.file.write_bytes(b"nonsense")
-    assert f"{denials.file} is ignored: it is no JSON" in run("info").stdout
+    assert f"{denials.file} cannot be used: it is no JSON" in run("info").stdout
+    denials.file.chmod(0o666)
+    assert "is ignored, and nothing is denied: it can be written by others" in run("info").stdout
     assert here(capsys, "-d", str(device.info.index), "--allow-all")[0] == 0
     assert not denials.file.exists()
+
+
+def test_a_damaged_list_is_written_anew_by_a_whole_verification(device, home, monkeypatch, capsys):
+    index, denials = str(device.info.index), DenyList(device.info)
+    make_folder(denials.file.parent)
+    denials.file.write_bytes(b"nonsense")
+    code, out = here(capsys, "-d", index, "--only", NAME)  # says nothing of what is denied
+    assert code == 0
+    assert f"{denials.file} cannot be used" in out
+    with pytest.raises(SystemExit):
+        cli.main(["verify", "-d", index, "--deny", "--only", NAME])
+    assert "leave --only out" in capsys.readouterr().err
+    assert denials.file.read_bytes() == b"nonsense"
+
+    monkeypatch.setattr(command, "selected", lambda _: selected([NAME]))
+    with monkeypatch.context() as lost:
+        lost.setattr(command, "verify", lambda *_: Verification(lost="the driver lost the device"))
+        assert "was not written anew" in here(capsys, "-d", index, "--deny")[1]
+    assert denials.file.read_bytes() == b"nonsense"
+    code, out = here(capsys, "-d", index, "--deny")
+    assert code == 0
+    assert f"deny list {denials.file}: 0 variants" in out
+    assert denials.read() == {}
+
+
+def test_the_list_is_revised_and_all_is_printed_where_the_json_cannot_be_written(
+    device, home, tmp_path, monkeypatch, capsys
+):
+    denials = DenyList(device.info)
+    denials.revise((), {NAME: "zeros in identity"})
+    passed = Verification([Result(*selected([NAME]), 7, ())])
+    monkeypatch.setattr(command, "verify", lambda *_: passed)
+
+    def fail(*_):
+        raise PwconvError("the disk is full")
+
+    monkeypatch.setattr(command, "write_document", fail)
+    with pytest.raises(SystemExit) as exit_info:
+        cli.main(
+            ["verify", "-d", str(device.info.index), "--deny", "--json", str(tmp_path / "a.json")]
+        )
+    assert exit_info.value.code == 1
+    said = capsys.readouterr()
+    assert f"allowed {NAME}: it passes now" in said.out
+    assert "1 variant, 7 cases, 0 failed" in said.out
+    assert said.err == "error: the disk is full\n"
+    assert denials.read() == {}
 
 
 def test_nothing_verified_is_no_success(device, home):

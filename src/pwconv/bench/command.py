@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
-
-from rich.console import Console
 
 from pwconv.bench import report, table
 from pwconv.bench.graphs import GRAPH_SIZE, GRAPH_WORKLOADS, GraphCase, graph_workload
@@ -21,8 +19,8 @@ from pwconv.bench.run import Job, run
 from pwconv.bench.workloads import WORKLOADS, Layer
 from pwconv.device import Device
 from pwconv.documents import require_writable
-from pwconv.errors import UnsupportedError
-from pwconv.progress import progress_bar
+from pwconv.errors import PwconvError, UnsupportedError
+from pwconv.terminal import make_console, progress_bar
 
 
 def add_parser(commands: Any) -> None:
@@ -50,14 +48,14 @@ def add_parser(commands: Any) -> None:
 def _run(options: argparse.Namespace) -> bool:
     # Before an hour of measuring rather than after it.
     if options.plot:
-        from pwconv.bench.plot import require_matplotlib
+        from pwconv.bench.plot import endings
 
-        require_matplotlib()
-    for path in filter(None, (options.json, options.plot)):
-        require_writable(path)
-    console = Console()
+        require_writable(options.plot, endings())
+    if options.json:
+        require_writable(options.json)
+    console = make_console()
     with Device(options.device) as device:
-        console.print(f"device {device.info}", highlight=False, soft_wrap=True)
+        console.print(f"device {device.info}", soft_wrap=True)
         job = _job(options, device)
         with progress_bar(console) as progress:
             task = progress.add_task("", total=1.0)
@@ -66,16 +64,35 @@ def _run(options: argparse.Namespace) -> bool:
                 job,
                 lambda what, share: progress.update(task, description=what, completed=share),
             )
+    # Files first: whoever reads what is printed may go away.
+    written, problems = _write(found, options)
     table.print_report(found, console)
+    for path in written:
+        console.print(f"wrote {path}", soft_wrap=True)
+    if problems:
+        raise PwconvError("; ".join(map(str, problems)))
+    return all(any(r.sample for r in result.runs) for result in found.results)
+
+
+def _write(
+    found: report.Report, options: argparse.Namespace
+) -> tuple[list[Path], list[PwconvError]]:
+    """Write the files that were asked for; return those that are there, and what went wrong."""
+    writers: list[tuple[Path, Callable[[report.Report, Path], None]]] = []
     if options.json:
-        report.write_json(found, options.json)
-        console.print(f"wrote {options.json}", highlight=False, soft_wrap=True)
+        writers.append((options.json, report.write_json))
     if options.plot:
         from pwconv.bench.plot import write_plot
 
-        write_plot(found, options.plot)
-        console.print(f"wrote {options.plot}", highlight=False, soft_wrap=True)
-    return all(any(r.sample for r in result.runs) for result in found.results)
+        writers.append((options.plot, write_plot))
+    written, problems = [], []
+    for path, write in writers:
+        try:
+            write(found, path)
+            written.append(path)
+        except PwconvError as error:
+            problems.append(error)
+    return written, problems
 
 
 def _job(options: argparse.Namespace, device: Device) -> Job:

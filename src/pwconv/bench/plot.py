@@ -23,8 +23,8 @@ _LEGEND_INCHES = 2.2  # of one entry
 _LINEAR_RANGE = 40
 
 
-def require_matplotlib() -> None:
-    """Raise unless plots can be drawn.
+def endings() -> list[str]:
+    """Return what a plot's name may end in.
 
     Raises
     ------
@@ -32,11 +32,12 @@ def require_matplotlib() -> None:
         matplotlib is not installed.
     """
     try:
-        import matplotlib  # noqa: F401 - its absence is to be found before anything is measured
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
     except ImportError as error:
         raise PwconvError(
             f"--plot needs matplotlib ({error}): pip install 'pwconv[bench]'"
         ) from None
+    return [f".{name}" for name in FigureCanvasAgg.filetypes]
 
 
 def write_plot(report: Report, path: Path) -> None:
@@ -47,7 +48,7 @@ def write_plot(report: Report, path: Path) -> None:
     PwconvError
         matplotlib is not installed, or the file cannot be written.
     """
-    require_matplotlib()
+    endings()
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -78,7 +79,8 @@ def write_plot(report: Report, path: Path) -> None:
     where = f"{report.device['name']} · {report.device['driver']}"
     what = f"{report.workload} · pwconv {report.versions['pwconv']} · {report.date[:10]}"
     # One panel is too narrow for one line.
-    figure.suptitle((" · " if len(widths) > 1 else "\n").join((where, what)), fontsize=12)
+    title = (" · " if len(widths) > 1 else "\n").join((where, what))
+    figure.suptitle(title, fontsize=12, parse_math=False)  # a name may have dollar signs
     try:
         figure.savefig(path, dpi=110)
     except (OSError, ValueError) as error:

@@ -6,7 +6,8 @@ import platform
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
-from importlib import metadata
+
+import numpy as np
 
 from pwconv.bench import ours, ours_graphs
 from pwconv.bench.graphs import GraphCase
@@ -20,6 +21,7 @@ from pwconv.dtypes import as_dtype
 from pwconv.timing.ceilings import Ceiling, Roofline, measure_ceilings, roofline
 from pwconv.timing.clocks import SPIN_SECONDS, Clocks
 from pwconv.timing.stopwatch import make_stopwatch
+from pwconv.version import __version__
 
 
 @dataclass(frozen=True)
@@ -152,8 +154,8 @@ def _empty_report(device: Device, job: Job, method: str) -> Report:
             "api_version": info.api_version,
         },
         versions={
-            "pwconv": metadata.version("pwconv"),
-            "numpy": metadata.version("numpy"),
+            "pwconv": __version__,
+            "numpy": np.__version__,
             "python": platform.python_version(),
         },
     )

@@ -35,7 +35,7 @@ def print_report(report: Report, console: Console) -> None:
     """Print everything that the report holds."""
 
     def say(text: str) -> None:
-        console.print(text, highlight=False, markup=False)
+        console.print(text)
 
     for dtype in dtypes(report):
         console.print(_times(report, dtype))

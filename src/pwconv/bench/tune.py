@@ -7,7 +7,6 @@ import itertools
 from typing import Any
 
 from rich import box
-from rich.console import Console
 from rich.table import Table
 
 from pwconv.bench.options import (
@@ -22,8 +21,9 @@ from pwconv.bench.workloads import WORKLOADS, Layer
 from pwconv.device import Device
 from pwconv.errors import OutOfMemoryError, PwconvError, UnsupportedError
 from pwconv.kernels.tiling import Choice
-from pwconv.progress import progress_bar
+from pwconv.terminal import make_console, progress_bar
 from pwconv.tuning.race import LEAST_GAIN, Outcome
+from pwconv.tuning.store import Store
 from pwconv.tuning.tuner import tuning_mode
 
 
@@ -38,10 +38,10 @@ def add_parser(commands: Any) -> None:
 
 
 def _run(options: argparse.Namespace) -> bool:
-    console = Console()
+    console = make_console()
 
     def say(text: str) -> None:
-        console.print(text, highlight=False, markup=False, soft_wrap=True)
+        console.print(text, soft_wrap=True)
 
     table = Table(box=box.SIMPLE, pad_edge=False, padding=(0, 1, 0, 0))
     for heading in ("layer", "dtype", "storage"):
@@ -59,21 +59,25 @@ def _run(options: argparse.Namespace) -> bool:
         runs = list(itertools.product(layers, chosen_dtypes(options), storages))
         try:
             store.add({})  # before an hour of measuring rather than after it
-            with progress_bar(console) as progress:
-                task = progress.add_task("", total=len(runs))
-                for layer, dtype, storage in runs:
-                    what = f"{layer} {dtype} {storage}"
-                    progress.update(task, description=what)
-                    try:
-                        outcome = _tune(device, layer, dtype, storage)
-                    except (UnsupportedError, OutOfMemoryError) as error:
-                        failures.append(f"{what}: {error}")
-                    else:
-                        table.add_row(str(layer), dtype, storage, *_cells(outcome))
-                    progress.advance(task)
-            count = len(store.read())
         except OSError as error:
-            raise PwconvError(f"{store.file} cannot be written: {error}") from None
+            raise _unwritable(store, error) from None
+        unwritable = None
+        with progress_bar(console) as progress:
+            task = progress.add_task("", total=len(runs))
+            for layer, dtype, storage in runs:
+                what = f"{layer} {dtype} {storage}"
+                progress.update(task, description=what)
+                try:
+                    outcome = _tune(device, layer, dtype, storage)
+                except (UnsupportedError, OutOfMemoryError) as error:
+                    failures.append(f"{what}: {error}")
+                except OSError as error:
+                    unwritable = _unwritable(store, error)
+                    break
+                else:
+                    table.add_row(str(layer), dtype, storage, *_cells(outcome))
+                progress.advance(task)
+        count = len(store.read())
     console.print(table)
     for failure in failures:
         say(f"failed {failure}")
@@ -86,7 +90,13 @@ def _run(options: argparse.Namespace) -> bool:
     if tuning_mode() == "off":
         say("note   PWCONV_TUNE is off: layers will not use what was found")
     say(f"kept   {count} {'verdict' if count == 1 else 'verdicts'} in {store.file}")
+    if unwritable:  # after what was found before
+        raise unwritable
     return table.row_count > 0
+
+
+def _unwritable(store: Store, error: OSError) -> PwconvError:
+    return PwconvError(f"{store.file} cannot be written: {error}")
 
 
 def _tune(device: Device, layer: Layer, dtype: str, storage: str) -> Outcome:

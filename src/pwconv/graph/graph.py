@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from pwconv.device import Device, resolve_device
+from pwconv.device import DeviceLike, resolve_device
 from pwconv.dtypes import Array, as_dtype, as_float_array
 from pwconv.graph.builder import Builder, input_shape
 from pwconv.graph.dot import draw
@@ -74,7 +74,7 @@ class Graph(Builder):
 
     Parameters
     ----------
-    device : Device, optional
+    device : Device, int or str, optional
         By default the default device.
     dtype : "float32" or "float16"
         Of the activations and the weights on the device; arrays are converted to it.
@@ -117,7 +117,7 @@ class Graph(Builder):
 
     def __init__(
         self,
-        device: Device | None = None,
+        device: DeviceLike | None = None,
         dtype: Any = "float32",
         *,
         storage: str = "auto",

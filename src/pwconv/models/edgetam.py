@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from pwconv.device import Device
+from pwconv.device import DeviceLike
 from pwconv.dtypes import FLOAT32, DType, as_dtype
 from pwconv.graph import Graph, Value
 
@@ -24,7 +24,7 @@ _BRANCH = 0.5  # of a mixer's second weight: 23 residuals later values are still
 
 
 def edgetam_pointwise(
-    device: Device | None = None,
+    device: DeviceLike | None = None,
     *,
     size: int = 1024,
     dtype: Any = "float16",
@@ -41,7 +41,7 @@ def edgetam_pointwise(
 
     Parameters
     ----------
-    device : Device, optional
+    device : Device, int or str, optional
         By default the default device.
     size : int
         H and W of the image, a multiple of 32. At 1024 the layers take 32.9 GFLOP.

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from pwconv.device import Device
+from pwconv.device import DeviceLike
 from pwconv.dtypes import Array, DType, as_dtype
 from pwconv.graph import Graph, Value
 from pwconv.models.parameters import check_parameters, fold_batch_norm, rounded
@@ -28,7 +28,7 @@ _CLASSIFIER = "head."
 
 def repvit_m1_backbone(
     state: Mapping[str, Any],
-    device: Device | None = None,
+    device: DeviceLike | None = None,
     *,
     size: Any = (1024, 1024),
     batch: int = 1,
@@ -48,7 +48,7 @@ def repvit_m1_backbone(
         float16: ``{name: tensor.numpy() for name, tensor in model.state_dict().items()}``, or a
         file read by safetensors. The classifier's and batch norm's counters may be there and are
         not used.
-    device : Device, optional
+    device : Device, int or str, optional
         By default the default device.
     size : int or (int, int)
         H and W of the images.

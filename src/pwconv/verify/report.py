@@ -24,16 +24,17 @@ import datetime
 import math
 import platform
 from collections import Counter
-from importlib import metadata
 from typing import Any
 
+import numpy as np
 from rich import box
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from pwconv import shaders
 from pwconv.verify.diagnosis import Failure
 from pwconv.verify.run import Result, Verification
+from pwconv.version import __version__
 from pwconv.vk.physical_device import DeviceInfo
 
 SCHEMA = 1
@@ -49,8 +50,8 @@ def to_document(info: DeviceInfo, found: Verification) -> dict[str, Any]:
         "date": now.isoformat(timespec="seconds"),
         "device": {name: getattr(info, name) for name in ("name", "type", "driver", "api_version")},
         "versions": {
-            "pwconv": metadata.version("pwconv"),
-            "numpy": metadata.version("numpy"),
+            "pwconv": __version__,
+            "numpy": np.__version__,
             "python": platform.python_version(),
         },
         "shaders": shaders.digest(),
@@ -81,7 +82,7 @@ def make_table(found: Verification) -> Table:
             types,
             f"{sum(r.cases for r in results):,}",
             f"{len(results) - len(failed)} of {len(results)}",
-            f"[red]{escape(' '.join(failed))}[/]" if failed else "",
+            Text(" ".join(failed), style="red"),
         )
     return table
 

@@ -7,10 +7,12 @@ alive, not what an array of structures points to: bind every nested one to a loc
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import sys
 from collections.abc import Callable
 from contextlib import ExitStack
+from pathlib import Path
 from typing import Any
 
 from pwconv.errors import (
@@ -77,6 +79,24 @@ def instance_pointer(instance: Any, name: str, signature: str) -> Callable[..., 
     if pointer == package.ffi.NULL:
         raise PwconvError(f"the Vulkan loader has no {name}, which the device's features promise")
     return _raising(name, _checked(package.ffi.cast(signature, pointer)))
+
+
+def loader_file() -> str:
+    """Return where the loader is, or its name where the system does not say."""
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/self/maps").read_text(errors="replace").splitlines():
+            mapped = line.split(maxsplit=5)[-1]
+            if "/libvulkan.so" in mapped:
+                return mapped
+    return str(_package().name)
+
+
+def text(structure: Any, member: str) -> str:
+    """Return a text that a driver gave: any bytes, as what can be shown on one line."""
+    # Past the package's wrapper, whose own decoding raises UnicodeDecodeError.
+    raw = getattr(getattr(structure, "obj", structure), member)
+    decoded = _package().ffi.string(raw).decode(errors="replace")
+    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in decoded)
 
 
 def pipeline_cache_data(device: Any, cache: Any) -> bytes:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from pwconv.errors import NoDeviceError, PwconvError, UnsupportedError
@@ -31,7 +34,7 @@ class Instance:
     """
 
     def __init__(self, *, validate: bool) -> None:
-        version = vk.vkEnumerateInstanceVersion()
+        version = _loader_version()
         if version < vk.API_1_1:
             raise UnsupportedError(
                 "the Vulkan loader is version 1.0; pwconv needs 1.1: update the loader"
@@ -62,14 +65,8 @@ class Instance:
             ppEnabledLayerNames=layers,
             ppEnabledExtensionNames=extensions,
         )
-        try:
+        with _loading():
             self.handle: Any = vk.vkCreateInstance(info, None)
-        except PwconvError as error:
-            if isinstance(error.__cause__, vk.VkErrorIncompatibleDriver):
-                raise NoDeviceError(
-                    f"the Vulkan loader finds no driver. {vk.INSTALL_HINT}"
-                ) from None
-            raise
         if self.messenger:
             try:
                 self.messenger.attach(self.handle)
@@ -80,8 +77,9 @@ class Instance:
     def physical_devices(self) -> list[Any]:
         """Return the handles of every physical device, in the loader's order."""
         try:
-            return list(vk.vkEnumeratePhysicalDevices(self.handle))
-        except PwconvError as error:
+            with _loading():
+                return list(vk.vkEnumeratePhysicalDevices(self.handle))
+        except NoDeviceError as error:
             # A driver that fails to start on this machine, with no other beside it.
             if isinstance(error.__cause__, vk.VkErrorInitializationFailed):
                 return []
@@ -112,9 +110,77 @@ def resident_instance() -> Iterator[Instance]:
         yield process.resident(lambda: Instance(validate=False))
 
 
+def describe_loader() -> str:
+    """Return what to look at where the loader finds no driver, or fails."""
+    return (
+        f"The loader is {vk.loader_file()}; drivers' manifests: {_manifests()}. With "
+        "VK_LOADER_DEBUG=all in the environment it says what becomes of each."
+    )
+
+
+def _manifests() -> str:
+    """Return the files that name drivers to the loader, or the variable that names them."""
+    for variable in ("VK_DRIVER_FILES", "VK_ICD_FILENAMES"):
+        if os.environ.get(variable):
+            return f"{os.environ[variable]} (${variable}, and no others)"
+    if sys.platform == "win32":
+        return "those in the registry"
+    home = os.environ.get("HOME", "")
+    roots = [
+        os.environ.get("XDG_CONFIG_HOME") or f"{home}/.config",
+        *(os.environ.get("XDG_CONFIG_DIRS") or "/etc/xdg").split(":"),
+        *("/usr/local/etc", "/etc"),
+        os.environ.get("XDG_DATA_HOME") or f"{home}/.local/share",
+        *(os.environ.get("XDG_DATA_DIRS") or "/usr/local/share:/usr/share").split(":"),
+    ]
+    folders = [Path(root, "vulkan", "icd.d") for root in dict.fromkeys(roots)]
+    added = os.environ.get("VK_ADD_DRIVER_FILES", "").split(":")
+    found = [
+        *filter(None, added),
+        *(str(f) for each in folders for f in sorted(each.glob("*.json"))),
+    ]
+    return ", ".join(found) or f"none in {', '.join(map(str, folders))}"
+
+
+@contextmanager
+def _loading() -> Iterator[None]:
+    """Say of a failure of the loader what to look at: it gives "out of memory" for a bad manifest.
+
+    Raises
+    ------
+    NoDeviceError
+        It finds no driver, or cannot go on.
+    """
+    try:
+        yield
+    except PwconvError as error:
+        cause = error.__cause__
+        if isinstance(cause, vk.VkErrorIncompatibleDriver):
+            what = f"the Vulkan loader finds no driver. {vk.INSTALL_HINT}"
+        elif isinstance(error, UnsupportedError) or isinstance(cause, vk.VkIncomplete):
+            raise
+        else:
+            # Its own advice is for a device that is open.
+            what = (
+                f"the Vulkan loader fails, {': '.join(str(error).split(': ')[:2])}: a driver's "
+                "manifest is broken, or the driver does not start. Update or remove that driver."
+            )
+        raise NoDeviceError(f"{what} {describe_loader()}") from cause
+
+
+def _loader_version() -> int:
+    with _loading():
+        try:
+            return int(vk.vkEnumerateInstanceVersion())
+        except (AttributeError, vk.ffi.error):
+            return vk.api_version(1, 0)  # which had no such function
+
+
 def _validation_layer_version() -> int:
-    for layer in vk.vkEnumerateInstanceLayerProperties():
-        if layer.layerName == debug.LAYER:
+    with _loading():
+        layers = vk.vkEnumerateInstanceLayerProperties()
+    for layer in layers:
+        if vk.text(layer, "layerName") == debug.LAYER:
             return int(layer.specVersion)
     raise UnsupportedError(
         f"validation was asked for and the layer {debug.LAYER} is not installed. "
@@ -123,4 +189,6 @@ def _validation_layer_version() -> int:
 
 
 def _instance_extensions(layer: str | None) -> list[str]:
-    return [p.extensionName for p in vk.vkEnumerateInstanceExtensionProperties(layer)]
+    with _loading():
+        found = vk.vkEnumerateInstanceExtensionProperties(layer)
+    return [vk.text(extension, "extensionName") for extension in found]

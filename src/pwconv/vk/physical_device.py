@@ -43,6 +43,8 @@ class DeviceInfo:
         The matrix products that it computes in hardware.
     identity : str
         Tells this device and driver build from any other: what is cached on disk is keyed by it.
+    problem : str or None
+        Why pwconv cannot use the device, or None.
     """
 
     index: int
@@ -55,6 +57,7 @@ class DeviceInfo:
     extensions: frozenset[str] = field(repr=False)
     matrices: tuple[Matrix, ...] = field(repr=False)
     identity: str = field(repr=False)
+    problem: str | None = field(default=None, repr=False)
 
     def __str__(self) -> str:
         return f"{self.name} ({self.type}, {self.driver}, Vulkan {self.api_version})"
@@ -89,7 +92,8 @@ class PhysicalDevice:
         self.handle = handle
         properties = vk.vkGetPhysicalDeviceProperties(handle)
         extensions = frozenset(
-            p.extensionName for p in vk.vkEnumerateDeviceExtensionProperties(handle, None)
+            vk.text(extension, "extensionName")
+            for extension in vk.vkEnumerateDeviceExtensionProperties(handle, None)
         )
         version = properties.apiVersion
         self.api_version = version
@@ -101,9 +105,10 @@ class PhysicalDevice:
         limits = _members(properties.limits)
         limits["maxMemoryAllocationSize"] = _max_allocation_size(handle, version)
         limits["subgroupSize"] = _subgroup_size(handle, version)
+        self._queue_family = _compute_queue_family(handle)
         self.info = DeviceInfo(
             index=index,
-            name=properties.deviceName,
+            name=vk.text(properties, "deviceName"),
             type=_TYPES.get(properties.deviceType, "other"),
             driver=_driver(handle, properties, extensions),
             api_version=_version(version),
@@ -117,6 +122,7 @@ class PhysicalDevice:
             )
             + "-"
             + bytes(properties.pipelineCacheUUID).hex(),
+            problem=_problem(_version(version), self._queue_family),
         )
         memory = vk.vkGetPhysicalDeviceMemoryProperties(handle)
         self.heap_sizes = [memory.memoryHeaps[i].size for i in range(memory.memoryHeapCount)]
@@ -133,18 +139,25 @@ class PhysicalDevice:
         UnsupportedError
             There is none, or the device's Vulkan is older than 1.1.
         """
-        if tuple(map(int, self.info.api_version.split("."))) < (1, 1):
-            raise UnsupportedError(
-                f"{self.info.name} has Vulkan {self.info.api_version}; pwconv needs 1.1: update "
-                "its driver, or choose another device"
-            )
-        families = vk.vkGetPhysicalDeviceQueueFamilyProperties(self.handle)
-        for index, family in enumerate(families):
-            if family.queueFlags & vk.VK_QUEUE_COMPUTE_BIT and family.queueCount:
-                return index
-        raise UnsupportedError(
-            f"{self.info.name} has no queue that runs compute shaders; choose another device"
-        )
+        if self.info.problem or self._queue_family is None:
+            raise UnsupportedError(f"{self.info.name} {self.info.problem}; choose another device")
+        return self._queue_family
+
+
+def _compute_queue_family(handle: Any) -> int | None:
+    families = vk.vkGetPhysicalDeviceQueueFamilyProperties(handle)
+    for index, family in enumerate(families):
+        if family.queueFlags & vk.VK_QUEUE_COMPUTE_BIT and family.queueCount:
+            return index
+    return None
+
+
+def _problem(version: str, queue_family: int | None) -> str | None:
+    if tuple(map(int, version.split("."))) < (1, 1):
+        return f"has Vulkan {version}; pwconv needs 1.1: update its driver"
+    if queue_family is None:
+        return "has no queue that runs compute shaders"
+    return None
 
 
 def _members(structure: Any) -> dict[str, Any]:
@@ -189,8 +202,7 @@ def _driver(handle: Any, properties: Any, extensions: frozenset[str]) -> str:
     driver = vk.VkPhysicalDeviceDriverProperties()
     chain = vk.VkPhysicalDeviceProperties2(pNext=driver)
     vk.vkGetPhysicalDeviceProperties2(handle, chain)
-    name = vk.ffi.string(driver.driverName).decode(errors="replace")
-    details = vk.ffi.string(driver.driverInfo).decode(errors="replace")
+    name, details = vk.text(driver, "driverName"), vk.text(driver, "driverInfo")
     return f"{name} {details or _version(version)}"
 
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import warnings
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pwconv.errors import PwconvError
-from pwconv.files import replace_file
+from pwconv.files import ForeignFileError, UnusableFileError, read_private, replace_file
 from pwconv.vk import api as vk
 from pwconv.vk import process
 
@@ -196,15 +197,16 @@ class PipelineCache:
 
 def _read(file: Path) -> bytes:
     try:
-        # What is no regular file may never end, or never begin.
-        if not file.is_file():
-            return b""
-        with file.open("rb") as stream:
-            contents = stream.read(_MOST_BYTES + 1)
-    except OSError:
+        contents = read_private(file, _MOST_BYTES)
+    except ForeignFileError as error:
+        warnings.warn(
+            f"the pipeline cache {file} is ignored: {error}", RuntimeWarning, stacklevel=2
+        )
         return b""
-    if len(contents) > _MOST_BYTES:
-        _log.info("the pipeline cache %s has more than %d bytes and is ignored", file, _MOST_BYTES)
+    except UnusableFileError as error:
+        _log.info("the pipeline cache %s is ignored: %s", file, error)
+        return b""
+    if contents is None:
         return b""
     start = len(_MAGIC) + hashlib.sha256().digest_size
     data = contents[start:]
