@@ -462,10 +462,8 @@ def test_memory_exhausted(own_device, monkeypatch):
     """Everything made before stays usable, and so does the device."""
     tensor = own_device.tensor(np.ones((3, 2, 2), np.float32))
     heaps = own_device._logical.physical.heap_sizes
-    reserved = own_device._logical.memory.reserved
-    monkeypatch.setattr(
-        own_device._logical.physical, "heap_sizes", [u + (1 << 20) for u in used] * len(heaps)
-    )
+    small = [own_device.memory().reserved + (1 << 20)] * len(heaps)
+    monkeypatch.setattr(own_device._logical.physical, "heap_sizes", small)
     with pytest.raises(pwconv.OutOfMemoryError, match="smaller batches"):
         own_device.empty((128, 64, 64, 64), "float32")
     monkeypatch.setattr(own_device._logical.physical, "heap_sizes", heaps)
