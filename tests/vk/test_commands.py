@@ -209,3 +209,33 @@ def test_a_failed_submission_can_be_repeated(own_device, monkeypatch):
     monkeypatch.setattr(vk, "vkQueueSubmit", real)
     own_device._logical.queue.wait(failed)
     np.testing.assert_array_equal(layer(x), x)
+
+
+def test_a_full_queue_does_not_keep_others_out(own_device, rng, monkeypatch):
+    """Who waits for room holds no lock."""
+    x, weight, _ = random_problem(rng, 8, 8, (4, 4), "float32")
+    layer = pwconv.PointwiseConv2d(weight, device=own_device)
+    tensor, out = own_device.tensor(x), own_device.empty((8, 4, 4), "float32")
+    queue = own_device._logical.queue
+    layer(tensor, out=out)
+    own_device.synchronize()
+    waits, resume = threading.Event(), threading.Event()
+    monkeypatch.setattr(queue, "_spin", lambda _fence: waits.set() or not resume.wait(60))
+    monkeypatch.setattr(queue, "_signaled", lambda _fence: False)
+
+    def fill() -> None:
+        for _ in range(100):
+            layer(tensor, out=out)
+
+    thread = threading.Thread(target=fill)
+    thread.start()
+    try:
+        assert waits.wait(20)
+        assert own_device._logical.lock.acquire(timeout=10)
+        own_device._logical.lock.release()
+        assert own_device.memory().allocated > 0
+    finally:
+        monkeypatch.undo()
+        resume.set()
+        thread.join(20)
+    assert not thread.is_alive()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import random
+import time
 from types import SimpleNamespace
 
 import numpy as np
@@ -166,3 +167,102 @@ def test_mapped_memory_is_the_buffers_own(own_device):
         assert (np.frombuffer(buffer.mapped[:1000], np.uint8) == number).all()
         buffer.destroy()
     assert memory.BLOCK_SIZE == 64 * MIB
+
+
+def test_types_of_features_that_are_not_enabled_are_left_out(driver):
+    """AMD's coherent memory, and memory for attachments alone, when all else is full."""
+    device = physical(heap=MIB)
+    device.heap_sizes.append(1 << 30)
+    for flags in (DEVICE_LOCAL | 0x40, DEVICE_LOCAL | 0x10, HOST_VISIBLE | HOST_COHERENT | 0xC0):
+        device.memory_types.append(MemoryType(len(device.memory_types), flags, 2))
+    allocator = Allocator(None, device, lambda: None)
+    with pytest.raises(pwconv.OutOfMemoryError, match="do not fit"):
+        allocator.allocate(requirements(2 * MIB, bits=-1), DEVICE, image=False)
+    assert not driver
+
+
+def test_memory_of_interrupted_calls_is_found_again(driver):
+    """A piece that nobody holds, as after an exception between two lines, and never gave back."""
+    allocator = Allocator(None, physical(), lambda: None)
+    kept = allocator.allocate(requirements(MIB), DEVICE, image=False)
+    for _ in range(10):
+        allocator.allocate(requirements(MIB), DEVICE, image=False)
+    assert allocator.used == 11 * MIB
+    allocator.trim()
+    assert allocator.used == MIB
+    again = allocator.allocate(requirements(MIB), DEVICE, image=False)
+    assert abs(again.offset - kept.offset) >= MIB
+    allocator.free(again)
+    allocator.free(kept)
+    allocator.trim()
+    assert not driver
+
+
+def seconds(act):
+    """Return the least of three times."""
+    times = []
+    for _ in range(3):
+        start = time.perf_counter()
+        act()
+        times.append(time.perf_counter() - start)
+    return min(times)
+
+
+def test_time_to_allocate_and_free_does_not_grow_with_what_there_is(driver):
+    def work(count):
+        allocator = Allocator(None, physical(), lambda: None)
+        rng = random.Random(3)
+        pieces = [
+            allocator.allocate(requirements(rng.randint(1, 4096)), DEVICE, image=False)
+            for _ in range(count)
+        ]
+        rng.shuffle(pieces)
+        for piece in pieces:
+            allocator.free(piece)
+
+    # Eight times the work: by the square it takes 64 times as long.
+    assert seconds(lambda: work(8000)) < 25 * seconds(lambda: work(1000))
+
+
+def test_time_to_make_a_tensor_does_not_grow_with_what_was_freed(own_device):
+    def make(count):
+        for i in range(count):
+            own_device.empty((1, 3, 5, i + 1), "float32", "buffer")
+
+    def drop(count):
+        tensors = [own_device.empty((1, 8, 2, 3), "float32", "buffer") for _ in range(count)]
+        del tensors
+
+    drop(10)
+    make(200)
+    few = seconds(lambda: make(200))
+    drop(4000)
+    make(1)
+    assert seconds(lambda: make(200)) < 5 * few
+
+
+def test_memory_is_told_and_returned(own_device):
+    empty = own_device.memory()
+    tensor = own_device.empty((1, 4, 512, 512), "float32", "buffer")
+    made = own_device.memory()
+    assert made.allocated - empty.allocated >= tensor.nbytes
+    assert made.reserved >= made.allocated + made.cached
+    kept = tensor.nbytes
+    del tensor
+    dropped = own_device.memory()
+    assert dropped.cached - made.cached >= kept
+    assert dropped.allocated == empty.allocated
+    own_device.empty_cache()
+    returned = own_device.memory()
+    assert returned.cached == 0
+    assert returned.reserved == returned.allocated == 0
+
+
+def test_what_is_kept_is_bounded(own_device):
+    """256 MiB of tensors that are gone, whatever their shapes."""
+    for i in range(40):
+        own_device.empty((1, 16, 512, 512 + 4 * i), "float32", "buffer")
+    own_device.synchronize()
+    memory = own_device.memory()
+    assert memory.cached <= 256 * MIB
+    assert memory.reserved <= 384 * MIB
