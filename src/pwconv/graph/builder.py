@@ -86,6 +86,7 @@ class Builder:
         self._counts: Counter[str] = Counter()
         self._inputs: dict[str, int] = {}
         self._outputs: dict[str, int] = {}
+        self._output_names: dict[int, str] = {}
         self._network: Network | None = None
 
     def input(self, name: str, shape: Any) -> Value:
@@ -456,12 +457,13 @@ class Builder:
                 raise ValueError(
                     f"output {name!r} is the input {value.name!r} itself; nothing is computed"
                 )
-            for other, taken in self._outputs.items():
-                if taken == number:
-                    raise ValueError(
-                        f"output {name!r}: node {value.name!r} is the output {other!r} already"
-                    )
+            if number in self._output_names:
+                raise ValueError(
+                    f"output {name!r}: node {value.name!r} is the output "
+                    f"{self._output_names[number]!r} already"
+                )
             self._outputs[name] = number
+            self._output_names[number] = name
 
     # -- inside -----------------------------------------------------------------------------------
 
@@ -546,7 +548,8 @@ class Builder:
                 if not self._outputs:
                     raise ValueError("the graph has no output; name one with graph.output")
                 network = Network(tuple(self._nodes), dict(self._inputs), dict(self._outputs))
-                unused = [x for x, i in self._inputs.items() if i not in network.reached]
+                reached = network.reached
+                unused = [x for x, i in self._inputs.items() if i not in reached]
                 if unused:
                     raise ValueError(f"input {unused[0]!r} is not used: no output depends on it")
                 self._network = network
