@@ -9,9 +9,9 @@ fused multiply-adds, differ from the exact sum by at most γ·Σ|w·x| with γ =
 K + 1 roundings. ε is one unit in the last place and not half of one, because Vulkan leaves the
 rounding direction of additions and multiplications open.
 
-A bound is infinite where a sum or a result may pass the largest number of its type: it is infinite
-or NaN on the device then. Else, where the exact result is infinite or NaN, which only an infinity or
-NaN that goes in makes it, so is the device's, and the bound is 0.
+A bound is infinite where a sum or a result may pass the largest number of its type: on the device
+it is infinite or NaN then. Else, where the exact result is infinite or NaN, which only an infinity
+or NaN that goes in makes it, so is the device's, and the bound is 0.
 """
 
 from __future__ import annotations
@@ -452,7 +452,7 @@ def _convolved(x: Array, kernel: Array, stride: Any, padding: Any, groups: int) 
     )[..., ::stride_h, ::stride_w, :, :]
     windows = windows.reshape(*x.shape[:-3], groups, -1, *windows.shape[-4:])
     kernel = kernel.reshape(groups, -1, *kernel.shape[1:])
-    y = np.einsum("...gchwij,gocij->...gohw", windows, kernel, optimize=True)
+    y: Array = np.einsum("...gchwij,gocij->...gohw", windows, kernel, optimize=True)
     return y.reshape(*x.shape[:-3], -1, *y.shape[-2:])
 
 

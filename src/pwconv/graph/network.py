@@ -154,3 +154,8 @@ def naming(name: Any) -> Iterator[None]:
         kinds = (TypeError, ValueError, UnsupportedError)
         kind = next(kind for kind in kinds if isinstance(error, kind))
         raise kind(f"node {name!r}: {error}") from error
+
+
+def printable(name: str) -> str:
+    """Return a name as it can be shown: escape codes, and the like, as repr has them."""
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in name)
