@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import operator
 import threading
 from collections import OrderedDict
@@ -29,6 +30,7 @@ from pwconv.timing.ceilings import Ceiling
 
 # Sets of shapes that a graph returns to without planning or recording anything.
 _PROGRAMS_KEPT = 8
+_LISTED = 20  # inputs, in errors
 
 
 @dataclass(frozen=True)
@@ -406,7 +408,9 @@ class Graph(Builder):
         raise ValueError(f"input {missing!r} is missing; the graph takes {self._listed()}")
 
     def _listed(self) -> str:
-        return ", ".join(map(repr, self._inputs))
+        shown = ", ".join(map(repr, itertools.islice(self._inputs, _LISTED)))
+        more = len(self._inputs) - _LISTED
+        return f"{shown} and {more} more" if more > 0 else shown
 
     def _check_shape(self, name: str, value: Array | Tensor) -> None:
         wanted = self._shapes[self._inputs[name]]
