@@ -42,11 +42,13 @@ float convolve(const uint row, const uint c, const uint m) {
     for (int dy = 0; dy < KERNEL_H; ++dy) {
         for (int dx = 0; dx < KERNEL_W; ++dx) {
             const ivec2 position = first + ivec2(dx, dy);
+            // Padding is zeros, not taps that are left out: times an infinite weight they are NaN.
+            float x = 0.0;
             if (all(greaterThanEqual(position, ivec2(0))) &&
                 all(lessThan(position, ivec2(pc.W_in, pc.H_in)))) {
-                const uint at = row * pc.pitch_in + uint(position.y * pc.W_in + position.x);
-                sum = fma(load_element(at), weight[tap], sum);
+                x = load_element(row * pc.pitch_in + uint(position.y * pc.W_in + position.x));
             }
+            sum = fma(x, weight[tap], sum);
             tap += 4u;
         }
     }

@@ -44,10 +44,13 @@ void main() {
     for (int dy = 0; dy < KERNEL_H; ++dy) {
         for (int dx = 0; dx < KERNEL_W; ++dx) {
             const ivec2 position = first + ivec2(dx, dy);
+            // Padding is zeros, not taps that are left out: times an infinite weight they are NaN.
+            vec4 x = vec4(0.0);
             if (all(greaterThanEqual(position, ivec2(0))) &&
                 all(lessThan(position, ivec2(pc.W_in, pc.H_in)))) {
-                sum = fma(texelFetch(t_in, ivec3(position, texel.z), 0), weight[tap], sum);
+                x = texelFetch(t_in, ivec3(position, texel.z), 0);
             }
+            sum = fma(x, weight[tap], sum);
             ++tap;
         }
     }

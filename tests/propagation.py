@@ -15,9 +15,7 @@ from typing import Any
 import numpy as np
 
 from pwconv import reference
-from pwconv.reference import _EPS32, _MAX16, _activation, _gamma
-
-_TINY = 2.0**-126  # smaller numbers may be flushed to zero
+from pwconv.reference import _EPS32, _MAX16, _TINY, _activation, _gamma
 
 
 @dataclass(frozen=True)
@@ -40,8 +38,7 @@ class Approximation:
 
     def activated(self, activation: Any) -> Approximation:
         rule = _activation(activation)
-        own = _EPS32 * (rule.absolute + rule.relative * self.most)
-        return Approximation(rule.function(self.value), rule.slope * self.error + own)
+        return Approximation(rule.function(self.value), rule.error(self.value, self.error))
 
     def stored(self, dtype: Any) -> Approximation:
         """Round once to what it is stored as."""

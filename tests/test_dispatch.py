@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -71,6 +72,20 @@ def test_repeated_arrays_reuse_images_and_recordings(own_device, rng):
     for _ in range(50):
         layer(x)
     assert len(own_device._logical.live) == before
+
+
+@pytest.mark.parametrize("activation", [("leaky_relu", 0.0), ("clamp", 0.0, 1.0)], ids=str)
+def test_minus_zero_is_a_number_of_its_own(own_device, activation):
+    """-0.0 == 0.0, and a plan for the one gives the other sign of zero."""
+    name, zero, *rest = activation
+    x = np.full((1, 1, 1), -2, np.float32)
+    for sign in (zero, -zero, zero):
+        graph = pwconv.Graph(own_device)
+        graph.output("y", graph.activation(graph.input("x", x.shape), (name, sign, *rest)))
+        y = graph.run(x=x)["y"]
+        np.testing.assert_array_equal(y, 0)
+        expected = pwconv.reference.activate(x, (name, sign, *rest))
+        np.testing.assert_array_equal(np.signbit(y), np.signbit(expected))
 
 
 def test_recordings_are_bounded(own_device, rng, monkeypatch):

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import math
+import struct
 from dataclasses import dataclass
 from typing import Any
 
 # include/activation.glslh has the same numbers.
 _NONE, _CLAMP, _LEAKY_RELU, _HARDSWISH, _SIGMOID, _SILU, _TANH, _GELU, _GELU_TANH = range(9)
-
-_MOST = (2 - 2**-23) * 2.0**127  # of a float32
 
 
 @dataclass(frozen=True)
@@ -60,5 +59,9 @@ def parse_activation(activation: Any) -> Activation:
 
 
 def _as_float32(value: float) -> float:
-    """Return a number that fits the shader's float, infinite where it is past its range."""
-    return math.copysign(math.inf, value) if abs(value) > _MOST else value
+    """Return the nearest number of the shader's float, infinite where it is past its range."""
+    try:
+        (nearest,) = struct.unpack("f", struct.pack("f", value))
+    except OverflowError:
+        return math.copysign(math.inf, value)
+    return float(nearest)

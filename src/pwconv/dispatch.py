@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import struct
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -204,13 +205,9 @@ class Dispatcher:
             the grid is past what shaders count.
         """
         constants = constants or {}
-        key = (
-            variant.name,
-            grid,
-            shape,
-            tuple(push_constants.values()),
-            tuple(constants.values()),
-        )
+        # By their bits: −0.0 is equal to 0.0, and another number to the shader.
+        numbers = (*push_constants.values(), *constants.values())
+        key = (variant.name, grid, shape, struct.pack(f"{len(numbers)}d", *numbers))
         with self.device.lock:
             plan = self._plans.get(key)
             if plan is not None:

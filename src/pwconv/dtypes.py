@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -39,15 +40,82 @@ def as_float_array(value: Any, argument: str) -> Array:
     Raises
     ------
     TypeError
-        Another element type; the message gives the cast to use.
+        Another element type, a mask, or what numpy takes for no array; the message says what to
+        pass instead.
+    ValueError
+        Rows of different lengths.
     """
-    array = np.asarray(value)
+    plain = type(value) is np.ndarray
+    array = value if plain else _any_array(value, argument)
     if array.dtype.newbyteorder("=") not in _AXIS_NAMES:
         raise TypeError(
-            f"{argument} has dtype {array.dtype}; pwconv computes in float32 and float16: pass "
-            f"numpy.asarray({argument}, dtype=numpy.float32)"
+            f"{argument} has dtype {array.dtype}; pwconv computes in float32 and float16: "
+            f"{_cast(array, argument)}"
         )
-    return array
+    if not plain and (_is_masked(array) or _is_masked(value)):
+        raise TypeError(
+            f"{argument} is a masked array, and there are no masks on a device: pass "
+            f"{argument}.filled(number), or {argument}.data to have what is masked computed too"
+        )
+    return np.asarray(array)
+
+
+def convert(array: Array, dtype: DType) -> Array:
+    """Return an array in another type as a device converts it: to nearest, ties to even.
+
+    float16 is infinite past 65504; numpy would warn of it.
+    """
+    with np.errstate(all="ignore"):
+        return array.astype(dtype)
+
+
+def _any_array(value: Any, argument: str) -> Array:
+    try:
+        return np.asanyarray(value)  # numpy.asarray would drop a mask
+    except (TypeError, ValueError, RuntimeError, OverflowError) as error:
+        if _of_torch(value):
+            # It needs gradients, is on another device, or of a type that numpy has not.
+            widened = ".float()" if "bfloat16" in str(getattr(value, "dtype", "")) else ""
+            advice = f"{argument}.detach(){widened}.cpu().numpy()"
+        elif isinstance(value, list | tuple) and any(map(_of_torch, value)):
+            advice = "arrays, each by tensor.detach().cpu().numpy()"
+        else:
+            advice = "a numpy array of float32 or float16, its rows all of one length"
+        kind = ValueError if isinstance(error, ValueError) else TypeError
+        raise kind(
+            f"{argument} is a {type(value).__name__} that numpy makes no array of ({error}); pass "
+            f"{advice}"
+        ) from error
+
+
+def _of_torch(value: Any) -> bool:
+    return hasattr(type(value), "detach")
+
+
+def _is_masked(value: Any) -> bool:
+    """Whether it is a masked array, or a list with one in it."""
+    if isinstance(value, list | tuple):
+        return any(map(_is_masked, value))
+    return isinstance(value, np.ma.MaskedArray)
+
+
+def _cast(array: Array, argument: str) -> str:
+    """Return how to make an array of float32 from one of another type."""
+    dtype = array.dtype
+    if dtype.names:
+        field = f"{argument}[{dtype.names[0]!r}]"
+        return f"pass numpy.asarray({field}, dtype=numpy.float32), or another of its fields"
+    if dtype.kind == "c":
+        return (
+            f"pass numpy.real({argument}).astype(numpy.float32), and the imaginary parts as "
+            "channels of their own"
+        )
+    numbers = dtype.kind in "biuf" or dtype.isbuiltin == 2  # such as bfloat16, of ml_dtypes
+    if dtype.kind == "O":
+        numbers = all(isinstance(element, Real) for element in array.flat)
+    if numbers:
+        return f"pass numpy.asarray({argument}, dtype=numpy.float32)"
+    return "pass numbers, all rows of one length"
 
 
 def axis_name(dtype: DType) -> str:

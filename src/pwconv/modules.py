@@ -140,9 +140,10 @@ class PointwiseConv2d(Layer):
         if matrix.ndim == 4 and matrix.shape[2:] == (1, 1):
             matrix = matrix[:, :, 0, 0]
         if matrix.ndim != 2 or 0 in matrix.shape:
+            kernels = "; pwconv.Graph has conv2d and conv2d_dw for kernels of several taps"
             raise ValueError(
                 f"weight has shape {matrix.shape}; it must be [C_out, C_in] or [C_out, C_in, 1, "
-                "1], with no axis of length 0"
+                f"1], with no axis of length 0{kernels if matrix.ndim == 4 else ''}"
             )
         return matrix
 
@@ -414,8 +415,26 @@ def conv_output_shape(
     if images[1] != c_in:
         raise ValueError(
             f"x has shape {x_shape}, {images[1]} channels; the weight takes C_in = {c_in}"
+            + _other_channels(x_shape, c_in, c_out)
         )
     out = geometry.output_shape(images, c_out)
     if min(out[2:]) < 1:
         raise ValueError(f"x has shape {x_shape}: with {what} there is no output")
     return out if len(x_shape) == 4 else out[1:]
+
+
+def _other_channels(x_shape: Shape, c_in: int, c_out: int) -> str:
+    """Return what may be meant by an x that has other channels than the weight, for an error."""
+    channels = x_shape[-3]
+    if x_shape[-1] == c_in:
+        axes = (0, 3, 1, 2) if len(x_shape) == 4 else (2, 0, 1)
+        return f"; the last axis of x is: pass x.transpose{axes} if channels come last in it"
+    groups = channels // c_in
+    if c_in == c_out or channels % c_in or c_out % groups:
+        return ""
+    if c_in == 1 and c_out == channels:
+        return "; a weight of one channel each is depthwise: use pwconv.Graph.conv2d_dw"
+    return (
+        f"; there are no groups, of which it may have {groups}: slice x's channels, use a "
+        "convolution for each group, and concat what they give (pwconv.Graph)"
+    )

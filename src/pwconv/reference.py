@@ -8,6 +8,10 @@ Numerical Algorithms*, 2nd edition, section 3.1): K products summed in any order
 fused multiply-adds, differ from the exact sum by at most γ·Σ|w·x| with γ = n·ε / (1 − n·ε) and n =
 K + 1 roundings. ε is one unit in the last place and not half of one, because Vulkan leaves the
 rounding direction of additions and multiplications open.
+
+A bound is infinite where a sum or a result may pass the largest number of its type: on the device
+it is infinite or NaN then. Else, where the exact result is infinite or NaN, which only an infinity
+or NaN that goes in makes it, so is the device's, and the bound is 0.
 """
 
 from __future__ import annotations
@@ -24,7 +28,9 @@ Array = npt.NDArray[np.float64]
 
 _EPS32 = 2.0**-23
 _EPS16 = 2.0**-10
+_MAX32 = (2 - 2.0**-23) * 2.0**127
 _MAX16 = 65504.0
+_TINY = 2.0**-126  # smaller numbers may be flushed to zero
 
 
 @dataclass(frozen=True)
@@ -39,6 +45,11 @@ class _Activation:
     slope: float = 1.0
     absolute: float = 0.0
     relative: float = 0.0
+
+    def error(self, x: Array, error: Array) -> Array:
+        """Return how far a device's result may be, for an x that is within an error."""
+        own = _EPS32 * (self.absolute + self.relative * (_magnitude(x) + error))
+        return self.slope * error + own + _TINY
 
 
 def _sigmoid(x: Array) -> Array:
@@ -76,6 +87,7 @@ _ACTIVATIONS = {
 }
 
 
+@np.errstate(all="ignore")
 def activate(x: npt.ArrayLike, activation: Any) -> Array:
     """Apply an activation, named as in :class:`pwconv.PointwiseConv2d`.
 
@@ -83,9 +95,31 @@ def activate(x: npt.ArrayLike, activation: Any) -> Array:
     -------
     numpy.ndarray of float64
     """
-    return _activation(activation).function(np.asarray(x, np.float64))
+    return _activation(activation).function(_float64(x))
 
 
+@np.errstate(all="ignore")
+def activate_bound(x: npt.ArrayLike, activation: Any, *, dtype: Any = "float32") -> Array:
+    """Return how far each element of a device's result may be from :func:`activate`.
+
+    Parameters
+    ----------
+    x : array_like
+        Rounded to ``dtype`` already.
+    activation : str or tuple
+    dtype : "float32" or "float16"
+        What the result is stored as.
+
+    Returns
+    -------
+    numpy.ndarray of float64
+        Of x's shape; infinite where the result may overflow.
+    """
+    array = _float64(x)
+    return _finished(array, np.zeros_like(array), np.False_, activation, dtype)
+
+
+@np.errstate(all="ignore")
 def conv2d_pw(
     x: npt.ArrayLike,
     weight: npt.ArrayLike,
@@ -115,10 +149,11 @@ def conv2d_pw(
     """
     y = _products(_gather(x, stride, padding), _matrix(weight))
     if bias is not None:
-        y += np.asarray(bias, np.float64)[:, None, None]
+        y += _float64(bias)[:, None, None]
     return activate(y, activation)
 
 
+@np.errstate(all="ignore")
 def conv2d_pw_bound(
     x: npt.ArrayLike,
     weight: npt.ArrayLike,
@@ -144,15 +179,16 @@ def conv2d_pw_bound(
     Returns
     -------
     numpy.ndarray of float64
-        Of the result's shape; infinite where float16 may overflow.
+        Of the result's shape; infinite where a sum or the result may overflow.
     """
     patches, matrix = _gather(x, stride, padding), _matrix(weight)
     y = _products(patches, matrix)
-    terms = _products(np.abs(patches), np.abs(matrix))
-    added = None if bias is None else np.asarray(bias, np.float64)[:, None, None]
+    terms = _products(_magnitude(patches), _magnitude(matrix))
+    added = None if bias is None else _float64(bias)[:, None, None]
     return _bound(y, terms, matrix.shape[1], added, activation, dtype, accumulate)
 
 
+@np.errstate(all="ignore")
 def linear(
     x: npt.ArrayLike,
     weight: npt.ArrayLike,
@@ -177,12 +213,13 @@ def linear(
     numpy.ndarray of float64
         [..., N].
     """
-    y = _rows_times(np.asarray(x, np.float64), np.asarray(weight, np.float64))
+    y = _rows_times(_float64(x), _float64(weight))
     if bias is not None:
-        y += np.asarray(bias, np.float64)
+        y += _float64(bias)
     return activate(y, activation)
 
 
+@np.errstate(all="ignore")
 def linear_bound(
     x: npt.ArrayLike,
     weight: npt.ArrayLike,
@@ -206,12 +243,12 @@ def linear_bound(
     Returns
     -------
     numpy.ndarray of float64
-        Of the result's shape; infinite where float16 may overflow.
+        Of the result's shape; infinite where a sum or the result may overflow.
     """
-    rows, matrix = np.asarray(x, np.float64), np.asarray(weight, np.float64)
+    rows, matrix = _float64(x), _float64(weight)
     y = _rows_times(rows, matrix)
-    terms = _rows_times(np.abs(rows), np.abs(matrix))
-    added = None if bias is None else np.asarray(bias, np.float64)
+    terms = _rows_times(_magnitude(rows), _magnitude(matrix))
+    added = None if bias is None else _float64(bias)
     return _bound(y, terms, matrix.shape[-1], added, activation, dtype, accumulate)
 
 
@@ -224,26 +261,35 @@ def _bound(
     dtype: Any,
     accumulate: Any,
 ) -> Array:
-    """Return the bound for sums y of k products, whose magnitudes add up to terms."""
+    """Return the bound for sums y of k products, whose finite magnitudes add up to terms."""
     half_sums = np.dtype(accumulate) == np.float16
     gamma = _gamma(k + 1, _EPS16 if half_sums else _EPS32)
     if math.isinf(gamma):
         return np.full(y.shape, np.inf)
     # Products too small to be normal numbers may be flushed to zero.
-    error = gamma * terms + k * (2.0**-14 if half_sums else 2.0**-126)
-    overflow = terms > (_MAX16 if half_sums else np.inf)
+    error = gamma * terms + k * (2.0**-14 if half_sums else _TINY)
+    overflow = terms + error > (_MAX16 if half_sums else _MAX32)
     if bias is not None:
         y = y + bias
-        error += _EPS32 * (np.abs(y) + error)
+        error += _EPS32 * (_magnitude(y) + error)
+        overflow |= _magnitude(y) + error > _MAX32
+    return _finished(y, error, overflow, activation, dtype)
+
+
+def _finished(y: Array, error: Array, overflow: Any, activation: Any, dtype: Any) -> Array:
+    """Return the bound of what is activated and stored, from what is within an error."""
     rule = _activation(activation)
-    error = rule.slope * error + _EPS32 * (rule.absolute + rule.relative * (np.abs(y) + error))
-    if np.dtype(dtype) == np.float16:
-        most = np.abs(rule.function(y)) + error
+    error, y = rule.error(y, error), rule.function(y)
+    half = np.dtype(dtype) == np.float16
+    most = np.abs(y) + error
+    if half:
         error += np.maximum(2.0**-11 * most, 2.0**-25)
-        overflow |= most > _MAX16
+    error = np.where(np.isfinite(y), error, 0.0)
+    overflow = overflow & ~np.isnan(y) | np.isfinite(y) & (most > (_MAX16 if half else _MAX32))
     return np.where(overflow, np.inf, error)
 
 
+@np.errstate(all="ignore")
 def conv2d(
     x: npt.ArrayLike,
     weight: npt.ArrayLike,
@@ -274,19 +320,43 @@ def conv2d(
     numpy.ndarray of float64
         [N, C_out, H_out, W_out], or without N.
     """
-    array, kernel = np.asarray(x, np.float64), np.asarray(weight, np.float64)
-    (stride_h, stride_w), (pad_h, pad_w) = _pair(stride), _pair(padding)
-    borders = [(0, 0)] * (array.ndim - 2) + [(pad_h, pad_h), (pad_w, pad_w)]
-    windows = np.lib.stride_tricks.sliding_window_view(
-        np.pad(array, borders), kernel.shape[2:], axis=(-2, -1)
-    )[..., ::stride_h, ::stride_w, :, :]
-    windows = windows.reshape(*array.shape[:-3], groups, -1, *windows.shape[-4:])
-    kernel = kernel.reshape(groups, -1, *kernel.shape[1:])
-    y = np.einsum("...gchwij,gocij->...gohw", windows, kernel, optimize=True)
-    y = y.reshape(*array.shape[:-3], -1, *y.shape[-2:])
+    y = _convolved(_float64(x), _float64(weight), stride, padding, groups)
     if bias is not None:
-        y += np.asarray(bias, np.float64)[:, None, None]
+        y += _float64(bias)[:, None, None]
     return activate(y, activation)
+
+
+@np.errstate(all="ignore")
+def conv2d_bound(
+    x: npt.ArrayLike,
+    weight: npt.ArrayLike,
+    bias: npt.ArrayLike | None = None,
+    *,
+    stride: Any = 1,
+    padding: Any = 0,
+    groups: int = 1,
+    activation: Any = None,
+    dtype: Any = "float32",
+) -> Array:
+    """Return how far each element of a device's result may be from :func:`conv2d`.
+
+    Parameters
+    ----------
+    x, weight, bias, stride, padding, groups, activation
+        As for :func:`conv2d`, rounded to ``dtype`` already.
+    dtype : "float32" or "float16"
+        What the result is stored as; products are summed in float32.
+
+    Returns
+    -------
+    numpy.ndarray of float64
+        Of the result's shape; infinite where a sum or the result may overflow.
+    """
+    array, kernel = _float64(x), _float64(weight)
+    y = _convolved(array, kernel, stride, padding, groups)
+    terms = _convolved(_magnitude(array), _magnitude(kernel), stride, padding, groups)
+    added = None if bias is None else _float64(bias)[:, None, None]
+    return _bound(y, terms, math.prod(kernel.shape[1:]), added, activation, dtype, "float32")
 
 
 def pack_linear_weight(
@@ -308,8 +378,9 @@ def pack_linear_weight(
         [B, K4, N4, 4, 4]: element [b, k4, n4, dk, j] is weight[b, 4·n4 + j, 4·k4 + dk], or zero
         past N and K.
     """
-    array = np.asarray(weight)
-    array = array.astype(array.dtype if dtype is None else dtype)
+    array = np.asarray(_unmasked(weight))
+    with np.errstate(all="ignore"):
+        array = array.astype(array.dtype if dtype is None else dtype)
     batched = array if array.ndim == 3 else array[None]
     b, n, k = (batched if transposed else batched.swapaxes(1, 2)).shape
     padded = np.zeros((b, -(-n // 4) * 4, -(-k // 4) * 4), array.dtype)
@@ -325,14 +396,38 @@ def _activation(activation: Any) -> _Activation:
         return _ACTIVATIONS[activation]
     name, *parameters = activation
     if name == "clamp":
-        low, high = parameters
+        low, high = map(_float32, parameters)
         return _Activation(lambda x: np.where(x < low, low, np.where(x > high, high, x)))
     if name == "leaky_relu":
         (slope,) = parameters
+        # The product, the slope's own rounding, and a tiny slope that is flushed to zero.
+        relative = 1.5 * abs(slope) + _TINY / _EPS32
         return _Activation(
-            lambda x: np.where(x < 0, slope * x, x), slope=max(1.0, abs(slope)), relative=abs(slope)
+            lambda x: np.where(x < 0, slope * x, x),
+            slope=max(1.0, abs(slope)),
+            relative=relative,
         )
     raise ValueError(f"activation is {activation!r}")
+
+
+def _float64(value: npt.ArrayLike) -> Array:
+    return np.asarray(_unmasked(value), np.float64)
+
+
+def _unmasked(value: npt.ArrayLike) -> npt.ArrayLike:
+    if isinstance(value, np.ma.MaskedArray):
+        raise TypeError("an array is masked; pass array.filled(value), or its .data")
+    return value
+
+
+def _float32(value: Any) -> float:
+    """Return a limit as the device has it."""
+    return float(np.float32(value))
+
+
+def _magnitude(x: Array) -> Array:
+    """Return |x|, and 0 where it is infinite or NaN."""
+    return np.where(np.isfinite(x), np.abs(x), 0.0)
 
 
 def _pair(value: Any) -> tuple[int, int]:
@@ -341,14 +436,28 @@ def _pair(value: Any) -> tuple[int, int]:
 
 def _gather(x: npt.ArrayLike, stride: Any, padding: Any) -> Array:
     """Return the input texel of every output position."""
-    array = np.asarray(x, np.float64)
-    (stride_h, stride_w), (pad_h, pad_w) = _pair(stride), _pair(padding)
-    borders = [(0, 0)] * (array.ndim - 2) + [(pad_h, pad_h), (pad_w, pad_w)]
-    return np.pad(array, borders)[..., ::stride_h, ::stride_w]
+    stride_h, stride_w = _pair(stride)
+    return _padded(_float64(x), padding)[..., ::stride_h, ::stride_w]
+
+
+def _padded(x: Array, padding: Any) -> Array:
+    pad_h, pad_w = _pair(padding)
+    return np.pad(x, [(0, 0)] * (x.ndim - 2) + [(pad_h, pad_h), (pad_w, pad_w)])
+
+
+def _convolved(x: Array, kernel: Array, stride: Any, padding: Any, groups: int) -> Array:
+    stride_h, stride_w = _pair(stride)
+    windows = np.lib.stride_tricks.sliding_window_view(
+        _padded(x, padding), kernel.shape[2:], axis=(-2, -1)
+    )[..., ::stride_h, ::stride_w, :, :]
+    windows = windows.reshape(*x.shape[:-3], groups, -1, *windows.shape[-4:])
+    kernel = kernel.reshape(groups, -1, *kernel.shape[1:])
+    y: Array = np.einsum("...gchwij,gocij->...gohw", windows, kernel, optimize=True)
+    return y.reshape(*x.shape[:-3], -1, *y.shape[-2:])
 
 
 def _matrix(weight: npt.ArrayLike) -> Array:
-    array = np.asarray(weight, np.float64)
+    array = _float64(weight)
     return array.reshape(array.shape[:2])
 
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from hypothesis import given
+from hypothesis import strategies as st
+
 from pwconv.graph.hazards import Hazards, Range
 
 A, B, C = (Range(space, 0, 1) for space in range(3))
@@ -24,3 +27,30 @@ def test_ranges_of_one_memory():
     assert not hazards.add([], [Range(0, 10, 20)])
     assert not hazards.add([Range(1, 0, 20)], [])
     assert hazards.add([Range(0, 19, 30)], [])
+
+
+ranges = st.builds(
+    lambda space, first, length: Range(space, first, first + length),
+    st.integers(0, 1),
+    st.integers(0, 30),
+    st.integers(1, 9),
+)
+few = st.lists(ranges, max_size=3)
+
+
+@given(st.lists(st.tuples(few, few), max_size=12))
+def test_as_if_each_was_held_against_all(steps):
+    def meet(some: list[Range], others: list[Range]) -> bool:
+        return any(
+            a.space == b.space and a.first < b.after and b.first < a.after
+            for a in some
+            for b in others
+        )
+
+    hazards, read, written = Hazards(), [], []
+    for reads, writes in steps:
+        expected = meet(reads, written) or meet(writes, read + written)
+        assert hazards.add(reads, writes) == expected
+        if expected:
+            read, written = [], []
+        read, written = read + reads, written + writes

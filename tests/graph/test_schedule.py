@@ -76,3 +76,28 @@ def test_each_runs_once_and_after_what_it_takes(graph, data):
     for i, j in itertools.chain(*([(i, j) for j in graph.nodes[i].inputs] for i in numbers)):
         assert j == 0 or position[j] < position[i]
     assert in_use(graph, order, sizes) <= in_use(graph, numbers, sizes) * 65 / 64
+
+
+def as_whole_orders(graph: Network, sizes: dict[int, int], flop: dict[int, int]) -> list[int]:
+    """Return what schedule does, from whole orders, each gone through from its beginning."""
+    order = graph.order
+    read = {j for i in order for j in graph.nodes[i].inputs}
+    most = in_use(graph, order, sizes) * 65 / 64
+    for leaf in [i for i in order if i not in read]:
+        at = order.index(leaf)
+        rest = [i for i in order if i != leaf]
+        beside = [p for p in range(at, min(at + 8, len(rest))) if rest[p] in read]
+        for p in sorted(beside, key=lambda p: -flop[rest[p]]):
+            moved = [*rest[: p + 1], leaf, *rest[p + 1 :]]
+            if flop[rest[p]] > 0 and in_use(graph, moved, sizes) <= most:
+                order = moved
+                break
+    return order
+
+
+@given(networks(), st.data())
+def test_only_the_steps_between_matter(graph, data):
+    outputs = set(graph.outputs.values())
+    sizes = {i: data.draw(st.integers(0, 9)) for i in graph.order if i not in outputs}
+    flop = {i: data.draw(st.integers(0, 3)) for i in graph.order}
+    assert schedule(graph, sizes, flop.__getitem__) == as_whole_orders(graph, sizes, flop)

@@ -10,7 +10,7 @@ from typing import Any
 
 from pwconv.activation import parse_activation
 from pwconv.device import Device
-from pwconv.dtypes import FLOAT32, Array, DType
+from pwconv.dtypes import FLOAT32, Array, DType, convert
 from pwconv.graph.channels import Concat, Slice
 from pwconv.graph.convolutions import (
     DenseConvolution,
@@ -56,6 +56,9 @@ class Value:
         """[N, C, H, W] or [C, H, W] of images, [..., K] of rows; as the graph is sized now."""
         return self.graph._shapes[self._number]
 
+    def __reduce__(self) -> str:
+        raise TypeError("a value cannot be copied or pickled: it is one of its graph's")
+
     def __repr__(self) -> str:
         return f"<pwconv.graph.Value {self.name!r} {self.shape}>"
 
@@ -69,15 +72,11 @@ class Builder:
     dtype : numpy.dtype
     storage : "auto", "texture3d" or "buffer"
         As for :class:`pwconv.Graph`.
-
-    Attributes
-    ----------
-    device, dtype
     """
 
     def __init__(self, device: Device, dtype: DType, storage: str) -> None:
-        self.device = device
-        self.dtype = dtype
+        self._device = device
+        self._dtype = dtype
         self._storage = storage
         self._lock = process.make_lock()
         self._nodes: list[Node] = []
@@ -86,7 +85,24 @@ class Builder:
         self._counts: Counter[str] = Counter()
         self._inputs: dict[str, int] = {}
         self._outputs: dict[str, int] = {}
+        self._output_names: dict[int, str] = {}
         self._network: Network | None = None
+
+    def __reduce__(self) -> str:
+        raise TypeError(
+            "a graph cannot be copied or pickled; build another by the same calls, and pickle the "
+            "arrays of its weights"
+        )
+
+    @property
+    def device(self) -> Device:
+        """The device that it runs on."""
+        return self._device
+
+    @property
+    def dtype(self) -> DType:
+        """Of the activations and the weights on the device: float32 or float16."""
+        return self._dtype
 
     def input(self, name: str, shape: Any) -> Value:
         """Declare an input.
@@ -105,8 +121,9 @@ class Builder:
             No such shape, an axis of length 0, or a name that is taken.
         """
         wanted = input_shape(name, shape)
-        value = self._add(name, None, (), lambda: wanted)
-        self._inputs[name] = value._number
+        with self._lock:
+            value = self._add(name, None, (), lambda: wanted)
+            self._inputs[name] = value._number
         return value
 
     def conv2d_pw(
@@ -190,7 +207,7 @@ class Builder:
             shape = (1, array.shape[0], geometry.products(array.shape[1]))
             packed_storage(self.device._dispatcher, shape, self.dtype, "auto")
             layer = PointwiseConv2d(
-                flatten_kernel(array.astype(self.dtype)),
+                flatten_kernel(convert(array, self.dtype)),
                 bias,
                 storage=self._storage,
                 device=self.device,
@@ -233,10 +250,10 @@ class Builder:
             if array.shape[1] != 1:
                 raise ValueError(
                     f"weight has shape {array.shape}; it must be [C, 1, KH, KW]: each channel has "
-                    "a kernel of its own"
+                    "a kernel of its own; graph.conv2d takes [C_out, C_in, KH, KW]"
                 )
             check_parameter(self.device, depthwise_bytes(array.shape))
-            rounded = array[:, 0].astype(self.dtype).astype(FLOAT32)
+            rounded = convert(array[:, 0], self.dtype).astype(FLOAT32)
             kernels = DepthwiseKernels(
                 self.device, rounded, check_bias(bias, array.shape[0], "C_out")
             )
@@ -456,12 +473,13 @@ class Builder:
                 raise ValueError(
                     f"output {name!r} is the input {value.name!r} itself; nothing is computed"
                 )
-            for other, taken in self._outputs.items():
-                if taken == number:
-                    raise ValueError(
-                        f"output {name!r}: node {value.name!r} is the output {other!r} already"
-                    )
+            if number in self._output_names:
+                raise ValueError(
+                    f"output {name!r}: node {value.name!r} is the output "
+                    f"{self._output_names[number]!r} already"
+                )
             self._outputs[name] = number
+            self._output_names[number] = name
 
     # -- inside -----------------------------------------------------------------------------------
 
@@ -546,7 +564,8 @@ class Builder:
                 if not self._outputs:
                     raise ValueError("the graph has no output; name one with graph.output")
                 network = Network(tuple(self._nodes), dict(self._inputs), dict(self._outputs))
-                unused = [x for x, i in self._inputs.items() if i not in network.reached]
+                reached = network.reached
+                unused = [x for x, i in self._inputs.items() if i not in reached]
                 if unused:
                     raise ValueError(f"input {unused[0]!r} is not used: no output depends on it")
                 self._network = network

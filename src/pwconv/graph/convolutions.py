@@ -239,6 +239,11 @@ def check_kernel(weight: Any, axes: str) -> Array:
         Another element type, or a shape that is not as ``axes`` says.
     """
     array = as_float_array(weight, "weight")
+    if array.ndim == 2:
+        raise ValueError(
+            f"weight has shape {array.shape}; it must be {axes}: graph.conv2d_pw and graph.linear "
+            "take weights without a kernel"
+        )
     if array.ndim != 4 or 0 in array.shape or math.prod(array.shape[2:]) > _MOST_TAPS:
         raise ValueError(
             f"weight has shape {array.shape}; it must be {axes}, with no axis of length 0 and at "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pwconv.graph.network import printable
 from pwconv.graph.program import Program
 
 
@@ -27,5 +28,6 @@ def _edge(program: Program, i: int) -> str:
 
 
 def _quoted(text: str) -> str:
-    escaped = text.replace("\\", "\\\\").replace('"', '\\"')
+    """Return a label: Graphviz reads escapes in it, and entities as HTML has them."""
+    escaped = printable(text).replace("&", "&amp;").replace("\\", "\\\\").replace('"', '\\"')
     return f'"{escaped}"'

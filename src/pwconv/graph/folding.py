@@ -48,7 +48,8 @@ def _folded(nodes: Sequence[Node], i: int, taken: int, shapes: Sequence[Shape]) 
     operation = dataclasses.replace(first, activation=after.activation)
     name = f"{before.name} + {node.name}"
     if after.kind == "activation":
-        return Node(name, operation, before.inputs)
+        # One that does nothing adds no name: there may be thousands, one after the other.
+        return Node(before.name if after.activation == _NONE else name, operation, before.inputs)
     if after.kind == "add" and isinstance(first, MatrixConvolution) and len(before.inputs) == 1:
         (other,) = (j for j in node.inputs if j != taken)
         if shapes[other] == shapes[taken]:

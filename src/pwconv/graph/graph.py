@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import operator
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +16,7 @@ from pwconv.graph.dot import draw
 from pwconv.graph.folding import fold
 from pwconv.graph.frames import Frames, Handle
 from pwconv.graph.fusion import fuse
+from pwconv.graph.network import printable
 from pwconv.graph.operations import Setting
 from pwconv.graph.profile import Profile, measure
 from pwconv.graph.program import Program
@@ -28,6 +30,7 @@ from pwconv.vk import process
 
 # Sets of shapes that a graph returns to without planning or recording anything.
 _PROGRAMS_KEPT = 8
+_LISTED = 20  # inputs, in errors
 
 
 @dataclass(frozen=True)
@@ -189,13 +192,12 @@ class Graph(Builder):
         if any(isinstance(value, Tensor) for value in inputs.values()):
             results, serial = self._run_tensors(inputs)
             return Handle(self.device, serial, results, None)
+        arrays = self._as_arrays(inputs)
         with self._usable_lock:
             sized = self._current()
-            self._check_names(inputs)
-            arrays = {
-                name: self._check_shape(name, as_float_array(value, name))
-                for name, value in inputs.items()
-            }
+            self._check_names(arrays)
+            for name, array in arrays.items():
+                self._check_shape(name, array)
             return sized.frames.run(arrays)
 
     def resize(self, /, **shapes: Any) -> None:
@@ -218,13 +220,12 @@ class Graph(Builder):
             A value is past the device's limits, or no storage serves every node.
         OutOfMemoryError, ClosedError
         """
+        self._check_known(shapes)
+        # Before the lock: what a caller gives may be objects, whose methods use the graph.
+        given = {name: input_shape(name, shape) for name, shape in shapes.items()}
         with self._usable_lock:
             network = self._finish()
-            unknown = [name for name in shapes if name not in self._inputs]
-            if unknown:
-                raise ValueError(f"there is no input {unknown[0]!r}; there are {self._listed()}")
-            wanted = {name: self._shapes[i] for name, i in self._inputs.items()}
-            wanted.update((name, input_shape(name, shape)) for name, shape in shapes.items())
+            wanted = {name: self._shapes[i] for name, i in self._inputs.items()} | given
             known = self._programs.get(tuple(wanted.values()))
             propagated = list(known.shapes) if known else network.propagate(wanted)
             self._sized(propagated)
@@ -319,7 +320,9 @@ class Graph(Builder):
             return draw(self._current().program)
 
     def __repr__(self) -> str:
-        listed = ", ".join(f"{name}={self._shapes[i]}" for name, i in self._inputs.items())
+        listed = ", ".join(
+            f"{printable(name)}={self._shapes[i]}" for name, i in self._inputs.items()
+        )
         return f"<pwconv.Graph({listed}) of {len(self._nodes)} nodes, {self.dtype}>"
 
     # -- inside -----------------------------------------------------------------------------------
@@ -345,7 +348,7 @@ class Graph(Builder):
             self._programs.move_to_end(key)
             return known
         logical = self.device._logical
-        named = {self._nodes[i].name: shapes[i] for i in range(len(shapes))}
+        named = {f"node {self._nodes[i].name!r}": shape for i, shape in enumerate(shapes)}
         storages = network.storages(shapes, storage_order(logical, self._storage))
         storage = choose_storage(logical, named, self.dtype, storages)
         setting = Setting(self.device._dispatcher, storage, self.dtype)
@@ -361,12 +364,13 @@ class Graph(Builder):
 
     def _run_tensors(self, inputs: Mapping[str, Any]) -> tuple[dict[str, Any], int]:
         """Run on tensors, and on arrays that become some; return the outputs, and the serial."""
+        given_inputs = self._as_arrays(inputs)
         with self._usable_lock:
             program = self._current().program
-            self._check_names(inputs)
+            self._check_names(given_inputs)
             logical, storage = self.device._logical, program.setting.storage
             tensors = {
-                name: self._check_tensor(name, inputs[name], storage) for name in self._inputs
+                name: self._check_tensor(name, given_inputs[name], storage) for name in self._inputs
             }
             results = {
                 name: self.device._empty(program.shapes[i], self.dtype, storage)
@@ -381,37 +385,58 @@ class Graph(Builder):
                 serial = recording.submit(awaited=True)
             return results, serial
 
+    def _as_arrays(self, inputs: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the arrays and tensors of a call.
+
+        Before the lock is taken and shapes are looked at: what is converted may be objects, whose
+        methods use the graph.
+        """
+        self._check_known(inputs)
+        return {
+            name: value if isinstance(value, Tensor) else as_float_array(value, printable(name))
+            for name, value in inputs.items()
+        }
+
+    def _check_known(self, names: Iterable[str]) -> None:
+        for name in names:
+            if name not in self._inputs:
+                raise ValueError(f"there is no input {name!r}; there are {self._listed()}")
+
     def _check_names(self, inputs: Mapping[str, Any]) -> None:
         if inputs.keys() == self._inputs.keys():
             return
-        for name in inputs:
-            if name not in self._inputs:
-                raise ValueError(f"there is no input {name!r}; there are {self._listed()}")
+        self._check_known(inputs)
         missing = next(name for name in self._inputs if name not in inputs)
         raise ValueError(f"input {missing!r} is missing; the graph takes {self._listed()}")
 
     def _listed(self) -> str:
-        return ", ".join(map(repr, self._inputs))
+        shown = ", ".join(map(repr, itertools.islice(self._inputs, _LISTED)))
+        more = len(self._inputs) - _LISTED
+        return f"{shown} and {more} more" if more > 0 else shown
 
-    def _check_shape(self, name: str, value: Any) -> Any:
+    def _check_shape(self, name: str, value: Array | Tensor) -> None:
         wanted = self._shapes[self._inputs[name]]
-        if value.shape != wanted:
-            raise ValueError(
-                f"{name} has shape {value.shape} and the graph is sized for {wanted}; call "
-                f"graph.resize({name}={value.shape}) first"
-            )
-        return value
+        if value.shape == wanted:
+            return
+        shown = printable(name)
+        axes = (0, 3, 1, 2) if len(wanted) == 4 else (2, 0, 1)
+        if len(wanted) in (3, 4) and value.shape == (*wanted[:-3], *wanted[-2:], wanted[-3]):
+            advice = f"pass {shown}.transpose{axes}: channels come before H and W"
+        else:
+            advice = f"call graph.resize({shown}={value.shape}) first"
+        raise ValueError(
+            f"{shown} has shape {value.shape} and the graph is sized for {wanted}; {advice}"
+        )
 
-    def _check_tensor(self, name: str, value: Any, storage: str) -> Tensor:
-        if not isinstance(value, Tensor):
-            array: Array = self._check_shape(name, as_float_array(value, name))
-            return self.device._tensor(array, self.dtype, storage)
-        resolve_device(self.device, value)
+    def _check_tensor(self, name: str, value: Array | Tensor, storage: str) -> Tensor:
         self._check_shape(name, value)
+        if not isinstance(value, Tensor):
+            return self.device._tensor(value, self.dtype, storage)
+        resolve_device(self.device, value)
         if value.dtype != self.dtype or value.storage != storage:
             raise ValueError(
-                f"{name} is a tensor of {value.dtype} stored as {value.storage}; the graph takes "
-                f"{self.dtype} and {storage}: make it with device.tensor(…, dtype='{self.dtype}', "
-                f"storage='{storage}')"
+                f"{printable(name)} is a tensor of {value.dtype} stored as {value.storage}; the "
+                f"graph takes {self.dtype} and {storage}: make it with device.tensor(…, "
+                f"dtype='{self.dtype}', storage='{storage}')"
             )
         return value

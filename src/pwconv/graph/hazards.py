@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterable
 from typing import NamedTuple
 
@@ -13,17 +14,13 @@ class Range(NamedTuple):
     first: int
     after: int
 
-    def overlaps(self, other: Range) -> bool:
-        """Whether they share a byte."""
-        return self.space == other.space and self.first < other.after and other.first < self.after
-
 
 class Hazards:
     """What was read and written since the last barrier."""
 
     def __init__(self) -> None:
-        self._reads: list[Range] = []
-        self._writes: list[Range] = []
+        self._reads = _Union()
+        self._writes = _Union()
 
     def add(self, reads: Iterable[Range], writes: Iterable[Range]) -> bool:
         """Add a step's; return whether there must be a barrier before it, which then there is.
@@ -31,13 +28,36 @@ class Hazards:
         There must where it reads what was written, or writes what was read or written.
         """
         reads, writes = list(reads), list(writes)
-        waits = _meet(reads, self._writes) or _meet(writes, self._reads + self._writes)
+        waits = any(map(self._writes.meets, [*reads, *writes])) or any(
+            map(self._reads.meets, writes)
+        )
         if waits:
-            self._reads, self._writes = [], []
-        self._reads += reads
-        self._writes += writes
+            self._reads, self._writes = _Union(), _Union()
+        for one in reads:
+            self._reads.add(one)
+        for one in writes:
+            self._writes.add(one)
         return waits
 
 
-def _meet(ranges: list[Range], others: list[Range]) -> bool:
-    return any(one.overlaps(other) for one in ranges for other in others)
+class _Union:
+    """The bytes that are in any of some ranges: by space, ranges that do not touch, in order."""
+
+    def __init__(self) -> None:
+        self._spaces: dict[int, tuple[list[int], list[int]]] = {}
+
+    def meets(self, one: Range) -> bool:
+        """Return whether a range shares a byte with one of them."""
+        firsts, afters = self._spaces.get(one.space, ((), ()))
+        # Of those that begin before its end, the last ends last.
+        before = bisect_left(firsts, one.after)
+        return before > 0 and afters[before - 1] > one.first
+
+    def add(self, one: Range) -> None:
+        firsts, afters = self._spaces.setdefault(one.space, ([], []))
+        # Those that it meets or touches become one with it.
+        begin, end = bisect_left(afters, one.first), bisect_right(firsts, one.after)
+        first, after = one.first, one.after
+        if begin < end:
+            first, after = min(first, firsts[begin]), max(after, afters[end - 1])
+        firsts[begin:end], afters[begin:end] = [first], [after]

@@ -54,15 +54,18 @@ class Network:
         That is each after what it takes: by number, and what was added right before its reader.
         """
         placed: dict[int, None] = {}
-
-        def place(i: int) -> None:
-            if i not in placed and self.nodes[i].operation:
-                for taken in self.nodes[i].inputs:
-                    place(taken)
-                placed[i] = None
-
-        for i in sorted(self.reached):
-            place(i)
+        pending = sorted(self.reached, reverse=True)
+        while pending:
+            i = pending[-1]
+            if i in placed or not self.nodes[i].operation:
+                pending.pop()
+                continue
+            missing = [
+                j for j in self.nodes[i].inputs if j not in placed and self.nodes[j].operation
+            ]
+            if not missing:
+                placed[pending.pop()] = None
+            pending += reversed(missing)
         return list(placed)
 
     @property
@@ -151,3 +154,8 @@ def naming(name: Any) -> Iterator[None]:
         kinds = (TypeError, ValueError, UnsupportedError)
         kind = next(kind for kind in kinds if isinstance(error, kind))
         raise kind(f"node {name!r}: {error}") from error
+
+
+def printable(name: str) -> str:
+    """Return a name as it can be shown: escape codes, and the like, as repr has them."""
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in name)

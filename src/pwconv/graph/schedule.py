@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import itertools
+from collections.abc import Callable, Mapping
 
 from pwconv.graph.network import Network
 
@@ -30,30 +31,71 @@ def schedule(network: Network, sizes: Mapping[int, int], flop: Callable[[int], i
     flop : callable
         Gives a node's arithmetic operations.
     """
-    order = network.order
     readers = network.readers()
-    most = _MOST_SCRATCH * _scratch(network, order, sizes)
-    for leaf in [i for i in order if i not in readers]:
-        at = order.index(leaf)
-        rest = [i for i in order if i != leaf]
-        beside = [p for p in range(at, min(at + _AHEAD, len(rest))) if rest[p] in readers]
-        for p in sorted(beside, key=lambda p: -flop(rest[p])):
-            moved = [*rest[: p + 1], leaf, *rest[p + 1 :]]
-            if flop(rest[p]) > 0 and _scratch(network, moved, sizes) <= most:
-                order = moved
+    order = _Order(network, network.order, sizes)
+    most = _MOST_SCRATCH * order.peak
+    for leaf in [i for i in order.numbers if i not in readers]:
+        at = order.step[leaf]
+        ahead = order.numbers[at + 1 : at + 1 + _AHEAD]
+        beside = [p for p, i in enumerate(ahead, at + 1) if i in readers and flop(i) > 0]
+        for p in sorted(beside, key=lambda p: -flop(order.numbers[p])):
+            if order.move(leaf, p, most):
                 break
-    return order
+    return order.numbers
 
 
-def _scratch(network: Network, order: Sequence[int], sizes: Mapping[int, int]) -> int:
-    """Return the most bytes of intermediates in use at once."""
-    last_step = {i: step for step, reader in enumerate(order) for i in network.nodes[reader].inputs}
-    ending: dict[int, int] = {}
-    in_use = most = 0
-    for step, i in enumerate(order):
-        size = sizes.get(i, 0)
-        in_use += size
-        most = max(most, in_use)
-        ending[last_step.get(i, step)] = ending.get(last_step.get(i, step), 0) + size
-        in_use -= ending.pop(step, 0)
-    return most
+class _Order:
+    """Nodes in the order in which they run, and the bytes of intermediates in use.
+
+    Attributes
+    ----------
+    numbers : list of int
+    step : dict
+        The position of each node.
+    peak : int
+        The most bytes in use at once, before any move.
+    """
+
+    def __init__(self, network: Network, numbers: list[int], sizes: Mapping[int, int]) -> None:
+        self._nodes = network.nodes
+        self._sizes = sizes
+        self.numbers = numbers
+        self.step = {i: step for step, i in enumerate(numbers)}
+        # The step at which each value is taken last, or made where nothing takes it.
+        self._last = dict(self.step)
+        for step, reader in enumerate(numbers):
+            self._last.update(dict.fromkeys(self._nodes[reader].inputs, step))
+        freed = [0] * len(numbers)
+        for i in numbers:
+            freed[self._last[i]] += sizes.get(i, 0)
+        used = [sizes.get(i, 0) for i in numbers]
+        # In use when a step begins, without what it writes.
+        changes = (new - gone for new, gone in zip(used, freed, strict=True))
+        self._before = list(itertools.accumulate(changes, initial=0))
+        self.peak = max(map(sum, zip(self._before, used, strict=False)), default=0)
+
+    def move(self, i: int, to: int, most: float) -> bool:
+        """Move a node ahead to a position, unless more than ``most`` bytes are in use then.
+
+        Only steps from one position to the other have other values in use than before.
+        """
+        at = self.step[i]
+        moved = [*self.numbers[at + 1 : to + 1], i]
+        last = {j: step for step, j in enumerate(moved, at) if self._last[j] == self.step[j]}
+        for step, reader in enumerate(moved, at):
+            taken = self._nodes[reader].inputs
+            last.update((j, step) for j in taken if self._last[j] <= to)
+        freed: dict[int, int] = {}
+        for j, step in last.items():
+            freed[step] = freed.get(step, 0) + self._sizes.get(j, 0)
+        before = [self._before[at]]
+        for step, j in enumerate(moved, at):
+            in_use = before[-1] + self._sizes.get(j, 0)
+            if in_use > most:
+                return False
+            before.append(in_use - freed.get(step, 0))
+        self.numbers[at : to + 1] = moved
+        self.step.update((j, step) for step, j in enumerate(moved, at))
+        self._last.update(last)
+        self._before[at : to + 2] = before
+        return True

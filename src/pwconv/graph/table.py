@@ -7,7 +7,9 @@ import io
 from rich import box
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
+from pwconv.graph.network import printable
 from pwconv.graph.profile import Profile
 from pwconv.graph.program import Program
 
@@ -35,7 +37,7 @@ def summarize_nodes(program: Program, profile: Profile | None) -> str:
             node = profile.nodes[position]
             times = [f"{node.time.median * 1e6:.1f}", f"{node.share:.0%}"]
         table.add_row(
-            program.network.nodes[i].name,
+            Text(printable(program.network.nodes[i].name)),
             " × ".join(map(str, program.shapes[i])),
             ", ".join(variants),
             _scaled(flop[position]),

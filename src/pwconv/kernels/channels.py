@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -71,12 +73,12 @@ def _gather(
     """Gather runs of texels, each from as many pieces as the shader takes."""
     variant = shaders.variant("gather_channels", dtype=axis_name(dtype))
     n, c, h, w = shape
-    begins = [sum(piece.count for piece in pieces[:i]) for i in range(len(pieces) + 1)]
+    begins = list(itertools.accumulate((piece.count for piece in pieces), initial=0))
     c4 = 0
     while c4 < ceil_div(c, 4):
         # From the piece that holds the run's first channel; the run ends with the last whole texel
         # of the last of its pieces.
-        first = next(i for i in range(len(pieces)) if begins[i + 1] > 4 * c4)
+        first = bisect_right(begins, 4 * c4) - 1
         last = min(first + _LANES, len(pieces)) - 1
         end = ceil_div(c, 4) if last == len(pieces) - 1 else begins[last + 1] // 4
         run = [*range(first, last + 1)]
