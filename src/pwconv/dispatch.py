@@ -19,7 +19,7 @@ from typing import Any
 from pwconv.errors import UnsupportedError
 from pwconv.layout import ceil_div
 from pwconv.shaders import Variant
-from pwconv.vk.commands import LONGEST_SUBMISSION, Recording, Step
+from pwconv.vk.commands import LONGEST_SUBMISSION, MOST_IN_FLIGHT, Recording, Step
 from pwconv.vk.logical_device import LogicalDevice
 from pwconv.vk.pipelines import Pipeline
 from pwconv.vk.resources import Buffer, Image
@@ -235,7 +235,9 @@ class Dispatcher:
             made_of.append(dispatch.plan)
             made_of += [dispatch.resources[name].uid for name in dispatch.plan.binding_names]
         key = tuple(made_of)
-        self.device.queue.make_room()
+        queue = self.device.queue
+        if queue.last - queue.done >= MOST_IN_FLIGHT:
+            queue.make_room()
         with self.device.lock:
             self.device.require_open()
             recording = self._recordings.get(key)

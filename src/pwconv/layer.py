@@ -56,14 +56,15 @@ class Layer(ABC):
         check_storage(storage)
         self._storage = storage
         self._device = resolve_device(device, weight)
-        self.device._logical.enter()
+        self._device._logical.enter()
         self._activation = parse_activation(activation)
         self._named_activation = activation
         self._converts = dtype is not None
         self._weight = self._pack(weight, dtype)
+        self._dtype = self._weight.dtype
         self._accumulate = self._parse_accumulate(accumulate)
         # Says at once what the device lacks, rather than at the first call.
-        self._require_variant(storage_order(self.device._logical, storage)[0])
+        self._require_variant(storage_order(self._device._logical, storage)[0])
         self._bias_array = check_bias(bias, self._weight.shape[1], self._bias_axis)
         self._bias = self._upload_bias()
         self._plans: OrderedDict[tuple[str, Shape], tuple[Plan, Shape, str]] = OrderedDict()
@@ -86,7 +87,7 @@ class Layer(ABC):
     @property
     def dtype(self) -> DType:
         """Of the weight, the input and the output on the device."""
-        return self._weight.dtype
+        return self._dtype
 
     @property
     def accumulate(self) -> str:
@@ -110,9 +111,9 @@ class Layer(ABC):
     def __reduce__(self) -> tuple[Any, ...]:
         settings = {
             "activation": self.activation,
-            "dtype": self.dtype.name if self._converts else None,
+            "dtype": self._dtype.name if self._converts else None,
             "accumulate": self.accumulate,
-            "storage": self.storage,
+            "storage": self._storage,
             **self._settings(),
         }
         return partial(type(self), **settings), (self._weight, self.bias)
@@ -188,7 +189,7 @@ class Layer(ABC):
         return Explanation(
             x_shape=x_shape,
             out_shape=out_shape,
-            dtype=self.dtype.name,
+            dtype=self._dtype.name,
             storage=chosen,
             storage_reason=self._explain_storage(storage, stored, chosen),
             variant=plan.variant.name,
@@ -235,22 +236,22 @@ class Layer(ABC):
 
     def _from_array(self, array: Array) -> Array:
         out_shape, storage = self._choose_storage(array.shape, self._storages_from("auto"))
-        x = self.device._empty(array.shape, self.dtype, storage)
-        y = self.device._empty(out_shape, self.dtype, storage)
+        x = self._device._empty(array.shape, self._dtype, storage)
+        y = self._device._empty(out_shape, self._dtype, storage)
         if 0 in out_shape:
-            return np.empty(out_shape, self.dtype)
+            return np.empty(out_shape, self._dtype)
         return transfer.pass_through(
-            self.device._dispatcher,
+            self._device._dispatcher,
             array.reshape(shape4(array.shape, "x")),
             x.resource,
             self._dispatch(x, y),
             y.resource,
             shape4(out_shape, "output"),
-            self.dtype,
+            self._dtype,
         ).reshape(out_shape)
 
     def _submit(self, x: Tensor, out: Tensor) -> None:
-        self.device._dispatcher.submit(self._dispatch(x, out))
+        self._device._dispatcher.submit(self._dispatch(x, out))
 
     def _dispatch(self, x: Tensor, out: Tensor) -> Dispatch:
         plan, _, _ = self._plan(x.storage, x.shape, out.shape)
@@ -279,7 +280,7 @@ class Layer(ABC):
 
     def _plan(self, storage: str, x_shape: Shape, out_shape: Shape) -> tuple[Plan, Shape, str]:
         """Return the plan for a shape, the output's shape, and why the plan's variant."""
-        lock = self.device._logical.lock
+        lock = self._device._logical.lock
         with lock:
             known = self._plans.get((storage, x_shape))
             if known is not None:
@@ -302,9 +303,9 @@ class Layer(ABC):
                 return f"{best} does not take it: {error}"
         if storage != "auto":
             return "as x is"
-        if self.storage != "auto":
+        if self._storage != "auto":
             return "as the layer was made"
-        return f"what suits a device of type {self.device.info.type}"
+        return f"what suits a device of type {self._device.info.type}"
 
     def _pack(self, weight: Any, dtype: Any) -> PackedWeight:
         if isinstance(weight, PackedWeight):
@@ -317,17 +318,17 @@ class Layer(ABC):
             return weight
         array = self._weight_matrix(as_float_array(weight, "weight"))
         storage = self._weight_storage(
-            storage_order(self.device._logical, self.storage)[0],
+            storage_order(self._device._logical, self._storage)[0],
             array.dtype if dtype is None else as_dtype(dtype),
             array.shape,
         )
         return pack_linear_weight.pack(
-            self.device, array, transposed=True, dtype=dtype, storage=storage
+            self._device, array, transposed=True, dtype=dtype, storage=storage
         )
 
     def _parse_accumulate(self, accumulate: Any) -> DType:
         wanted = as_dtype(accumulate, "accumulate")
-        if wanted == FLOAT16 and self.dtype != FLOAT16:
+        if wanted == FLOAT16 and self._dtype != FLOAT16:
             raise ValueError(
                 "accumulate is 'float16' and dtype is float32; use dtype='float16', or leave "
                 "accumulate at 'float32'"
@@ -338,34 +339,34 @@ class Layer(ABC):
         channels = self._weight.shape[1]
         values = np.zeros(bias_length(channels), FLOAT32)
         values[:channels] = 0.0 if self._bias_array is None else self._bias_array
-        return upload_parameter(self.device, values)
+        return upload_parameter(self._device, values)
 
     def _place(self, x: Any, out: Any) -> tuple[Tensor, Shape]:
         """Return x on the device, stored so that it and its output fit, and the output's shape."""
         if isinstance(x, Tensor):
             known = self._plans.get((x.storage, x.shape))
-            if known and x.device is self.device and x.dtype == self.dtype:
+            if known and x.device is self._device and x.dtype == self._dtype:
                 return x, known[1]
-            resolve_device(self.device, x)
-            if x.dtype != self.dtype:
+            resolve_device(self._device, x)
+            if x.dtype != self._dtype:
                 raise TypeError(
-                    f"x is a tensor of {x.dtype} and the layer computes in {self.dtype}: make one "
-                    f"with device.tensor(…, dtype='{self.dtype}')"
+                    f"x is a tensor of {x.dtype} and the layer computes in {self._dtype}: make one "
+                    f"with device.tensor(…, dtype='{self._dtype}')"
                 )
             self._check_tensor_storage(x.storage)
         else:
             x = self._check_array(x)
         out_shape, storage = self._choose_storage(x.shape, self._storages(x, out))
         if not isinstance(x, Tensor):
-            return self.device._tensor(x, self.dtype, storage), out_shape
-        return x if x.storage == storage else self.device._as_buffer(x), out_shape
+            return self._device._tensor(x, self._dtype, storage), out_shape
+        return x if x.storage == storage else self._device._as_buffer(x), out_shape
 
     def _check_array(self, x: Any) -> Array:
         array = as_float_array(x, "x")
-        if array.dtype.newbyteorder("=") != self.dtype and not self._converts:
+        if array.dtype.newbyteorder("=") != self._dtype and not self._converts:
             raise TypeError(
-                f"x has dtype {array.dtype} and the layer computes in {self.dtype}: cast x, or "
-                f"make the layer with dtype='{self.dtype}' to have inputs converted"
+                f"x has dtype {array.dtype} and the layer computes in {self._dtype}: cast x, or "
+                f"make the layer with dtype='{self._dtype}' to have inputs converted"
             )
         return array
 
@@ -373,41 +374,41 @@ class Layer(ABC):
         """Return the output's shape, and the first storage that x and the output fit."""
         out_shape = self._output_shape(x_shape)
         shapes = {"x": x_shape, "the output": out_shape}
-        return out_shape, choose_storage(self.device._logical, shapes, self.dtype, storages)
+        return out_shape, choose_storage(self._device._logical, shapes, self._dtype, storages)
 
     def _storages(self, x: Any, out: Any) -> tuple[str, ...]:
         """Return the storages to try for x and its output, best first."""
         if isinstance(x, Tensor):
             return self._storages_from(x.storage)
-        if isinstance(out, Tensor) and self.storage == "auto":
+        if isinstance(out, Tensor) and self._storage == "auto":
             return (out.storage,)
         return self._storages_from("auto")
 
     def _storages_from(self, storage: str) -> tuple[str, ...]:
         """Return the storages to try for a tensor stored so, or for an array, which is "auto"."""
         if storage == "auto":
-            return storage_order(self.device._logical, self.storage)
+            return storage_order(self._device._logical, self._storage)
         # A texture whose output is past a texture's limit becomes a buffer.
-        may_change = self.storage == "auto" and storage == "texture3d"
+        may_change = self._storage == "auto" and storage == "texture3d"
         return ("texture3d", "buffer") if may_change else (storage,)
 
     def _check_tensor_storage(self, storage: str) -> None:
-        if self.storage not in ("auto", storage):
+        if self._storage not in ("auto", storage):
             raise ValueError(
-                f"x is stored as {storage} and the layer works on {self.storage}: make one "
-                f"with device.tensor(…, storage='{self.storage}')"
+                f"x is stored as {storage} and the layer works on {self._storage}: make one "
+                f"with device.tensor(…, storage='{self._storage}')"
             )
 
     def _check_out(self, out: Tensor | None, shape: Shape, x: Tensor) -> Tensor:
         if out is None:
-            return self.device._empty(shape, self.dtype, x.storage)
+            return self._device._empty(shape, self._dtype, x.storage)
         if not isinstance(out, Tensor):
             raise TypeError(f"out is a {type(out).__name__}; it must be a pwconv.Tensor")
-        resolve_device(self.device, out)
-        if out.shape != shape or out.dtype != self.dtype:
+        resolve_device(self._device, out)
+        if out.shape != shape or out.dtype != self._dtype:
             raise ValueError(
                 f"out has shape {out.shape} and dtype {out.dtype}; the result has {shape} and "
-                f"{self.dtype}"
+                f"{self._dtype}"
             )
         if out.storage != x.storage:
             raise ValueError(f"out is stored as {out.storage}; the result is, as x, {x.storage}")

@@ -120,7 +120,7 @@ class PointwiseConv2d(Layer):
         return (
             f"pwconv.PointwiseConv2d({self.in_channels}, {self.out_channels}, "
             f"stride={self.stride}, padding={self.padding}, activation={self.activation!r}, "
-            f"dtype={self.dtype})"
+            f"dtype={self._dtype})"
         )
 
     def _settings(self) -> dict[str, Any]:
@@ -149,13 +149,15 @@ class PointwiseConv2d(Layer):
 
     def _weight_storage(self, storage: str, dtype: DType, shape: Shape) -> str:
         return conv2d_pw_choice.preferred_weight_storage(
-            self.device._dispatcher, storage, dtype, *shape
+            self._device._dispatcher, storage, dtype, *shape
         )
 
     def _require_variant(self, storage: str) -> None:
         one = (1, 1, 1, 1)
-        problem = conv2d_pw.Problem(storage, one, one, self.dtype, self._accumulate, self._geometry)
-        conv2d_pw_choice.candidates(self.device._dispatcher, problem, self._weight.storage)
+        problem = conv2d_pw.Problem(
+            storage, one, one, self._dtype, self._accumulate, self._geometry
+        )
+        conv2d_pw_choice.candidates(self._device._dispatcher, problem, self._weight.storage)
 
     def _make_plan(self, storage: str, x_shape: Shape, out_shape: Shape) -> tuple[Plan, str]:
         return self._plan_with(storage, x_shape, out_shape, self._activation)
@@ -173,9 +175,9 @@ class PointwiseConv2d(Layer):
     ) -> tuple[Plan, str]:
         """Return a plan, of the layer's geometry unless another is given, and why its variant."""
         task = self._task(storage, x_shape, out_shape, geometry)
-        choice = self.device._tuner.choose(task)
+        choice = self._device._tuner.choose(task)
         plan = conv2d_pw.plan_conv2d_pw(
-            self.device._dispatcher,
+            self._device._dispatcher,
             choice.variant,
             task.problem,
             activation,
@@ -189,7 +191,7 @@ class PointwiseConv2d(Layer):
         self, storage: str, x_shape: Shape, out_shape: Shape, geometry: conv2d_pw.Geometry
     ) -> Variant:
         """Return the variant that a plan has."""
-        return self.device._tuner.choose(self._task(storage, x_shape, out_shape, geometry)).variant
+        return self._device._tuner.choose(self._task(storage, x_shape, out_shape, geometry)).variant
 
     def _task(
         self,
@@ -202,7 +204,7 @@ class PointwiseConv2d(Layer):
             storage,
             shape4(x_shape, "x"),
             shape4(out_shape, "output"),
-            self.dtype,
+            self._dtype,
             self._accumulate,
             geometry or self._geometry,
         )
@@ -298,7 +300,7 @@ class Linear(Layer):
         batches = f"batches={self.batches}, " if self.batches > 1 else ""
         return (
             f"pwconv.Linear({self.in_features}, {self.out_features}, {batches}"
-            f"activation={self.activation!r}, dtype={self.dtype})"
+            f"activation={self.activation!r}, dtype={self._dtype})"
         )
 
     def _settings(self) -> dict[str, Any]:
@@ -326,9 +328,9 @@ class Linear(Layer):
 
     def _from_array(self, array: Array) -> Array:
         out_shape = self._output_shape(array.shape)
-        self.device._logical.require_open()
+        self._device._logical.require_open()
         if 0 in out_shape:
-            return np.empty(out_shape, self.dtype)
+            return np.empty(out_shape, self._dtype)
         stored = self._array_shape(array.shape)
         # Before a view that repeats its elements becomes as large as it looks.
         self._choose_storage(stored, self._storages_from("auto"))
@@ -369,12 +371,12 @@ class Linear(Layer):
     def _weight_storage(self, storage: str, dtype: DType, shape: Shape) -> str:
         batches, n, k = shape if len(shape) == 3 else (1, *shape)
         return linear.preferred_weight_storage(
-            self.device._dispatcher, storage, dtype, (batches, n, k)
+            self._device._dispatcher, storage, dtype, (batches, n, k)
         )
 
     def _require_variant(self, storage: str) -> None:
-        problem = linear.Problem(storage, (1, 1, 1, 1), 1, 1, self.dtype, self._accumulate)
-        linear.candidates(self.device._dispatcher, problem, self._weight.storage)
+        problem = linear.Problem(storage, (1, 1, 1, 1), 1, 1, self._dtype, self._accumulate)
+        linear.candidates(self._device._dispatcher, problem, self._weight.storage)
 
     def _make_plan(self, storage: str, x_shape: Shape, out_shape: Shape) -> tuple[Plan, str]:
         return self._plan_with(storage, x_shape, self._activation)
@@ -386,10 +388,10 @@ class Linear(Layer):
             shape4(x_shape, "x"),
             self.out_features,
             self.batches,
-            self.dtype,
+            self._dtype,
             self._accumulate,
         )
-        dispatcher = self.device._dispatcher
+        dispatcher = self._device._dispatcher
         choice = linear.choose(dispatcher, problem, self._weight.storage)
         plan = linear.plan_linear(dispatcher, choice.variant, problem, activation, choice.workgroup)
         return plan, choice.reason

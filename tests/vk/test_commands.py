@@ -53,7 +53,7 @@ def test_submissions_in_flight_are_bounded(own_device, rng):
     queue = own_device._logical.queue
     for _ in range(300):
         layer(tensor, out=out)
-        assert queue.last - queue._done <= 64
+        assert queue.last - queue.done <= 64
     own_device.synchronize()
     assert queue.completed() == queue.last
     assert len(queue._idle_fences) <= 16

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 # Beyond this many unfinished submissions the host waits: a loop that never reads a result would
 # otherwise queue without end.
-_MAX_IN_FLIGHT = 64
+MOST_IN_FLIGHT = 64
 
 # Of so many submissions one has a fence, though nobody waits for it: a fence tells of everything
 # before it too, and each costs a function call or two to make, poll and reset.
@@ -97,6 +97,8 @@ class Queue:
     ----------
     last : int
         Serial of the last submission; 0 before any.
+    done : int
+        Everything up to this serial is known to be done.
     """
 
     def __init__(self, device: LogicalDevice, family: int) -> None:
@@ -118,7 +120,7 @@ class Queue:
         # What asks a CPU takes time from what computes.
         self._spin_seconds = 0.0 if device.info.type == "cpu" else _SPIN_SECONDS
         self.last = 0
-        self._done = 0  # everything up to this serial is
+        self.done = 0
         self._fences: deque[_Fence] = deque()  # in flight, oldest first
         self._returned_fences: deque[Any] = deque()  # signaled, each of them
         self._idle_fences: list[Any] = []
@@ -141,7 +143,7 @@ class Queue:
             without waiting for what is submitted after it.
         """
         with self._device.lock:
-            newest = self._fences[-1].serial if self._fences else self._done
+            newest = self._fences[-1].serial if self._fences else self.done
             due = self.last + 1 - newest >= _FENCE_EVERY
             fenced = awaited or due or bool(self._retired)
             if fenced or self._garbage:
@@ -159,13 +161,13 @@ class Queue:
             return self.last
 
     def make_room(self) -> None:
-        """Wait while too many submissions are unfinished; the caller does not hold the lock.
+        """Wait until fewer submissions than :data:`MOST_IN_FLIGHT` are unfinished.
 
-        So other threads submit and read meanwhile, and there may be some more of them than the
-        limit.
+        The caller does not hold the lock: other threads submit and read meanwhile, and may exceed
+        the limit by one each.
         """
-        if self.last - self._done >= _MAX_IN_FLIGHT:
-            self.wait(self.last + 1 - _MAX_IN_FLIGHT)
+        if self.last - self.done >= MOST_IN_FLIGHT:
+            self.wait(self.last + 1 - MOST_IN_FLIGHT)
 
     def run_once(self, record: Callable[[Any], None]) -> int:
         """Record commands with ``record(command_buffer)``, submit them, return the serial.
@@ -221,9 +223,9 @@ class Queue:
         """Return a serial up to which everything is known to be done."""
         with self._device.lock:
             while self._fences and self._signaled(self._fences[0]):
-                self._done = self._fences[0].serial
+                self.done = self._fences[0].serial
                 self._fences.popleft()
-            return self._done
+            return self.done
 
     def wait(self, serial: int | None = None) -> None:
         """Wait for one submission, by default the last; other threads may submit meanwhile.
@@ -232,7 +234,7 @@ class Queue:
         ------
         ClosedError, DeviceLostError
         """
-        if serial is not None and serial <= self._done:
+        if serial is not None and serial <= self.done:
             return
         with self._device.in_use():
             self._wait(self.last if serial is None else serial)
@@ -268,7 +270,7 @@ class Queue:
             # allowed, and nothing of it runs any more.
             with contextlib.suppress(DeviceLostError):
                 vk.vkDeviceWaitIdle(self._device.handle)
-        self._done = self.last
+        self.done = self.last
         self._free_garbage()
 
     def close(self) -> None:
@@ -299,7 +301,7 @@ class Queue:
 
     def _fence_after(self, serial: int) -> _Fence | None:
         """Return a fence that tells of a submission, or None where it is known to be done."""
-        if serial <= self._done:
+        if serial <= self.done:
             return None
         for fence in self._fences:
             if fence.serial >= serial:
@@ -333,7 +335,7 @@ class Queue:
         """Destroy what was retired before a submission that is done."""
         while self._retired:
             self._garbage.append((self.last, self._retired.popleft()))
-        while self._garbage and self._garbage[0][0] <= self._done:
+        while self._garbage and self._garbage[0][0] <= self.done:
             self._garbage.popleft()[1]()
 
     def _signaled(self, fence: _Fence) -> bool:
