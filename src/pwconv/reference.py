@@ -49,7 +49,8 @@ class _Activation:
     def error(self, x: Array, error: Array) -> Array:
         """Return how far a device's result may be, for an x that is within an error."""
         own = _EPS32 * (self.absolute + self.relative * (_magnitude(x) + error))
-        return self.slope * error + own + _TINY
+        # Both what goes in and what comes out may be flushed to zero.
+        return self.slope * (error + _TINY) + own + _TINY
 
 
 def _sigmoid(x: Array) -> Array:

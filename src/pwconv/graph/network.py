@@ -158,4 +158,6 @@ def naming(name: Any) -> Iterator[None]:
 
 def printable(name: str) -> str:
     """Return a name as it can be shown: escape codes, and the like, as repr has them."""
+    if name.isprintable():
+        return name
     return "".join(c if c.isprintable() else repr(c)[1:-1] for c in name)
