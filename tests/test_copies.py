@@ -138,7 +138,7 @@ def test_what_cannot_be_copied_says_what_to_do(own_device, twin_of):
         own_device: r"pwconv\.Device\(name\)",
         own_device.tensor(x): r"tensor\.numpy\(\)",
         graph.run_async(x=x): r"wait\(\) returns",
-        graph: "build it",
+        graph: "build another",
     }
     for thing, words in advice.items():
         with pytest.raises(TypeError, match=words):

@@ -404,7 +404,8 @@ class Layer(ABC):
             return self._device._empty(shape, self._dtype, x.storage)
         if not isinstance(out, Tensor):
             raise TypeError(f"out is a {type(out).__name__}; it must be a pwconv.Tensor")
-        resolve_device(self._device, out)
+        if out.device is not self._device:
+            resolve_device(self._device, out)  # says what is wrong
         if out.shape != shape or out.dtype != self._dtype:
             raise ValueError(
                 f"out has shape {out.shape} and dtype {out.dtype}; the result has {shape} and "

@@ -71,7 +71,7 @@ class PackedWeight:
         ------
         ClosedError
         """
-        self.device._logical.require_open()
+        self._device._logical.require_open()
         return self._resource
 
     def rows(self) -> Buffer:

@@ -61,12 +61,9 @@ def keep_busy(device: pwconv.Device) -> None:
             queue.wait(recording.submit(awaited=True))
             times.append(time.monotonic() - start)
         seconds = min(times)
-        queue.retire(recording.destroy)
     recording = Recording(device._logical, [kernel.step(iterations)], host_reads=False)
     for _ in range(round(BUSY_SECONDS / seconds)):
         recording.submit()
-    queue.retire(recording.destroy)
-    kernel.close()
 
 
 @pytest.mark.parametrize(

@@ -59,7 +59,6 @@ def test_multiply_adds_are_done(own_device, precision):
         else:  # each tends to 1
             np.testing.assert_array_equal(result, expected)
     assert kernel.flop(3) == 2 * 4 * defines["CHAINS"] * defines["STEPS"] * 3 * 300
-    kernel.close()
 
 
 def test_matrix_products_are_done(own_device):
@@ -80,4 +79,3 @@ def test_matrix_products_are_done(own_device):
         expected = elements * (chains * (chains - 1) // 2 + chains * steps * 2 * matrix.k)
         np.testing.assert_array_equal(totals, expected)
         assert kernel.flop(2) == 2 * elements * matrix.k * chains * steps * 2 * len(totals)
-        kernel.close()

@@ -56,7 +56,6 @@ Race = Callable[..., tuple[Outcome, FakeStopwatch]]
 @pytest.fixture
 def fake_race(own_device: pwconv.Device) -> Iterator[Race]:
     """Race where the first, second, … entrant takes the time that a function says."""
-    opened: list[Clocks] = []
 
     def run(times: Sequence[Callable[[], float]], storage: str = "buffer") -> object:
         task = task_on(own_device, storage)
@@ -67,12 +66,10 @@ def fake_race(own_device: pwconv.Device) -> Iterator[Race]:
             for (_, plan), time in itertools.zip_longest(found, times[: len(found)], fillvalue=slow)
         }
         stopwatch = FakeStopwatch(seconds)
-        opened.append(Clocks(own_device._dispatcher, stopwatch))
-        return race(own_device._dispatcher, opened[-1], task), stopwatch
+        clocks = Clocks(own_device._dispatcher, stopwatch)
+        return race(own_device._dispatcher, clocks, task), stopwatch
 
-    yield run
-    for clocks in opened:
-        clocks.close()
+    return run
 
 
 def steady(microseconds: float) -> Callable[[], float]:
@@ -245,7 +242,6 @@ def test_without_rivals_the_default_is_timed_alone(own_device, monkeypatch):
     stopwatch = FakeStopwatch({alone[0][1].pipeline: steady(50)})
     clocks = Clocks(own_device._dispatcher, stopwatch)
     outcome = race(own_device._dispatcher, clocks, task)
-    clocks.close()
     assert outcome.rival is None
     assert not outcome.rival_wins
     assert outcome.winner[1].median == pytest.approx(50e-6)

@@ -25,8 +25,6 @@ def test_more_work_takes_longer(own_device):
         logical.queue.wait(logical.queue.submit(recording.command_buffer))
         one, nothing, twenty, _ = recording.seconds()
         assert 0 <= nothing < one < twenty < 60
-    logical.queue.retire(recording.destroy)
-    kernel.close()
 
 
 def test_a_device_without_timestamps(own_device, monkeypatch):

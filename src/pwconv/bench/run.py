@@ -88,7 +88,6 @@ def run(device: Device, job: Job, progress: Callable[[str, float], None]) -> Rep
     finally:
         for peer in (*peers, *graph_peers):
             peer.close()
-        clocks.close()
     return report
 
 

@@ -118,22 +118,19 @@ def measure(
     clocks = Clocks(device._dispatcher, stopwatch)
     network, setting = program.network, program.setting
     rng = np.random.default_rng(0)
-    try:
-        tensors = {
-            i: device._tensor(
-                rng.standard_normal(program.shapes[i], np.float32), setting.dtype, setting.storage
-            )
-            for i in network.inputs.values()
-        }
-        for i in network.outputs.values():
-            tensors[i] = device._empty(program.shapes[i], setting.dtype, setting.storage)
-        commands = program.commands({i: tensor.resource for i, tensor in tensors.items()})
-        segments = program.steps(commands)
-        whole = [step for steps in segments for step in steps]
-        known = list(ceilings) or list(measure_ceilings(device._dispatcher, clocks))
-        seconds, check = clocks.time([*segments, whole] * runs)
-    finally:
-        clocks.close()
+    tensors = {
+        i: device._tensor(
+            rng.standard_normal(program.shapes[i], np.float32), setting.dtype, setting.storage
+        )
+        for i in network.inputs.values()
+    }
+    for i in network.outputs.values():
+        tensors[i] = device._empty(program.shapes[i], setting.dtype, setting.storage)
+    commands = program.commands({i: tensor.resource for i, tensor in tensors.items()})
+    segments = program.steps(commands)
+    whole = [step for steps in segments for step in steps]
+    known = list(ceilings) or list(measure_ceilings(device._dispatcher, clocks))
+    seconds, check = clocks.time([*segments, whole] * runs)
     *each, total = (summarize(seconds[i :: len(segments) + 1]) for i in range(len(segments) + 1))
     nodes = []
     for i, time in zip(program.launches, each, strict=True):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import weakref
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -20,7 +19,7 @@ from pwconv.layout import Shape4
 from pwconv.tensor import Shape, shape4
 from pwconv.vk.commands import Recording, Step
 from pwconv.vk.logical_device import LogicalDevice
-from pwconv.vk.resources import Arena, Buffer, Image, Place, Requirements
+from pwconv.vk.resources import Arena, Image, Place, Requirements
 
 # Of recordings over tensors that the caller brought.
 _RECORDINGS_KEPT = 16
@@ -72,8 +71,6 @@ class Program:
         self._resources: dict[int, Resource] = {}
         self._ranges: dict[int, Range] = {}
         self._recordings: OrderedDict[tuple[int, ...], Recording] = OrderedDict()
-        self._owned: dict[int, Buffer | Image | Recording] = {}
-        weakref.finalize(self, _retire_all, self._device, self._owned).atexit = False
         self._settle()
 
     @property
@@ -104,10 +101,6 @@ class Program:
         """Return a node's shape, with a batch."""
         return shape4(self.shapes[i], self.network.nodes[i].name)
 
-    def keep(self, *items: Buffer | Image | Recording) -> None:
-        """Free these when the program is gone."""
-        self._owned.update((item.uid, item) for item in items)
-
     def recording(self, given: Mapping[int, Resource]) -> Recording:
         """Return the recording over the resources of inputs and outputs, by node."""
         self._settle()
@@ -118,15 +111,13 @@ class Program:
             return known
         new = self._recordings[key] = self.record(self.commands(given))
         if len(self._recordings) > _RECORDINGS_KEPT:
-            self._drop(self._recordings.popitem(last=False)[1])
+            self._recordings.popitem(last=False)
         return new
 
     def record(self, commands: Sequence[Command], *, host_reads: bool = False) -> Recording:
         """Record commands, each after those before it that it depends on."""
         steps = [step for command in self.steps(commands) for step in command]
-        recording = Recording(self._device, steps, host_reads=host_reads)
-        self.keep(recording)
-        return recording
+        return Recording(self._device, steps, host_reads=host_reads)
 
     def commands(self, given: Mapping[int, Resource]) -> list[Command]:
         """Return each node's, in order, over the resources of inputs and outputs, by node."""
@@ -208,27 +199,15 @@ class Program:
         arena = self._scratch.arena(self.setting.storage, self._wanted)
         if arena is self._arena:
             return
-        for item in list(self._owned.values()):
-            self._drop(item)
         self._recordings.clear()
         for (i, wants), offset in zip(self._wants.items(), self._placement.offsets, strict=True):
             resource = self._scratch.resource(
                 self.setting.storage, self.shape4(i), self.setting.dtype, Place(arena, offset)
             )
-            self.keep(resource)
             self._resources[i] = resource
             self._ranges[resource.uid] = Range(-1, offset, offset + wants.size)
         # Last: where one of them could not be made, the next call makes all of them anew.
         self._arena = arena
 
-    def _drop(self, item: Buffer | Image | Recording) -> None:
-        del self._owned[item.uid]
-        self._device.queue.retire(item.destroy)
-
     def _range(self, resource: Resource) -> Range:
         return self._ranges.get(resource.uid) or Range(resource.uid, 0, 1)
-
-
-def _retire_all(device: LogicalDevice, owned: dict[int, Buffer | Image | Recording]) -> None:
-    for item in owned.values():
-        device.queue.retire(item.destroy)

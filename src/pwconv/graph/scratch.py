@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import weakref
-
 from pwconv.dtypes import DType
 from pwconv.layout import Shape4, buffer_bytes, ceil_div, texture3d_extent
 from pwconv.tensor import VK_FORMATS
@@ -27,7 +25,6 @@ class Scratch:
         self._arenas: dict[str, Arena] = {}
         # By storage and what a resource is made from: asking means making one.
         self._requirements: dict[tuple[object, ...], Requirements] = {}
-        weakref.finalize(self, _retire, device, self._arenas).atexit = False
 
     @property
     def reserved(self) -> int:
@@ -64,10 +61,9 @@ class Scratch:
         known = self._arenas.get(storage)
         if known is not None and known.size >= wanted.size:
             return known
-        new = Arena(self._device, *wanted, image=storage == "texture3d")
-        if known is not None:
+        new = self._arenas[storage] = Arena(self._device, *wanted, image=storage == "texture3d")
+        if known is not None:  # programs that hold it, too, make their resources anew
             self._device.queue.retire(known.destroy)
-        self._arenas[storage] = new
         return new
 
     def resource(self, storage: str, shape: Shape4, dtype: DType, place: Place) -> Buffer | Image:
@@ -75,8 +71,3 @@ class Scratch:
         if storage == "buffer":
             return Buffer(self._device, buffer_bytes(shape, dtype.itemsize), place=place)
         return Image(self._device, texture3d_extent(shape), VK_FORMATS[dtype], place)
-
-
-def _retire(device: LogicalDevice, arenas: dict[str, Arena]) -> None:
-    for arena in arenas.values():
-        device.queue.retire(arena.destroy)

@@ -88,28 +88,21 @@ def _copy(dispatcher: Dispatcher, clocks: Clocks) -> Ceiling:
     while size > dispatcher.limits["maxStorageBufferRange"]:
         size //= 2
     seed_size = min(_SEED_BYTES, size)
-    buffers: list[Buffer] = []
-    try:
-        buffers.extend(Buffer(device, length, DEVICE) for length in (size, size, seed_size))
-        source, target, seed = buffers
-        noise = np.random.default_rng(0).standard_normal(seed_size // 4, np.float32)
-        upload_buffer(device, noise, seed)
-        regions = [
-            vk.VkBufferCopy(dstOffset=offset, size=seed_size)
-            for offset in range(0, size, seed_size)
-        ]
-        device.queue.run_once(
-            lambda cb: vk.vkCmdCopyBuffer(cb, seed.handle, source.handle, len(regions), regions)
-        )
-        invocations = size // (16 * variant.defines["VECTORS"])
-        plan = dispatcher.plan(
-            variant, (invocations, 1, 1), {"invocations": invocations}, shape=(256, 1, 1)
-        )
-        step = Dispatch(plan, {"source": source, "target": target}).step
-        sample, check = clocks.sample([[step]] * _samples(clocks))
-    finally:
-        for buffer in buffers:
-            device.queue.retire(buffer.destroy)
+    source, target, seed = (Buffer(device, length, DEVICE) for length in (size, size, seed_size))
+    noise = np.random.default_rng(0).standard_normal(seed_size // 4, np.float32)
+    upload_buffer(device, noise, seed)
+    regions = [
+        vk.VkBufferCopy(dstOffset=offset, size=seed_size) for offset in range(0, size, seed_size)
+    ]
+    device.queue.run_once(
+        lambda cb: vk.vkCmdCopyBuffer(cb, seed.handle, source.handle, len(regions), regions)
+    )
+    invocations = size // (16 * variant.defines["VECTORS"])
+    plan = dispatcher.plan(
+        variant, (invocations, 1, 1), {"invocations": invocations}, shape=(256, 1, 1)
+    )
+    step = Dispatch(plan, {"source": source, "target": target}).step
+    sample, check = clocks.sample([[step]] * _samples(clocks))
     rate = 2 * size / sample.median
     return Ceiling("copy, read + written", "byte/s", rate, ("float32", "float16"), sample, check)
 
@@ -118,11 +111,8 @@ def _fma(
     dispatcher: Dispatcher, clocks: Clocks, precision: str, dtypes: tuple[str, ...]
 ) -> Ceiling:
     kernel = FmaKernel(dispatcher, precision, clocks.invocations)
-    try:
-        iterations = clocks.iterations * (1 if clocks.is_cpu else _CALIBRATIONS_LONG)
-        sample, check = clocks.sample([[kernel.step(iterations)]] * _samples(clocks))
-    finally:
-        kernel.close()
+    iterations = clocks.iterations * (1 if clocks.is_cpu else _CALIBRATIONS_LONG)
+    sample, check = clocks.sample([[kernel.step(iterations)]] * _samples(clocks))
     rate = kernel.flop(iterations) / sample.median
     return Ceiling(f"{precision} FMA", "flop/s", rate, dtypes, sample, check)
 
@@ -131,11 +121,8 @@ def _matrix(
     dispatcher: Dispatcher, clocks: Clocks, matrix: Matrix, variant: shaders.Variant
 ) -> Ceiling:
     kernel = MatrixKernel(dispatcher, matrix, variant, clocks.invocations)
-    try:
-        iterations = max(1, round(_MATRIX_FLOP[clocks.is_cpu] / kernel.flop(1)))
-        sample, check = clocks.sample([[kernel.step(iterations)]] * _samples(clocks))
-    finally:
-        kernel.close()
+    iterations = max(1, round(_MATRIX_FLOP[clocks.is_cpu] / kernel.flop(1)))
+    sample, check = clocks.sample([[kernel.step(iterations)]] * _samples(clocks))
     # Other types are shown for themselves: no layer computes in them.
     serves = (matrix.operand, matrix.accumulator) == ("float16", "float32")
     dtypes = ("float16",) if serves else ()

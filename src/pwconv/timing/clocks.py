@@ -95,17 +95,13 @@ class Clocks:
         self.invocations = 2**12 if self.is_cpu else 2**19  # enough to fill any GPU
         self._fma = FmaKernel(dispatcher, "fp32", self.invocations)
         self._spin: Recording | None = None
-        try:
-            self.iterations = self._scaled(10e-3 if self.is_cpu else 200e-6)
-            self._calibration = self._fma.step(self.iterations)
-            if not self.is_cpu:
-                rounds = 10
-                spin = [self._fma.step(self._scaled(1e-3))] * round(SPIN_SECONDS / rounds / 1e-3)
-                self._spin = Recording(self._device, spin, host_reads=False)
-                self._rounds = rounds
-        except BaseException:
-            self.close()
-            raise
+        self.iterations = self._scaled(10e-3 if self.is_cpu else 200e-6)
+        self._calibration = self._fma.step(self.iterations)
+        if not self.is_cpu:
+            rounds = 10
+            spin = [self._fma.step(self._scaled(1e-3))] * round(SPIN_SECONDS / rounds / 1e-3)
+            self._spin = Recording(self._device, spin, host_reads=False)
+            self._rounds = rounds
 
     def hold(self) -> None:
         """Keep the queue busy for :data:`SPIN_SECONDS`; returns at once."""
@@ -140,13 +136,6 @@ class Clocks:
         """Time segments of one length, as samples of one kernel."""
         seconds, check = self.time(chain)
         return summarize(seconds, len(chain[0])), check
-
-    def close(self) -> None:
-        """Free what the clocks hold."""
-        queue = self._device.queue
-        if self._spin is not None:
-            queue.retire(self._spin.destroy)
-        self._fma.close()
 
     def _scaled(self, target: float) -> int:
         """Return the iterations of the kernel that take about so long with the clocks up."""

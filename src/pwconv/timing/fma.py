@@ -47,7 +47,3 @@ class FmaKernel:
         defines = self._variant.defines
         multiply_adds = 4 * int(defines["CHAINS"]) * int(defines["STEPS"]) * iterations
         return 2 * multiply_adds * self._invocations
-
-    def close(self) -> None:
-        """Free the result."""
-        self._dispatcher.device.queue.retire(self._result.destroy)

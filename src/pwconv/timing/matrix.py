@@ -71,7 +71,3 @@ class MatrixKernel:
         subgroups = self._invocations // int(self._dispatcher.limits["subgroupSize"])
         products = int(defines["CHAINS"]) * int(defines["STEPS"]) * iterations * subgroups
         return 2 * matrix.m * matrix.n * matrix.k * products
-
-    def close(self) -> None:
-        """Free the result."""
-        self._dispatcher.device.queue.retire(self._result.destroy)

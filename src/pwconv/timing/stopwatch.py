@@ -45,14 +45,10 @@ class GpuStopwatch:
     def run(self, segments: Segments, before: Callable[[], None] = lambda: None) -> list[float]:
         """Time the segments in one submission."""
         recording = TimedRecording(self._device, segments)
-        try:
-            before()
-            queue = self._device.queue
-            queue.wait(queue.submit(recording.command_buffer, awaited=True))
-            return recording.seconds()
-        finally:
-            self._device.queue.retire(recording.destroy)
-            self._device.queue.collect()
+        before()
+        queue = self._device.queue
+        queue.wait(queue.submit(recording.command_buffer, awaited=True))
+        return recording.seconds()
 
 
 class HostStopwatch:
@@ -66,23 +62,15 @@ class HostStopwatch:
     def run(self, segments: Segments, before: Callable[[], None] = lambda: None) -> list[float]:
         """Time the segments, a submission each."""
         queue = self._device.queue
-        recordings: list[Recording] = []
-        try:
-            recordings.extend(
-                Recording(self._device, steps, host_reads=False) for steps in segments
-            )
-            before()
-            queue.wait()
-            seconds = []
-            for recording in recordings:
-                start = time.perf_counter()
-                queue.wait(recording.submit(awaited=True))
-                seconds.append(time.perf_counter() - start)
-            return seconds
-        finally:
-            for recording in recordings:
-                queue.retire(recording.destroy)
-            queue.collect()
+        recordings = [Recording(self._device, steps, host_reads=False) for steps in segments]
+        before()
+        queue.wait()
+        seconds = []
+        for recording in recordings:
+            start = time.perf_counter()
+            queue.wait(recording.submit(awaited=True))
+            seconds.append(time.perf_counter() - start)
+        return seconds
 
 
 def make_stopwatch(device: LogicalDevice) -> tuple[Stopwatch, str | None]:

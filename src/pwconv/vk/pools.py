@@ -23,14 +23,11 @@ _Key = tuple[object, ...]
 
 
 class ResourcePool:
-    """Images and buffers of tensors that are gone; the ones longest unused go first."""
+    """Images and buffers of tensors that are gone; of the kinds longest unused they go first."""
 
     def __init__(self, device: LogicalDevice) -> None:
         self._device = device
-        # By uid, the longest unused first; and the uids of each key, in the same order, perhaps
-        # with one that is gone: an exception from a signal's handler may come between the two.
-        self._free: OrderedDict[int, tuple[_Key, Image | Buffer]] = OrderedDict()
-        self._uids: dict[_Key, OrderedDict[int, None]] = {}
+        self._free: OrderedDict[_Key, list[Image | Buffer]] = OrderedDict()
         self._bytes = 0
         # Tensors are collected at any moment, in any thread: only this append happens then.
         self._returned: deque[Image | Buffer] = deque()
@@ -68,8 +65,8 @@ class ResourcePool:
                 key: _Key = (resource.extent, resource.format)
             else:
                 key = (resource.size,)
-            self._free[resource.uid] = (key, resource)
-            self._uids.setdefault(key, OrderedDict())[resource.uid] = None
+            self._free.setdefault(key, []).append(resource)
+            self._free.move_to_end(key)
             self._bytes += resource.size
         while self._free and self._bytes > _KEPT_BYTES:
             self._evict()
@@ -81,27 +78,24 @@ class ResourcePool:
             while self._free:
                 self._evict()
 
-    def _take(self, key: _Key) -> Image | Buffer | None:
-        self.settle()
-        uids = self._uids.get(key)
-        while uids:
-            uid = next(reversed(uids))
-            if uid in self._free:
-                return self._remove(uid)
-            del uids[uid]
-        return None
-
     def _evict(self) -> None:
-        self._device.queue.retire(self._remove(next(iter(self._free))).destroy)
+        resource = self._take(next(iter(self._free)))
+        if resource is not None:
+            self._device.queue.retire(resource.destroy)
 
-    def _remove(self, uid: int) -> Image | Buffer:
-        key, resource = self._free.pop(uid)
-        uids = self._uids.get(key)
-        if uids:
-            uids.pop(uid, None)
-        if not uids:
-            self._uids.pop(key, None)
-        self._bytes = self._bytes - resource.size if self._free else 0
+    def _take(self, key: _Key) -> Image | Buffer | None:
+        if self._returned:
+            self.settle()
+        kept = self._free.get(key)
+        if kept is None:
+            return None
+        resource = kept.pop() if kept else None
+        if not kept:
+            del self._free[key]
+        if resource is not None:
+            self._bytes -= resource.size
+        if not self._free:
+            self._bytes = 0  # whatever an exception from a signal's handler left uncounted
         return resource
 
 
