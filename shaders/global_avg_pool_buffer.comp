@@ -18,17 +18,19 @@ layout(set = 0, binding = 1) restrict readonly buffer Input {
     PACKED_VEC4 t_in[];
 };
 
-void main() {
+vec4 load(const uint i) {
     const uint row = gl_WorkGroupID.y + pc.origin_y;
-    vec4 sum = vec4(0.0);
-    for (uint m = 4u * gl_LocalInvocationID.x; m < pc.M; m += 4u * THREADS) {
-        const vec4 values = unpack_vec4(t_in[(row * pc.pitch_in + m) / 4u]);
-        // A select: what the padding holds may be NaN.
-        const bvec4 past_M = greaterThanEqual(m + uvec4(0, 1, 2, 3), uvec4(pc.M));
-        sum += mix(values, vec4(0.0), past_M);
-    }
-    const vec4 total = workgroup_sum(sum);
+    const vec4 values = unpack_vec4(t_in[row * (pc.pitch_in / 4u) + i]);
+    // A select: what the padding holds may be NaN.
+    return mix(values, vec4(0.0), greaterThanEqual(4u * i + uvec4(0, 1, 2, 3), uvec4(pc.M)));
+}
+
+#include "strided_sum.glslh"
+
+void main() {
+    const vec4 total = workgroup_sum(strided_sum((pc.M + 3u) / 4u));
     if (gl_LocalInvocationID.x == 0u) {
+        const uint row = gl_WorkGroupID.y + pc.origin_y;
         const float mean = (total.x + total.y + total.z + total.w) / float(pc.M);
         t_out[row * (pc.pitch_out / 4u)] = pack_vec4(vec4(mean, 0.0, 0.0, 0.0));
     }

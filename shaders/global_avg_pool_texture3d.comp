@@ -16,14 +16,15 @@ layout(push_constant) uniform PushConstants {
 layout(set = 0, binding = 0, TEXEL_FORMAT) uniform restrict writeonly TEXEL_IMAGE3D t_out;
 layout(set = 0, binding = 1) uniform texture3D t_in;
 
+vec4 load(const uint i) {
+    return texelFetch(t_in, ivec3(i % pc.W, i / pc.W, gl_WorkGroupID.y + pc.origin_y), 0);
+}
+
+#include "strided_sum.glslh"
+
 void main() {
-    const uint z = gl_WorkGroupID.y + pc.origin_y;
-    vec4 sum = vec4(0.0);
-    for (uint m = gl_LocalInvocationID.x; m < pc.M; m += THREADS) {
-        sum += texelFetch(t_in, ivec3(m % pc.W, m / pc.W, z), 0);
-    }
-    const vec4 total = workgroup_sum(sum);
+    const vec4 total = workgroup_sum(strided_sum(pc.M));
     if (gl_LocalInvocationID.x == 0u) {
-        imageStore(t_out, ivec3(0, 0, z), to_texel(total / float(pc.M)));
+        imageStore(t_out, ivec3(0, 0, gl_WorkGroupID.y + pc.origin_y), to_texel(total / float(pc.M)));
     }
 }

@@ -30,6 +30,10 @@ Size3 = tuple[int, int, int]
 # FLOP/s of the slowest device of a type, by a slow kernel; a CPU's driver has no watchdog.
 _SLOWEST = {"discrete": 5e11, "integrated": 2e10, "virtual": 2e10, "other": 2e10, "cpu": math.inf}
 
+# Of all loops of an invocation together. Mesa's llvmpipe stops them after 65,535 trips, and says
+# nothing; the rest is for loops of a few trips besides the one that goes over K.
+MOST_TRIPS = 60_000
+
 _PLANS_KEPT = 1024
 _RECORDINGS_KEPT = 256
 _MOST_INVOCATIONS = 2**32  # along an axis: shaders count them in 32 bits
@@ -181,6 +185,7 @@ class Dispatcher:
         *,
         shape: Size3 = (8, 8, 1),
         flop: int = 0,
+        trips: int = 0,
     ) -> Plan:
         """Plan a variant over a grid of invocations.
 
@@ -197,13 +202,21 @@ class Dispatcher:
             Preferred workgroup shape, where the variant has not its own.
         flop : int
             Arithmetic operations, where they may be so many that they take long.
+        trips : int
+            Of the loops of an invocation, where sizes say how many.
 
         Raises
         ------
         UnsupportedError
-            The device lacks a feature or a limit that the variant needs, the variant is denied, or
-            the grid is past what shaders count.
+            The device lacks a feature or a limit that the variant needs, the variant is denied,
+            the grid is past what shaders count, or there are more trips than :data:`MOST_TRIPS`.
         """
+        if trips > MOST_TRIPS:
+            raise UnsupportedError(
+                f"{variant.name} would take {trips:,} trips of a loop for this, and at most "
+                f"{MOST_TRIPS:,} are taken: some drivers stop a loop after 65,535, without a word; "
+                "split K, C or H·W into parts, and add their results"
+            )
         constants = constants or {}
         # By their bits: −0.0 is equal to 0.0, and another number to the shader.
         numbers = (*push_constants.values(), *constants.values())

@@ -153,9 +153,9 @@ class PointwiseConv2d(Layer):
         )
 
     def _require_variant(self, storage: str) -> None:
-        one = (1, 1, 1, 1)
+        x_shape, out_shape = (1, self.in_channels, 1, 1), (1, self.out_channels, 1, 1)
         problem = conv2d_pw.Problem(
-            storage, one, one, self._dtype, self._accumulate, self._geometry
+            storage, x_shape, out_shape, self._dtype, self._accumulate, self._geometry
         )
         conv2d_pw_choice.candidates(self._device._dispatcher, problem, self._weight.storage)
 
@@ -375,7 +375,8 @@ class Linear(Layer):
         )
 
     def _require_variant(self, storage: str) -> None:
-        problem = linear.Problem(storage, (1, 1, 1, 1), 1, 1, self._dtype, self._accumulate)
+        x_shape = (1, 1, 1, self.in_features)
+        problem = linear.Problem(storage, x_shape, 1, 1, self._dtype, self._accumulate)
         linear.candidates(self._device._dispatcher, problem, self._weight.storage)
 
     def _make_plan(self, storage: str, x_shape: Shape, out_shape: Shape) -> tuple[Plan, str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import pytest
@@ -54,7 +54,7 @@ Race = Callable[..., tuple[Outcome, FakeStopwatch]]
 
 
 @pytest.fixture
-def fake_race(own_device: pwconv.Device) -> Iterator[Race]:
+def fake_race(own_device: pwconv.Device) -> Race:
     """Race where the first, second, … entrant takes the time that a function says."""
 
     def run(times: Sequence[Callable[[], float]], storage: str = "buffer") -> object:

@@ -59,7 +59,8 @@ def plan_conv2d_dw(
         "KERNEL_W": geometry.kernel[1],
         "KERNEL_H": geometry.kernel[0],
     }
-    flop = 2 * math.prod(geometry.kernel) * math.prod(out_shape)
+    taps = math.prod(geometry.kernel)
+    flop = 2 * taps * math.prod(out_shape)
     if storage == "buffer":
         rows, pitch_out = buffer_rows(out_shape, dtype.itemsize)
         positions = out_shape[2] * out_shape[3]
@@ -71,7 +72,10 @@ def plan_conv2d_dw(
             "pitch_in": buffer_rows(shape, dtype.itemsize)[1],
         }
         grid = (ceil_div(positions, 4), rows, 1)
-        return dispatcher.plan(variant, grid, sizes, constants, shape=(64, 1, 1), flop=flop)
+        return dispatcher.plan(
+            variant, grid, sizes, constants, shape=(64, 1, 1), flop=flop, trips=taps
+        )
     width, height, depth = texture3d_extent(out_shape)
     sizes = {**common, "H_out": height, "depth": depth, "N4": ceil_div(shape[1], 4)}
-    return dispatcher.plan(variant, (width, height, depth), sizes, constants, flop=flop)
+    grid = (width, height, depth)
+    return dispatcher.plan(variant, grid, sizes, constants, flop=flop, trips=taps)

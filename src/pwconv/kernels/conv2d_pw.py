@@ -15,7 +15,7 @@ from pwconv.dispatch import Dispatcher, Plan, Size3
 from pwconv.dtypes import DType
 from pwconv.errors import UnsupportedError
 from pwconv.kernels.matrix_units import plan_matrices
-from pwconv.kernels.tiling import block_shape, grid
+from pwconv.kernels.tiling import block_shape, grid, trips
 from pwconv.layout import (
     Shape4,
     ceil_div,
@@ -69,6 +69,11 @@ class Problem:
         return self.out_shape[2] * self.out_shape[3]
 
     @property
+    def products(self) -> int:
+        """K."""
+        return self.geometry.products(self.x_shape[1])
+
+    @property
     def outputs(self) -> Size3:
         """M and N of one sample, and samples."""
         return self.positions, self.out_shape[1], self.out_shape[0]
@@ -102,7 +107,7 @@ def plan_conv2d_pw(
     n, c_in, h_in, w_in = problem.x_shape
     _, c_out, _, w_out = problem.out_shape
     geometry, itemsize = problem.geometry, problem.dtype.itemsize
-    k = geometry.products(c_in)
+    k = problem.products
     if residual and "t_residual" not in dict(variant.bindings):
         most = dispatcher.limits["maxPerStageDescriptorStorageBuffers"]
         raise UnsupportedError(
@@ -150,6 +155,7 @@ def plan_conv2d_pw(
         },
         shape=workgroup,
         flop=2 * k * c_out * problem.positions * n,
+        trips=trips(variant, k),
     )
 
 

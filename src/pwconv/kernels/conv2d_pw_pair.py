@@ -67,6 +67,16 @@ def most_channels(variant: shaders.Variant) -> tuple[float, float]:
     return variant.defines["BLOCK_K"] if keeps_input else math.inf, variant.defines["BLOCK_N"]
 
 
+def pair_trips(variant: shaders.Variant, k: int, hidden: int) -> int:
+    """Return how often an invocation's loops go round, over K and the channels between."""
+    block_h = variant.defines["BLOCK_H"]
+    slices = ceil_div(hidden, block_h)
+    if "SLICES" not in variant.defines:  # matrix units take all of K at once
+        return slices
+    block_k = variant.defines["BLOCK_K"]
+    return slices * (1 + ceil_div(k, block_k) + ceil_div(block_h, block_k))
+
+
 def plan_conv2d_pw_pair(
     dispatcher: Dispatcher,
     variant: shaders.Variant,
@@ -131,6 +141,7 @@ def plan_conv2d_pw_pair(
         },
         constants | _matrix_constants(dispatcher, variant, problem),
         flop=2 * h * (k + n) * m * batches,
+        trips=pair_trips(variant, k, h),
     )
 
 

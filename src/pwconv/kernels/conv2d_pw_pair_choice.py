@@ -6,9 +6,9 @@ import math
 from dataclasses import dataclass
 
 from pwconv import shaders
-from pwconv.dispatch import Dispatcher
+from pwconv.dispatch import MOST_TRIPS, Dispatcher
 from pwconv.dtypes import axis_name
-from pwconv.kernels.conv2d_pw_pair import PairProblem, most_channels
+from pwconv.kernels.conv2d_pw_pair import PairProblem, most_channels, pair_trips
 from pwconv.kernels.matrix_units import flexible_pair_matrix, plan_pair_matrices, rows_fit
 from pwconv.kernels.tiling import Choice
 from pwconv.layout import ceil_div
@@ -110,6 +110,7 @@ def candidates(
         v
         for v in considered
         if dispatcher.can_run(v)
+        and pair_trips(v, problem.x_shape[1], problem.hidden) <= MOST_TRIPS
         and problem.x_shape[1] <= most_channels(v)[0]
         and problem.out_channels <= most_channels(v)[1]
     ]

@@ -21,6 +21,7 @@ from pwconv.kernels.tiling import (
     grid,
     runnable,
     tiled_variants,
+    trips,
 )
 from pwconv.layout import Shape4, ceil_div, row_pitch
 
@@ -52,6 +53,11 @@ class Problem:
     def lanes(self) -> int:
         """Rows that lie in the lanes of one texel; the last may be less than full."""
         return 1 if self.storage == "buffer" or self.x_shape[1] == 1 else 4
+
+    @property
+    def products(self) -> int:
+        """K."""
+        return self.x_shape[3]
 
     @property
     def outputs(self) -> Size3:
@@ -184,6 +190,7 @@ def plan_linear(
         },
         shape=workgroup,
         flop=2 * rows * n * k * batches,
+        trips=trips(variant, k),
     )
 
 

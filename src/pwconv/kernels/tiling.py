@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from pwconv import shaders
-from pwconv.dispatch import Dispatcher, Size3
+from pwconv.dispatch import MOST_TRIPS, Dispatcher, Size3
 from pwconv.dtypes import DType, axis_name
 from pwconv.errors import UnsupportedError
 from pwconv.layout import ceil_div, packed_extent
@@ -27,6 +27,10 @@ class Matmul(Protocol):
     @property
     def outputs(self) -> Size3:
         """M, N and batches."""
+
+    @property
+    def products(self) -> int:
+        """K: how many are summed for each output."""
 
     @property
     def dtype(self) -> DType:
@@ -95,6 +99,16 @@ def grid(variant: shaders.Variant, problem: Matmul) -> Size3:
     return along_m * (variant.workgroup[0] if variant.workgroup else 1), along_n, batches
 
 
+def trips(variant: shaders.Variant, k: int) -> int:
+    """Return how often an invocation's loop goes round to sum K products."""
+    defines = variant.defines
+    if variant.workgroup is None:
+        return ceil_div(k, 4 * defines["TILE_K4"])
+    # Of what is sliced without being staged, each invocation takes a part of K.
+    step = defines.get("BLOCK_K") or 4 * defines["TILE_K4"] * defines["SLICES"]
+    return ceil_div(k, step)
+
+
 def tiled_variants(
     families: Iterable[str], problem: Matmul, weight_storage: str
 ) -> list[shaders.Variant]:
@@ -111,14 +125,23 @@ def tiled_variants(
 def runnable(
     dispatcher: Dispatcher, considered: Sequence[shaders.Variant], problem: Matmul
 ) -> dict[str, shaders.Variant]:
-    """Return those of the variants, by name, that the device can run.
+    """Return those of the variants, by name, that the device can run on the problem.
 
     Raises
     ------
     UnsupportedError
-        There is none, for lack of a feature, for a limit, or because all are denied.
+        There is none, for lack of a feature, for a limit, because all are denied, or because K is
+        so long that a loop over it would take more trips than :data:`MOST_TRIPS`.
     """
     able = {v.name: v for v in considered if dispatcher.can_run(v)}
+    short = {name: v for name, v in able.items() if trips(v, problem.products) <= MOST_TRIPS}
+    if able and not short:
+        least = min(trips(v, problem.products) for v in able.values())
+        raise UnsupportedError(
+            f"K = {problem.products:,} products would take {least:,} trips of a loop, and at most "
+            f"{MOST_TRIPS:,} are taken: some drivers stop a loop after 65,535, without a word; "
+            "split the input channels over several layers, and add their results"
+        )
     if not able:
         dispatcher.require_allowed(considered)
         lack = considered[0].unmet(dispatcher.limits, dispatcher.features)
@@ -132,7 +155,7 @@ def runnable(
                 else "use another storage, or another device"
             )
         )
-    return able
+    return short
 
 
 def choose_tile(
@@ -145,7 +168,7 @@ def choose_tile(
     known = [(by_tile[tile], least) for tile, least in preference.tiles if tile in by_tile]
     if not known:
         smallest = min(by_tile.values(), key=lambda v: math.prod(block_shape(v)))
-        reason = "the smallest tile: those that the device prefers are denied"
+        reason = "the smallest tile: those that the device prefers are denied, or K is too long"
         return Choice(smallest, preference.workgroup, reason)
     filling = [v for v, least in known if math.prod(blocks(v, problem)) >= least]
     least_waste = min((_waste(v, problem) for v in filling), default=0.0)

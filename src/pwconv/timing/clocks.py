@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
-from pwconv.dispatch import Dispatcher
+from pwconv.dispatch import MOST_TRIPS, Dispatcher
 from pwconv.timing.fma import FmaKernel
 from pwconv.timing.samples import Sample, summarize
 from pwconv.timing.stopwatch import Stopwatch
@@ -144,6 +144,6 @@ class Clocks:
             step = self._fma.step(iterations)
             # Many in a row: the clocks rise while they run, and the last is what counts.
             seconds = self.stopwatch.run([[step]] * (2 if self.is_cpu else 100))[-1]
-            if seconds >= target / 4 or iterations >= 2**20:
-                return max(1, round(iterations * target / seconds))
+            if seconds >= target / 4 or iterations >= MOST_TRIPS:
+                return min(max(1, round(iterations * target / seconds)), MOST_TRIPS)
             iterations *= 4
