@@ -57,25 +57,29 @@ float load_element(const uint index) {
 // POINTWISE_GRID.
 uint input_at[INPUT_LOADS];
 uint input_row[INPUT_LOADS];
-// Else the first channel's row, and the input's positions under a kernel's first tap.
-uint gathered_row;
+// Else of each position the first channel's row, and where the input is under a kernel's first tap.
+uvec4 gathered_row;
 ivec4 gathered_x, gathered_y;
 
 void begin_input(const uint m_first, const uint b) {
     if (!POINTWISE_GRID) {
-        gathered_row = b * pc.C;
         const uint m = m_first + 4u * (gl_LocalInvocationID.x % BLOCK_M4);
-        const uvec4 at = min(m + uvec4(0u, 1u, 2u, 3u), pc.M - 1u);
-        gathered_x = ivec4(at % pc.W_out) * pc.stride_w - pc.pad_w;
-        gathered_y = ivec4(at / pc.W_out) * pc.stride_h - pc.pad_h;
+        [[unroll]] for (uint j = 0; j < 4; ++j) {
+            const uint at = min(m + j, pc.M - 1u);
+            const uint position = position_of(at);
+            gathered_row[j] = sample_of(at, b) * pc.C;
+            gathered_x[j] = int(position % pc.W_out) * pc.stride_w - pc.pad_w;
+            gathered_y[j] = int(position / pc.W_out) * pc.stride_h - pc.pad_h;
+        }
         return;
     }
     [[unroll]] for (uint load = 0; load < INPUT_LOADS; ++load) {
         const uint i = load * THREADS + gl_LocalInvocationID.x;
-        const uint row = b * pc.K + i / BLOCK_M4;
-        const uint m = m_first + 4u * (i % BLOCK_M4);
         // Past the end of the row there is padding, or the next row: such outputs are not stored.
-        input_at[load] = (row * pc.pitch_in + min(m, pc.pitch_in - 4u)) / 4u;
+        const uint end = SHARED == 0u ? pc.pitch_in : pc.M;
+        const uint m = min(m_first + 4u * (i % BLOCK_M4), end - 4u);
+        const uint row = sample_of(m, b) * pc.K + i / BLOCK_M4;
+        input_at[load] = (row * pc.pitch_in + position_of(m)) / 4u;
         input_row[load] = row;
     }
 }
@@ -84,16 +88,23 @@ void begin_input(const uint m_first, const uint b) {
 vec4 gather(const uint k) {
     const ivec2 tap = TAPS == 1 ? ivec2(0) : tap_offset(k / 4u);
     const uint c = TAPS == 1 ? k : 4u * (k / 4u / TAPS) + k % 4u;
-    const uint row = gathered_row + c;
+    const uvec4 rows = gathered_row + c;
     vec4 values;
     bvec4 within;
     [[unroll]] for (uint j = 0; j < 4; ++j) {
         const uint x = uint(gathered_x[j] + tap.x), y = uint(gathered_y[j] + tap.y);
         // Below zero is past the end, too.
         within[j] = c < pc.C && x < uint(pc.W_in) && y < uint(pc.H_in);
-        values[j] = load_element(within[j] ? row * pc.pitch_in + y * uint(pc.W_in) + x : 0u);
+        values[j] = load_element(within[j] ? rows[j] * pc.pitch_in + y * uint(pc.W_in) + x : 0u);
     }
-    return mix(vec4(0.0), scaled(values, c < pc.C ? row : 0u), within);
+    if (SHARED == 1u) {
+        [[unroll]] for (uint j = 0; j < 4; ++j) {
+            values[j] = scaled(vec4(values[j]), c < pc.C ? rows[j] : 0u).x;
+        }
+    } else {
+        values = scaled(values, c < pc.C ? rows.x : 0u);
+    }
+    return mix(vec4(0.0), values, within);
 }
 
 FP_VEC4 fetch_input(const uint load, const uint k4_first) {

@@ -39,7 +39,8 @@ void begin_input(const uint m_first, const uint b) {
     [[unroll]] for (uint load = 0; load < INPUT_LOADS; ++load) {
         const uint i = load * THREADS + gl_LocalInvocationID.x;
         // Positions past M repeat the last one; their outputs are not stored.
-        const uint m = min(m_first + i % BLOCK_M, pc.M - 1u);
+        const uint at = min(m_first + i % BLOCK_M, pc.M - 1u);
+        const uint m = position_of(at);
         ivec2 position = ivec2(m % pc.W_out, m / pc.W_out);
         input_inside[load] = true;
         if (!POINTWISE_GRID) {
@@ -49,7 +50,8 @@ void begin_input(const uint m_first, const uint b) {
             input_inside[load] = position == outside;
             position = TAPS == 1 ? position : outside;
         }
-        input_at[load] = ivec3(position, b * (pc.K4 / TAPS) + (TAPS == 1 ? i / BLOCK_M : 0u));
+        const uint layer = sample_of(at, b) * (pc.K4 / TAPS);
+        input_at[load] = ivec3(position, layer + (TAPS == 1 ? i / BLOCK_M : 0u));
     }
 }
 

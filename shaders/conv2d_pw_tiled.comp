@@ -28,24 +28,29 @@ layout(push_constant) uniform PushConstants {
 #include "kernel_taps.glslh"
 #include "residual_texture3d.glslh"
 #include "scale_texture3d.glslh"
+#include "shared_positions.glslh"
 
 layout(set = 0, binding = 0, TEXEL_FORMAT) uniform restrict writeonly TEXEL_IMAGE3D t_out;
 layout(set = 0, binding = 1) uniform texture3D t_in;
 
 ivec2 output_position(const uint m) {
-    return ivec2(m % pc.W_out, m / pc.W_out);
+    const uint position = position_of(m);
+    return ivec2(position % pc.W_out, position / pc.W_out);
 }
 
 struct InputRows {
     ivec2 position[TILE_M];
     bool inside[TILE_M];
+    uint layer[TILE_M];
 };
 
 InputRows input_rows(const uint m_first, const uint b) {
     InputRows rows;
     [[unroll]] for (int m = 0; m < TILE_M; ++m) {
         // Positions past M repeat the last one; their outputs are not stored.
-        ivec2 position = output_position(min(m_first + m, pc.M - 1u));
+        const uint at = min(m_first + m, pc.M - 1u);
+        rows.layer[m] = sample_of(at, b) * (pc.K4 / TAPS);
+        ivec2 position = output_position(at);
         if (POINTWISE_GRID) {
             rows.inside[m] = true;
         } else {
@@ -65,7 +70,7 @@ void load_input_tile(out FPInputTile tile, const InputRows rows, const uint k4_f
         [[unroll]] for (int k4 = 0; k4 < TILE_K4; ++k4) {
             const bool within = TILE_K4 == 1 || k4_first + k4 < pc.K4;
             const uint at = within ? k4_first + k4 : 0u;
-            ivec3 from = ivec3(rows.position[m], b * (pc.K4 / TAPS) + at / TAPS);
+            ivec3 from = ivec3(rows.position[m], rows.layer[m] + at / TAPS);
             bool inside = rows.inside[m];
             if (TAPS > 1) {
                 const ivec2 position = from.xy + tap_offset(at);
@@ -83,7 +88,8 @@ void store_tile(const FPOutTile out_tile, const uint m_first, const uint n4_firs
         [[unroll]] for (int n4 = 0; n4 < TILE_N4; ++n4) {
             const uint at_n4 = n4_first + n4;
             if (m_first + m < pc.M && at_n4 < pc.N4) {
-                const ivec3 at = ivec3(output_position(m_first + m), b * pc.N4 + at_n4);
+                const uint layer = sample_of(m_first + m, b) * pc.N4 + at_n4;
+                const ivec3 at = ivec3(output_position(m_first + m), layer);
                 const vec4 sum = vec4(out_tile.data[m][n4]) + bias[at_n4];
                 imageStore(t_out, at, epilogue(add_residual(sum, at), at_n4));
             }

@@ -79,6 +79,10 @@ class Variant:
         """Lay the named values out as the shader expects them."""
         return self._push_struct.pack(*(values[name] for name in self._push_names))
 
+    def has_constant(self, name: str) -> bool:
+        """Return whether it has a specialization constant of a name."""
+        return name in self._constant_ids
+
     def specialize(self, values: Mapping[str, int]) -> dict[int, int]:
         """Return the named specialization constants by their ids."""
         return {identifier: int(values[name]) for name, identifier in self._constant_ids.items()}

@@ -26,6 +26,8 @@ from pwconv.layout import (
 
 # Steps along K; more take long to compile and no longer gain.
 _MOST_UNROLLED = 64
+# With more positions of a sample at least half of the smallest workgroup's block is put to use.
+MOST_SHARED = 16
 
 
 @dataclass(frozen=True)
@@ -74,8 +76,24 @@ class Problem:
         return self.geometry.products(self.x_shape[1])
 
     @property
+    def shared(self) -> int:
+        """Positions that each sample takes of M where the batch's share tiles, and else 0."""
+        if self.out_shape[0] == 1 or self.positions > MOST_SHARED:
+            return 0
+        if self.storage == "texture3d" or self.positions == 1:
+            return self.positions
+        return row_pitch(self.positions, self.dtype.itemsize)
+
+    @property
     def outputs(self) -> Size3:
-        """M and N of one sample, and samples."""
+        """M and N of one sample, and samples; of all samples where they share tiles, and 1."""
+        if self.shared:
+            return self.out_shape[0] * self.shared, self.out_shape[1], 1
+        return self.outputs_apart
+
+    @property
+    def outputs_apart(self) -> Size3:
+        """M and N of one sample, and samples, for a variant that shares no tiles."""
         return self.positions, self.out_shape[1], self.out_shape[0]
 
 
@@ -115,14 +133,16 @@ def plan_conv2d_pw(
             f"and maxPerStageDescriptorStorageBuffers of {dispatcher.device.info.name} is {most}; "
             "use storage='texture3d', or add the residual on its own"
         )
+    shared = problem.shared if variant.has_constant("SHARED") else 0
+    outputs = problem.outputs if shared else problem.outputs_apart
     tile_m, tile_n = block_shape(variant)
     steps = k // variant.defines.get("BLOCK_K", 1)
     return dispatcher.plan(
         variant,
-        grid(variant, problem),
+        grid(variant, outputs),
         {
-            "batches": n,
-            "M": problem.positions,
+            "batches": outputs[2],
+            "M": outputs[0],
             "N": c_out,
             "K": k,
             "N4": ceil_div(c_out, 4),
@@ -143,7 +163,10 @@ def plan_conv2d_pw(
         },
         {
             "ACTIVATION": activation.number,
-            "POINTWISE_GRID": geometry == Geometry(),
+            # Of single positions in rows of their own each is gathered.
+            "POINTWISE_GRID": geometry == Geometry()
+            and not (shared == 1 and problem.storage == "buffer"),
+            "SHARED": shared,
             "STEPS": steps if steps <= _MOST_UNROLLED else 0,
             "WHOLE_STEPS": k % variant.defines.get("BLOCK_K", 1) == 0,
             "RESIDUAL": residual,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 from pwconv import shaders
 from pwconv.dispatch import Dispatcher
@@ -137,7 +138,10 @@ def choose(dispatcher: Dispatcher, problem: Problem, weight_storage: str) -> Cho
                 return Choice(found[0], preference.workgroup, f"matrix units; {found[1]}")
     tiled = [v for v in able.values() if v.family not in (_COOPMAT, _COOPMAT2)]
     by_tile = {v.axes["tile"]: v for v in tiled or able.values()}
-    return choose_tile(by_tile, preference, problem)
+    choice = choose_tile(by_tile, preference, problem)
+    if not problem.shared:
+        return choice
+    return replace(choice, reason=f"{choice.reason}; {problem.out_shape[0]} samples share tiles")
 
 
 def scale_pays(dispatcher: Dispatcher, variant: shaders.Variant) -> bool:
@@ -176,12 +180,16 @@ def _takes_every_buffer(dispatcher: Dispatcher) -> bool:
 
 
 def _suits_matrices(problem: Problem) -> bool:
-    """Return whether cooperative matrices compute it: float16 rows, as they lie in buffers."""
+    """Return whether cooperative matrices compute it: float16 rows, as they lie in buffers.
+
+    They are of one sample: where few positions share tiles, others compute it.
+    """
     return (
         problem.storage == "buffer"
         and problem.dtype.itemsize == 2
         and problem.accumulate.itemsize == 4
         and problem.geometry == Geometry()
+        and not problem.shared
     )
 
 
@@ -215,7 +223,7 @@ def _choose_coopmat(
     """Return the tile, as measured on an NVIDIA H100, and why; None where the device lacks it."""
     wide, narrow = "m64n64k32", "m64n32k32"
     if wide in able and problem.out_shape[1] % 64 == 0:
-        count = math.prod(blocks(able[wide], problem))
+        count = math.prod(blocks(able[wide], problem.outputs))
         if count >= 256:
             return able[wide], f"its blocks divide N, and fill the device ({count})"
     return (able[narrow], "the tile for all else") if narrow in able else None

@@ -117,6 +117,7 @@ def plan_conv2d_pw_pair(
         "RESIDUAL": residual,
         "WHOLE_STEPS": k % variant.defines.get("BLOCK_K", 1) == 0
         and h % variant.defines["BLOCK_H"] == 0,
+        "SHARED": 0,
     }
     return dispatcher.plan(
         variant,

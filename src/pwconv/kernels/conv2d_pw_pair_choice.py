@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pwconv import shaders
 from pwconv.dispatch import MOST_TRIPS, Dispatcher
 from pwconv.dtypes import axis_name
+from pwconv.kernels.conv2d_pw import MOST_SHARED
 from pwconv.kernels.conv2d_pw_pair import PairProblem, most_channels, pair_trips
 from pwconv.kernels.matrix_units import flexible_pair_matrix, plan_pair_matrices, rows_fit
 from pwconv.kernels.tiling import Choice
@@ -117,7 +118,12 @@ def candidates(
 
 
 def choose_pair(dispatcher: Dispatcher, problem: PairProblem, weight_storage: str) -> Choice | None:
-    """Return what should be faster than two dispatches; None where nothing should."""
+    """Return what should be faster than two dispatches; None where nothing should.
+
+    Where images are so small that two dispatches share their tiles among samples, nothing is.
+    """
+    if problem.x_shape[0] > 1 and problem.positions <= MOST_SHARED:
+        return None
     able = {(v.family, v.axes["tile"]): v for v in candidates(dispatcher, problem, weight_storage)}
     where = dispatcher.device.info.type, problem.storage, problem.dtype.name
     for gain in _GAINS.get(where, ()):

@@ -167,7 +167,7 @@ def plan_linear(
     step = variant.defines.get("BLOCK_K", 4 * variant.defines["TILE_K4"])
     return dispatcher.plan(
         variant,
-        grid(variant, problem),
+        grid(variant, problem.outputs),
         {
             "batches": batches,
             "M": rows,

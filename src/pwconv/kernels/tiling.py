@@ -86,16 +86,16 @@ def block_shape(variant: shaders.Variant) -> tuple[int, int]:
     return variant.defines["TILE_M"], 4 * variant.defines["TILE_N4"]
 
 
-def blocks(variant: shaders.Variant, problem: Matmul) -> Size3:
-    """Return how many blocks a problem is cut into: along M, along N, and batches."""
-    m, n, batches = problem.outputs
+def blocks(variant: shaders.Variant, outputs: Size3) -> Size3:
+    """Return how many blocks outputs are cut into: along M, along N, and batches."""
+    m, n, batches = outputs
     tile_m, tile_n = block_shape(variant)
     return ceil_div(m, tile_m), ceil_div(n, tile_n), batches
 
 
-def grid(variant: shaders.Variant, problem: Matmul) -> Size3:
-    """Return the invocations that a problem takes along each axis."""
-    along_m, along_n, batches = blocks(variant, problem)
+def grid(variant: shaders.Variant, outputs: Size3) -> Size3:
+    """Return the invocations that outputs take along each axis."""
+    along_m, along_n, batches = blocks(variant, outputs)
     return along_m * (variant.workgroup[0] if variant.workgroup else 1), along_n, batches
 
 
@@ -170,11 +170,11 @@ def choose_tile(
         smallest = min(by_tile.values(), key=lambda v: math.prod(block_shape(v)))
         reason = "the smallest tile: those that the device prefers are denied, or K is too long"
         return Choice(smallest, preference.workgroup, reason)
-    filling = [v for v, least in known if math.prod(blocks(v, problem)) >= least]
+    filling = [v for v, least in known if math.prod(blocks(v, problem.outputs)) >= least]
     least_waste = min((_waste(v, problem) for v in filling), default=0.0)
     for variant in filling:
         if _waste(variant, problem) <= least_waste * _WASTE_ALLOWED:
-            count = math.prod(blocks(variant, problem))
+            count = math.prod(blocks(variant, problem.outputs))
             reason = (
                 f"the first of {', '.join(v.axes['tile'] for v, _ in known)} that fills the device "
                 f"(blocks: {count}) and wastes little on N"
