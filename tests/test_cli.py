@@ -15,8 +15,8 @@ import pytest
 from PIL import Image
 
 import pwconv
-from command_line import run
 from pwconv import cli, demo, documents
+from support.command_line import run
 
 
 def test_version():

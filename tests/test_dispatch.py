@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import pwconv
-from accuracy import random_problem
 from pwconv import dispatch
+from support.accuracy import random_problem
 
 axis = st.integers(1, 10**6)
 

@@ -15,9 +15,9 @@ from pathlib import Path
 
 import pytest
 
-from command_line import run
 from pwconv import files
 from pwconv.vk import pipelines
+from support.command_line import run
 
 
 def test_a_file_and_its_folder_are_private(tmp_path):

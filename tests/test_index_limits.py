@@ -18,7 +18,6 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 import pwconv
-from cards import FIXED, FLEXIBLE, KHR, NV, card
 from pwconv import shaders
 from pwconv.activation import parse_activation
 from pwconv.dispatch import Dispatcher, Plan
@@ -35,6 +34,7 @@ from pwconv.kernels.upsample import plan_upsample
 from pwconv.layout import Shape4, weight_rows_bytes
 from pwconv.tensor import choose_storage
 from pwconv.vk.physical_device import ImageLimit
+from support.cards import FIXED, FLEXIBLE, KHR, NV, card
 
 NONE = parse_activation(None)
 HUGE = {

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 import pwconv
-from accuracy import random_problem
 from pwconv.vk import api as vk
+from support.accuracy import random_problem
 
 CREATED = {
     "vkCreateInstance": "vkDestroyInstance",

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 import pwconv
-import texels
-from accuracy import assert_within, check_linear, random_linear
 from pwconv import reference, staging
+from support import texels
+from support.accuracy import assert_within, check_linear, random_linear
 
 WEIGHT = np.ones((5, 3), np.float32)
 

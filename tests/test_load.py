@@ -14,9 +14,9 @@ import numpy as np
 import pytest
 
 import pwconv
-from accuracy import assert_within
-from leftovers import settled
 from pwconv import reference
+from support.accuracy import assert_within
+from support.leftovers import settled
 
 _STATUS = Path("/proc/self/statm")
 _PAGE = 4096

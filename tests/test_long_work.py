@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 
 import pwconv
-from accuracy import check_layer, check_linear, random_linear, random_problem
-from mirror import Mirror, random_weight
 from pwconv import dispatch
 from pwconv.dispatch import Dispatcher, grid_parts, short_parts
 from pwconv.vk import commands
 from pwconv.vk.commands import LONGEST_SUBMISSION, Step, short_submissions
+from support.accuracy import check_layer, check_linear, random_linear, random_problem
+from support.mirror import Mirror, random_weight
 
 
 @pytest.fixture

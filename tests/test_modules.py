@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 
 import pwconv
-import texels
-from accuracy import assert_within, check_layer, random_problem
 from pwconv import reference, staging
 from pwconv.vk import api as vk
 from pwconv.vk import pools
+from support import texels
+from support.accuracy import assert_within, check_layer, random_problem
 
 
 def test_arrays_give_arrays_and_tensors_give_tensors(device, rng):

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from cards import card
 from pwconv import PwconvError, shaders
 from pwconv import activation as activations
 from pwconv.kernels import elementwise
+from support.cards import card
 
 ROOT = Path(__file__).parents[1]
 

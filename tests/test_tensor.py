@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 import pwconv
-import texels
 from pwconv.vk import api as vk
+from support import texels
 
 
 def test_attributes(device):

@@ -11,10 +11,10 @@ import pytest
 from PIL import Image
 
 import pwconv
-from command_line import run
 from pwconv import cli
 from pwconv.bench import command, plot
 from pwconv.bench.report import from_document
+from support.command_line import run
 
 
 def test_a_tiny_run(device, tmp_path):

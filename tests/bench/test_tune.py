@@ -9,10 +9,10 @@ import sys
 import pytest
 
 import pwconv
-from command_line import run
 from pwconv import cli
 from pwconv.bench import tune
 from pwconv.tuning.store import Store
+from support.command_line import run
 
 
 def test_tune_then_info_then_use(device, home):

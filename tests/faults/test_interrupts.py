@@ -9,14 +9,14 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 import pytest
-from injector import UNDONE_BY, injected
 from vulkan import _vulkan
 
 import pwconv
-from accuracy import assert_within, random_problem
 from pwconv import reference
 from pwconv.timing.fma import FmaKernel
 from pwconv.vk.commands import Recording
+from support.accuracy import assert_within, random_problem
+from support.injector import UNDONE_BY, injected
 
 pytestmark = pytest.mark.skipif(
     not hasattr(signal, "setitimer"), reason="needs a signal that comes after a while"

@@ -12,13 +12,13 @@ import numpy as np
 import pytest
 
 import pwconv
-from accuracy import assert_within, random_problem
 from pwconv import reference
 from pwconv.files import cache_folder
 from pwconv.kernels import conv2d_pw_choice
 from pwconv.tuning import race
 from pwconv.tuning.store import Store
 from pwconv.vk import pipelines
+from support.accuracy import assert_within, random_problem
 
 PROCESSES = 4
 

@@ -12,15 +12,15 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 
-import injector as vulkan
 import numpy as np
 import pytest
-from injector import RESULTS, Fault, Injector, injected
 
 import pwconv
-from accuracy import assert_within, random_problem
 from pwconv import reference, staging
 from pwconv.timing import ceilings, clocks
+from support import injector as vulkan
+from support.accuracy import assert_within, random_problem
+from support.injector import RESULTS, Fault, Injector, injected
 
 ERRORS = {
     vulkan.OUT_OF_HOST_MEMORY: pwconv.OutOfMemoryError,

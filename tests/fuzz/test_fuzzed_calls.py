@@ -7,12 +7,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from arguments import ACTIVATIONS, anything, array, assert_about, attempt, shapes, spoil
 from hypothesis import strategies as st
 
 import pwconv
-from leftovers import settled
 from pwconv import reference
+from support.arguments import ACTIVATIONS, anything, array, assert_about, attempt, shapes, spoil
+from support.leftovers import settled
 
 DTYPES = st.sampled_from([None, "float32", "float16", np.float32, np.dtype(">f2")])
 STORAGES = st.sampled_from(["auto", "buffer", "texture3d"])

@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from arguments import anything, attempt
 from hypothesis import strategies as st
 
 import pwconv
@@ -21,6 +20,7 @@ from pwconv.models import parameters
 from pwconv.tuning.store import Store
 from pwconv.tuning.tuner import Tuner
 from pwconv.vk import pipelines
+from support.arguments import anything, attempt
 
 _SCALARS = st.one_of(
     st.none(),

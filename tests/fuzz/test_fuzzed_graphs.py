@@ -6,11 +6,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from arguments import ACTIVATIONS, anything, array, attempt, shapes, spoil
 from hypothesis import strategies as st
 
 import pwconv
-from leftovers import settled
+from support.arguments import ACTIVATIONS, anything, array, attempt, shapes, spoil
+from support.leftovers import settled
 
 # A node's method, and what it takes besides x that is right for six channels.
 NODES: dict[str, dict[str, Any]] = {

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import pwconv
-from mirror import Mirror, Pair, random_weight
+from support.mirror import Mirror, Pair, random_weight
 
 Build = Callable[[Mirror, Pair, np.random.Generator], dict[str, Pair]]
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import pwconv
-from mirror import Mirror, Pair, random_weight
+from support.mirror import Mirror, Pair, random_weight
 
 SHAPE = (2, 5, 6, 7)
 

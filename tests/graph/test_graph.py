@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import pwconv
-from mirror import Mirror, random_weight
+from support.mirror import Mirror, random_weight
 
 STORAGES = ("texture3d", "buffer")
 DTYPES = ("float32", "float16")

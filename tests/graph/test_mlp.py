@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 import pwconv
-from accuracy import random_linear
-from mirror import Mirror
 from pwconv.tensor import storage_order
+from support.accuracy import random_linear
+from support.mirror import Mirror
 
 K, HIDDEN, N = 13, 31, 10
 

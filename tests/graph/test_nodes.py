@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 import pwconv
-import texels
-from accuracy import random_linear
-from mirror import Mirror, random_weight
 from pwconv.dispatch import Dispatcher
+from support import texels
+from support.accuracy import random_linear
+from support.mirror import Mirror, random_weight
 
 SHAPES = ((2, 5, 7, 9), (13, 4, 3), (1, 4, 8, 8), (3, 1, 1, 1), (1, 3, 1, 17))
 

@@ -10,11 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import pwconv
-from drawn import Drawn
-from mirror import Mirror
 from pwconv.vk import api as vk
 from pwconv.vk.commands import Recording
 from pwconv.vk.resources import Buffer, Image
+from support.drawn import Drawn
+from support.mirror import Mirror
 
 pytestmark = pytest.mark.usefixtures("any_pair")
 

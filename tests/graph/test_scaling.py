@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 import pwconv
-from mirror import Mirror, Pair, random_weight
 from pwconv.kernels import conv2d_pw_choice
+from support.mirror import Mirror, Pair, random_weight
 
 SHAPE = (2, 5, 6, 7)
 

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 import pwconv
-from mirror import Mirror, Pair, random_weight
 from pwconv.graph.network import Network, Node
 from pwconv.graph.resampling import GlobalAvgPool
+from support.mirror import Mirror, Pair, random_weight
 
 pytestmark = pytest.mark.usefixtures("any_pair")
 

@@ -8,14 +8,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import pwconv
-from accuracy import check_infinite_weight, check_layer, random_problem
-from mirror import Mirror, random_weight
 from pwconv import shaders
 from pwconv.dispatch import Dispatcher
 from pwconv.dtypes import axis_name
 from pwconv.kernels import conv2d_pw_choice
 from pwconv.kernels.conv2d_pw import takes_scale
 from pwconv.kernels.matrix_units import has_flexible_matrix, plan_matrices
+from support.accuracy import check_infinite_weight, check_layer, random_problem
+from support.mirror import Mirror, random_weight
 
 DTYPES = ("float32", "float16")
 ACTIVATIONS = (

@@ -7,16 +7,15 @@ from typing import Any
 import numpy as np
 import pytest
 
-import propagation
 import pwconv
-import texels
-from accuracy import assert_within, random_problem
 from pwconv import shaders
 from pwconv.activation import parse_activation
 from pwconv.dispatch import Dispatch, Dispatcher
 from pwconv.dtypes import as_dtype, axis_name
 from pwconv.kernels.conv2d_pw_pair import PairProblem, most_channels, plan_conv2d_pw_pair
 from pwconv.kernels.matrix_units import flexible_pair_matrix, plan_pair_matrices
+from support import propagation, texels
+from support.accuracy import assert_within, random_problem
 
 FAMILIES = {
     "buffer": "conv2d_pw_pair_staged_buffer",

@@ -10,13 +10,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import pwconv
-import texels
-from accuracy import assert_within, check_infinite_weight, check_linear, random_linear
 from pwconv import reference, shaders
 from pwconv.dispatch import Dispatcher
 from pwconv.dtypes import FLOAT32
 from pwconv.kernels import linear
 from pwconv.kernels.tiling import Choice
+from support import texels
+from support.accuracy import assert_within, check_infinite_weight, check_linear, random_linear
 
 DTYPES = ("float32", "float16")
 STORAGES = ("texture3d", "buffer")

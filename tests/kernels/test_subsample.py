@@ -8,10 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import pwconv
-import texels
 from pwconv.dispatch import Dispatch
 from pwconv.dtypes import as_dtype
 from pwconv.kernels.subsample import plan_subsample
+from support import texels
 
 DTYPES = ("float32", "float16")
 

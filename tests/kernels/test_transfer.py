@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import texels
 from pwconv import staging
+from support import texels
 
 DTYPES = ("float32", "float16")
 STORAGES = ("texture3d", "buffer")

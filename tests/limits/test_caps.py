@@ -8,14 +8,10 @@ from contextlib import contextmanager
 
 import numpy as np
 import pytest
-from capped import Usage
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import pwconv
-from accuracy import assert_within, check_layer, check_linear, random_linear, random_problem
-from drawn import Drawn
-from mirror import Mirror, random_weight
 from pwconv import reference, shaders
 from pwconv.dtypes import FLOAT16, FLOAT32
 from pwconv.kernels import conv2d_pw, conv2d_pw_choice, conv2d_pw_pair_choice, linear
@@ -23,6 +19,10 @@ from pwconv.kernels.tiling import Choice
 from pwconv.timing import ceilings
 from pwconv.timing.clocks import Clocks
 from pwconv.vk import memory
+from support.accuracy import assert_within, check_layer, check_linear, random_linear, random_problem
+from support.capped import Usage
+from support.drawn import Drawn
+from support.mirror import Mirror, random_weight
 
 DTYPES = ("float32", "float16")
 STORAGES = ("texture3d", "buffer")

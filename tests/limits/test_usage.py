@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from capped import Cap, capped
 
 import pwconv
+from support.capped import Cap, capped
 
 
 @pytest.fixture

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 import pwconv
-from blockwise import Unnamed, check_parts
-from mirror import Mirror
 from pwconv.models import edgetam_pointwise
 from pwconv.models.edgetam import Layers
+from support.blockwise import Unnamed, check_parts
+from support.mirror import Mirror
 
 # C_in, C_out and the output's side at 1024×1024.
 MIXERS = {

@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 
 import pwconv
-from accuracy import assert_within, random_problem
 from pwconv import reference
 from pwconv.errors import OutOfMemoryError
 from pwconv.kernels import conv2d_pw, conv2d_pw_choice
@@ -20,6 +19,7 @@ from pwconv.tuning import race as race_module
 from pwconv.tuning.race import LEAST_GAIN, Outcome, Task, entrants, race
 from pwconv.vk.commands import Step
 from pwconv.vk.pipelines import Pipeline
+from support.accuracy import assert_within, random_problem
 
 SHAPE, OUT_SHAPE = (1, 9, 5, 7), (1, 21, 5, 7)
 

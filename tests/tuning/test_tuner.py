@@ -11,14 +11,14 @@ import numpy as np
 import pytest
 
 import pwconv
-import texels
-from accuracy import assert_within, check_layer, random_problem
-from leftovers import settled
 from pwconv import reference, shaders
 from pwconv.errors import OutOfMemoryError
 from pwconv.kernels import conv2d_pw_choice
 from pwconv.tuning import race, tuner
 from pwconv.tuning.store import Key, Store, Verdict
+from support import texels
+from support.accuracy import assert_within, check_layer, random_problem
+from support.leftovers import settled
 
 SHAPE = (2, 9, 5, 7)
 OpenDevice = Callable[[str], pwconv.Device]

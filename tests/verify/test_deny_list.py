@@ -16,14 +16,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import pwconv
-from accuracy import check_layer, check_linear, random_linear, random_problem
-from cards import LIMITS
 from pwconv import files, shaders
 from pwconv.deny_list import Denial, DenyList
 from pwconv.dispatch import Denied, Dispatcher
 from pwconv.kernels import conv2d_pw_choice, linear
 from pwconv.tuning.store import Key, Verdict
 from pwconv.verify.run import selected, verify
+from support.accuracy import check_layer, check_linear, random_linear, random_problem
+from support.cards import LIMITS
 
 INFO = pwconv.DeviceInfo(
     0, "Card", "discrete", "driver 1", "1.3.0", {}, frozenset(), frozenset(), (), "card-1-driver-1"

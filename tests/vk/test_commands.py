@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 
 import pwconv
-from accuracy import random_problem
 from pwconv.vk import api as vk
 from pwconv.vk import commands
+from support.accuracy import random_problem
 
 
 def nothing(_command_buffer: object) -> None:

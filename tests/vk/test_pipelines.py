@@ -15,12 +15,12 @@ import numpy as np
 import pytest
 
 import pwconv
-from accuracy import check_layer, random_problem
 from pwconv.activation import parse_activation
 from pwconv.files import cache_folder, replace_file
 from pwconv.kernels import elementwise
 from pwconv.vk import api as vk
 from pwconv.vk import pipelines
+from support.accuracy import check_layer, random_problem
 
 COMPILE_SECONDS = 0.5
 

@@ -8,11 +8,11 @@ from typing import Any
 
 import numpy as np
 
-import propagation
 import pwconv
-from accuracy import assert_within
-from propagation import Approximation
 from pwconv.graph import Value
+from support import propagation
+from support.accuracy import assert_within
+from support.propagation import Approximation
 
 Known = dict[str, Approximation]
 

@@ -9,7 +9,7 @@ import numpy as np
 from hypothesis import strategies as st
 
 import pwconv
-from mirror import Mirror, Pair
+from support.mirror import Mirror, Pair
 
 ACTIVATIONS = (None, "relu", "silu")
 # Of images alone, and of values of any axes.
