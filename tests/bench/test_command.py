@@ -14,6 +14,7 @@ import pwconv
 from pwconv import cli
 from pwconv.bench import command, plot
 from pwconv.bench.report import from_document
+from support import inside
 from support.command_line import run
 
 
@@ -88,7 +89,7 @@ def test_files_are_written_before_anything_is_printed(tmp_path, monkeypatch, cap
     """And what is printed is, where one cannot be."""
     printed: list[str] = []
     monkeypatch.setattr(command, "run", lambda *_: SimpleNamespace(results=[]))
-    monkeypatch.setattr(command, "_job", lambda *_: None)
+    monkeypatch.setattr(*inside.slots.job, lambda *_: None)
     monkeypatch.setattr(command.report, "write_json", lambda *_: printed.append("json"))
 
     def fail(*_):

@@ -10,6 +10,7 @@ import pytest
 import pwconv
 from pwconv.models import edgetam_pointwise
 from pwconv.models.edgetam import Layers
+from support import inside
 from support.blockwise import Unnamed, check_parts
 from support.mirror import Mirror
 
@@ -36,7 +37,7 @@ NECK = {
 
 
 def test_the_55_layers(device):
-    network = edgetam_pointwise(device)._finish()
+    network = inside.finish(edgetam_pointwise(device))
     shapes = network.propagate({"x": (1, 48, 256, 256)})
     found: Counter[tuple[int, int, int]] = Counter()
     flop = 0

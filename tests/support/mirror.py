@@ -10,7 +10,7 @@ import numpy as np
 
 import pwconv
 from pwconv.graph import Value
-from support import propagation
+from support import inside, propagation
 from support.accuracy import assert_within
 from support.propagation import Approximation
 
@@ -145,7 +145,7 @@ class Mirror:
 
     def families(self) -> list[str]:
         """Return the shader that each node is run by, at the shapes of now."""
-        launches = self.graph._current().program.launches.values()
+        launches = inside.program(self.graph).launches.values()
         return [launch.plan.variant.family for node in launches for launch in node]
 
     def expected(self, inputs: Mapping[str, np.ndarray]) -> dict[str, Approximation]:
