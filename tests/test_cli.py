@@ -15,8 +15,9 @@ import pytest
 from PIL import Image
 
 import pwconv
-from command_line import run
 from pwconv import cli, demo, documents
+from support import inside
+from support.command_line import run
 
 
 def test_version():
@@ -50,9 +51,9 @@ def test_demo(device, tmp_path):
 
 
 def test_demo_fails_when_a_check_does(device, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(demo, "_PILLOW_BOUND", 0.5)
-    monkeypatch.setattr(demo, "_mixer", lambda _: [])
-    monkeypatch.setattr(demo, "_false_colour", lambda _: Image.new("RGB", (2, 2)))
+    monkeypatch.setattr(*inside.slots.pillow_bound, 0.5)
+    monkeypatch.setattr(*inside.slots.mixer, lambda _: [])
+    monkeypatch.setattr(*inside.slots.false_colour, lambda _: Image.new("RGB", (2, 2)))
     with pytest.raises(SystemExit) as exit_info:
         cli.main(["demo", "-d", str(device.info.index), "-o", str(tmp_path / "p.png")])
     assert exit_info.value.code == 1

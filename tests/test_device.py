@@ -17,7 +17,8 @@ import pwconv
 from pwconv import cli
 from pwconv import device as device_module
 from pwconv.vk import api as vk
-from pwconv.vk import instance, physical_device
+from pwconv.vk import instance
+from support import inside
 
 WEIGHT = np.ones((5, 3), np.float32)
 
@@ -79,7 +80,7 @@ def listed(
 
 
 def test_the_default_is_the_strongest_kind():
-    choose = device_module._choose
+    choose = inside.choose_device
     assert choose(None, listed("cpu", "integrated", "discrete", "discrete")) == 2
     assert choose(None, listed("cpu", "other", "virtual")) == 2
     assert choose(None, listed("cpu", "virtual", "integrated")) == 2
@@ -87,7 +88,7 @@ def test_the_default_is_the_strongest_kind():
 
 
 def test_the_default_is_one_that_can_be_used():
-    choose = device_module._choose
+    choose = inside.choose_device
     no_queue = "has no queue that runs compute shaders"
     kinds = ("discrete", "discrete", "cpu")
     assert choose(None, listed(*kinds, problems={0: no_queue})) == 1
@@ -103,7 +104,7 @@ def test_the_default_is_one_that_can_be_used():
 
 def test_a_first_device_without_a_compute_queue_hides_no_second(device, monkeypatch, capsys):
     """And is listed with what is wrong with it."""
-    handles, family = instance.Instance.physical_devices, physical_device._compute_queue_family
+    handles, family = instance.Instance.physical_devices, inside.compute_queue_family
     families: list[int | None] = []
     first = device.info.index
 
@@ -116,7 +117,7 @@ def test_a_first_device_without_a_compute_queue_hides_no_second(device, monkeypa
 
     monkeypatch.delenv("PWCONV_DEVICE", raising=False)
     monkeypatch.setattr(instance.Instance, "physical_devices", of_two)
-    monkeypatch.setattr(physical_device, "_compute_queue_family", of_the_second)
+    monkeypatch.setattr(*inside.slots.compute_queue_family, of_the_second)
     problem = "has no queue that runs compute shaders"
     assert [info.problem for info in pwconv.devices()] == [problem, None]
     assert device_module.choose_device(None).index == 1
@@ -129,7 +130,7 @@ def test_a_first_device_without_a_compute_queue_hides_no_second(device, monkeypa
 
 
 def test_a_name_may_be_of_digits_and_an_exact_one_wins():
-    choose = device_module._choose
+    choose = inside.choose_device
     names = ("NVIDIA GeForce RTX 4090 Laptop GPU", "NVIDIA GeForce RTX 4090", "Radeon 2")
     found = listed("discrete", "discrete", "discrete", names=names)
     assert choose("nvidia geforce rtx 4090", found) == 1
@@ -192,12 +193,12 @@ def test_a_driver_may_call_its_device_anything(device, monkeypatch, capsys, raw,
 )
 def test_no_such_device(wanted, message):
     with pytest.raises(pwconv.NoDeviceError, match=message):
-        device_module._choose(wanted, listed("cpu", "discrete"))
+        inside.choose_device(wanted, listed("cpu", "discrete"))
 
 
 def test_no_device_at_all():
     with pytest.raises(pwconv.NoDeviceError, match="apt-get install"):
-        device_module._choose(None, [])
+        inside.choose_device(None, [])
 
 
 def test_no_loader(tmp_path):
@@ -299,9 +300,9 @@ def test_no_validation_layer(tmp_path):
 def test_validation_by_environment(device, monkeypatch):
     monkeypatch.setenv("PWCONV_VALIDATE", "1")
     with pwconv.Device(device.info.index) as opened:
-        assert opened._logical._instance.messenger is not None
+        assert inside.vulkan_instance(inside.logical(opened)).messenger is not None
     with pwconv.Device(device.info.index, validate=False) as opened:
-        assert opened._logical._instance.messenger is None
+        assert inside.vulkan_instance(inside.logical(opened)).messenger is None
     monkeypatch.setenv("PWCONV_VALIDATE", "perhaps")
     with pytest.raises(pwconv.PwconvError, match=r"PWCONV_VALIDATE is 'perhaps'; .* 1, true, yes"):
         pwconv.Device()
@@ -310,10 +311,10 @@ def test_validation_by_environment(device, monkeypatch):
 def test_ways_to_say_yes_and_no(monkeypatch):
     for value in ("1", "true", "YES", "On"):
         monkeypatch.setenv("PWCONV_VALIDATE", value)
-        assert device_module._validate_by_default()
+        assert inside.validate_by_default()
     for value in ("", "0", "False", "no", "OFF"):
         monkeypatch.setenv("PWCONV_VALIDATE", value)
-        assert not device_module._validate_by_default()
+        assert not inside.validate_by_default()
 
 
 def test_no_compute_queue(device, monkeypatch):
@@ -323,7 +324,7 @@ def test_no_compute_queue(device, monkeypatch):
 
 
 def test_vulkan_too_old(device, monkeypatch):
-    monkeypatch.setattr("pwconv.vk.physical_device._version", lambda _: "1.0.99")
+    monkeypatch.setattr(*inside.slots.version, lambda _: "1.0.99")
     with pytest.raises(pwconv.UnsupportedError, match=r"Vulkan 1\.0\.99; pwconv needs 1\.1"):
         pwconv.Device(device.info.index, validate=True)
 
@@ -349,12 +350,12 @@ def test_what_takes_a_device_takes_its_index_or_name(device, monkeypatch):
 
 
 def test_one_that_was_opened_for_a_layer_lives_as_long_as_it(device, monkeypatch):
-    monkeypatch.setattr(device_module, "_opened", weakref.WeakValueDictionary())
-    monkeypatch.setattr(device_module, "_default", None)
+    monkeypatch.setattr(*inside.slots.opened, weakref.WeakValueDictionary())
+    monkeypatch.setattr(*inside.slots.default, None)
     first = pwconv.Linear(WEIGHT, device=device.info.index)
     second = pwconv.Linear(WEIGHT, device=device.info.index)
     assert first.device is second.device
-    logical = first.device._logical
+    logical = inside.logical(first.device)
     with pwconv.Device(device.info.index, validate=True) as other:
         assert other is not first.device  # who opens one has one
     del first
@@ -362,8 +363,8 @@ def test_one_that_was_opened_for_a_layer_lives_as_long_as_it(device, monkeypatch
     assert not logical.closed
     second.device.close()
     third = pwconv.Linear(WEIGHT, device=device.info.index)
-    assert third.device._logical.usable
-    logical = third.device._logical
+    assert inside.logical(third.device).usable
+    logical = inside.logical(third.device)
     del second, third
     gc.collect()
     assert logical.closed
@@ -414,7 +415,7 @@ def test_everything_after_close_is_an_error(own_device):
 @pytest.mark.parametrize("order", ["tensor", "device", "layer", "together"])
 def test_garbage_collection_in_any_order(device, order):
     opened = pwconv.Device(device.info.index, validate=True)
-    logical = opened._logical
+    logical = inside.logical(opened)
     tensor = opened.tensor(np.ones((3, 2, 2), np.float32))
     layer = pwconv.PointwiseConv2d(WEIGHT, device=opened)
     layer(tensor)
@@ -450,10 +451,10 @@ def test_interpreter_exit_with_everything_alive(device):
 
 def test_the_validation_layer_is_heard(own_device):
     """A planted mistake, so that silence elsewhere means something."""
-    own_device._logical.queue.run_once(lambda _: None)
+    inside.logical(own_device).queue.run_once(lambda _: None)
     info = vk.VkBufferCreateInfo(size=0, usage=vk.VK_BUFFER_USAGE_STORAGE_BUFFER_BIT, sharingMode=0)
-    handle = vk.vkCreateBuffer(own_device._logical.handle, info, None)
-    vk.vkDestroyBuffer(own_device._logical.handle, handle, None)
+    handle = vk.vkCreateBuffer(inside.logical(own_device).handle, info, None)
+    vk.vkDestroyBuffer(inside.logical(own_device).handle, handle, None)
     with pytest.raises(pwconv.ValidationError, match="VUID-VkBufferCreateInfo-size-00912"):
         own_device.synchronize()
 
@@ -461,12 +462,12 @@ def test_the_validation_layer_is_heard(own_device):
 def test_memory_exhausted(own_device, monkeypatch):
     """Everything made before stays usable, and so does the device."""
     tensor = own_device.tensor(np.ones((3, 2, 2), np.float32))
-    heaps = own_device._logical.physical.heap_sizes
+    heaps = inside.logical(own_device).physical.heap_sizes
     small = [own_device.memory().reserved + (1 << 20)] * len(heaps)
-    monkeypatch.setattr(own_device._logical.physical, "heap_sizes", small)
+    monkeypatch.setattr(inside.logical(own_device).physical, "heap_sizes", small)
     with pytest.raises(pwconv.OutOfMemoryError, match="smaller batches"):
         own_device.empty((128, 64, 64, 64), "float32")
-    monkeypatch.setattr(own_device._logical.physical, "heap_sizes", heaps)
+    monkeypatch.setattr(inside.logical(own_device).physical, "heap_sizes", heaps)
     np.testing.assert_array_equal(tensor.numpy(), 1)
     assert own_device.empty((128, 64, 64, 64), "float32").numpy().shape == (128, 64, 64, 64)
 
@@ -479,10 +480,10 @@ def fail_with(name: str, error: str, times: int, monkeypatch: pytest.MonkeyPatch
     def fake(*arguments: object) -> object:
         if left[0]:
             left[0] -= 1
-            raise getattr(vk._package(), error)
+            raise getattr(inside.vulkan_package(), error)
         return real(*arguments)
 
-    monkeypatch.setattr(vk, name, vk._raising(name, fake))
+    monkeypatch.setattr(vk, name, inside.raising(name, fake))
     return left
 
 

@@ -10,8 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import pwconv
-from accuracy import random_problem
 from pwconv import dispatch
+from support import inside
+from support.accuracy import random_problem
 
 axis = st.integers(1, 10**6)
 
@@ -57,10 +58,10 @@ def test_a_repeated_call_records_nothing(own_device, rng):
     layer = pwconv.PointwiseConv2d(weight, bias, device=own_device)
     tensor, out = own_device.tensor(x), own_device.empty((8, 4, 4), "float32")
     layer(tensor, out=out)
-    recordings = dict(own_device._dispatcher._recordings)
+    recordings = dict(inside.recordings(inside.dispatcher(own_device)))
     for _ in range(5):
         layer(tensor, out=out)
-    assert own_device._dispatcher._recordings == recordings
+    assert inside.recordings(inside.dispatcher(own_device)) == recordings
 
 
 def test_repeated_arrays_reuse_images_and_recordings(own_device, rng):
@@ -68,10 +69,10 @@ def test_repeated_arrays_reuse_images_and_recordings(own_device, rng):
     layer = pwconv.PointwiseConv2d(weight, bias, device=own_device)
     for _ in range(20):  # until every order in which the pools give has come up
         layer(x)
-    before = len(own_device._logical.live)
+    before = len(inside.logical(own_device).live)
     for _ in range(50):
         layer(x)
-    assert len(own_device._logical.live) == before
+    assert len(inside.logical(own_device).live) == before
 
 
 @pytest.mark.parametrize("activation", [("leaky_relu", 0.0), ("clamp", 0.0, 1.0)], ids=str)
@@ -89,12 +90,12 @@ def test_minus_zero_is_a_number_of_its_own(own_device, activation):
 
 
 def test_recordings_are_bounded(own_device, rng, monkeypatch):
-    monkeypatch.setattr(dispatch, "_RECORDINGS_KEPT", 4)
-    monkeypatch.setattr(dispatch, "_PLANS_KEPT", 4)
+    monkeypatch.setattr(*inside.slots.recordings_kept, 4)
+    monkeypatch.setattr(*inside.slots.plans_kept, 4)
     weight = rng.standard_normal((4, 4)).astype(np.float32)
     layer = pwconv.PointwiseConv2d(weight, device=own_device)
     for size in range(1, 12):
         x = rng.standard_normal((4, size, 3)).astype(np.float32)
         np.testing.assert_allclose(layer(x), np.einsum("oi,ihw->ohw", weight, x), atol=1e-4)
-    assert len(own_device._dispatcher._recordings) == 4
-    assert len(own_device._dispatcher._plans) == 4
+    assert len(inside.recordings(inside.dispatcher(own_device))) == 4
+    assert len(inside.plans(inside.dispatcher(own_device))) == 4

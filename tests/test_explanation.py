@@ -10,13 +10,14 @@ import pytest
 import pwconv
 from pwconv.dispatch import Plan
 from pwconv.kernels import conv2d_pw_choice
+from support import inside
 
 WEIGHT = np.ones((21, 9), np.float32)
 
 
 def plans_of_a_call(layer: pwconv.PointwiseConv2d, x: object) -> list[Plan]:
     """Return the convolutions that a call submits."""
-    dispatcher = layer.device._dispatcher
+    dispatcher = inside.dispatcher(layer.device)
     seen = []
     submit = dispatcher.submit
 
@@ -54,7 +55,7 @@ def test_it_is_what_the_call_dispatches(device, dtype, storage, layer_storage, s
         assert explained.x_shape == shape
         assert explained.out_shape == layer(x).shape
         assert explained.dtype == dtype
-        assert explained.weight_storage == layer._weight.storage
+        assert explained.weight_storage == inside.weight(layer).storage
     if storage != "auto":
         assert explained.storage == storage
         assert explained.storage_reason == "as x is"
@@ -68,8 +69,8 @@ def test_it_is_what_the_call_dispatches(device, dtype, storage, layer_storage, s
 def test_it_says_why(device):
     layer = pwconv.PointwiseConv2d(WEIGHT, device=device)
     explained = layer.explain((2, 9, 5, 7), "buffer")
-    task = layer._task("buffer", (2, 9, 5, 7), (2, 21, 5, 7))
-    choice = conv2d_pw_choice.choose(device._dispatcher, task.problem, task.weight_storage)
+    task = inside.task(layer, "buffer", (2, 9, 5, 7), (2, 21, 5, 7))
+    choice = conv2d_pw_choice.choose(inside.dispatcher(device), task.problem, task.weight_storage)
     assert explained.reason == choice.reason
     lines = str(explained).splitlines()
     assert lines[0] == "x           (2, 9, 5, 7) → (2, 21, 5, 7), float32"

@@ -15,9 +15,9 @@ from pathlib import Path
 
 import pytest
 
-from command_line import run
 from pwconv import files
-from pwconv.vk import pipelines
+from support import inside
+from support.command_line import run
 
 
 def test_a_file_and_its_folder_are_private(tmp_path):
@@ -75,7 +75,7 @@ def test_what_a_killed_process_leaves_is_removed_by_the_next_write(tmp_path):
     assert done.returncode == -signal.SIGKILL
     assert len(list(tmp_path.iterdir())) == 1
     # Those of a process that goes on, and of one on another host, which may.
-    alive = tmp_path / f"cache.bin.{files._host()}-{os.getppid()}-x.tmp"
+    alive = tmp_path / f"cache.bin.{inside.host()}-{os.getppid()}-x.tmp"
     elsewhere, old = tmp_path / "cache.bin.0-1-x.tmp", tmp_path / "cache.bin.0-2-x.tmp"
     for kept in (alive, elsewhere, old):
         kept.write_bytes(b"half")
@@ -128,7 +128,7 @@ def test_what_others_may_have_written_is_not_read(tmp_path):
         with pytest.raises(files.ForeignFileError, match="can be written by others"):
             files.read_private(file, 10)
         with pytest.warns(RuntimeWarning, match="the pipeline cache .* is ignored"):
-            assert pipelines._read(file) == b""
+            assert inside.read_pipelines(file) == b""
         changed.chmod(before)
     folder.chmod(0o755)  # to be seen is not to be written
     assert files.read_private(file, 10) == whole
@@ -161,7 +161,7 @@ def test_what_cannot_be_reached(tmp_path, monkeypatch):
 
     monkeypatch.setattr(Path, "stat", refuse)
     assert files.read_private(file, 10) is None
-    monkeypatch.setattr(files, "_exists", lambda _: True)
+    monkeypatch.setattr(*inside.slots.exists, lambda _: True)
     with pytest.raises(files.ForeignFileError, match="it cannot be reached: Permission denied"):
         files.read_private(file, 10)
 
@@ -212,7 +212,7 @@ def test_the_lock_keeps_processes_apart(tmp_path):
 
 def test_a_lock_that_is_never_let_go_is_not_waited_for(tmp_path, monkeypatch):
     pytest.importorskip("fcntl")
-    monkeypatch.setattr(files, "_LOCK_SECONDS", 0.05)
+    monkeypatch.setattr(*inside.slots.lock_seconds, 0.05)
     start = time.monotonic()
     with files.locked_folder(tmp_path):
         entered = threading.Event()

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 import pwconv
-from accuracy import assert_within, random_linear, random_problem
 from pwconv import reference
+from support.accuracy import assert_within, random_linear, random_problem
 
 
 def test_conv2d_pw(device, rng):

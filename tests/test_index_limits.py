@@ -18,7 +18,6 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 import pwconv
-from cards import FIXED, FLEXIBLE, KHR, NV, card
 from pwconv import shaders
 from pwconv.activation import parse_activation
 from pwconv.dispatch import Dispatcher, Plan
@@ -35,6 +34,8 @@ from pwconv.kernels.upsample import plan_upsample
 from pwconv.layout import Shape4, weight_rows_bytes
 from pwconv.tensor import choose_storage
 from pwconv.vk.physical_device import ImageLimit
+from support import inside
+from support.cards import FIXED, FLEXIBLE, KHR, NV, card
 
 NONE = parse_activation(None)
 HUGE = {
@@ -97,8 +98,10 @@ def fits(dispatcher: Dispatcher, storage: str, dtype: Any, *tensors: Shape4) -> 
 def assert_countable(plan: Plan) -> None:
     """Assert that the index of every invocation is a number of 32 bits."""
     for push_constants, counts in plan.parts:
-        names = plan.variant._push_names
-        values = dict(zip(names, plan.variant._push_struct.unpack(push_constants), strict=True))
+        names = inside.push_names(plan.variant)
+        values = dict(
+            zip(names, inside.push_struct(plan.variant).unpack(push_constants), strict=True)
+        )
         for axis, count, size in zip("xyz", counts, plan.workgroup, strict=True):
             assert values[f"origin_{axis}"] + count * size <= 2**32
 
@@ -241,10 +244,12 @@ def small(own_device, monkeypatch) -> pwconv.Device:
     """A device whose buffers hold 64 KiB, and whose images 4 KiB."""
     info = own_device.info
     limits = {**info.limits, "maxStorageBufferRange": 2**16}
-    monkeypatch.setattr(own_device._logical, "info", dataclasses.replace(info, limits=limits))
-    monkeypatch.setattr(own_device._dispatcher, "limits", limits)
+    monkeypatch.setattr(
+        inside.logical(own_device), "info", dataclasses.replace(info, limits=limits)
+    )
+    monkeypatch.setattr(inside.dispatcher(own_device), "limits", limits)
     largest = {(f, d): ImageLimit((2**14,) * 3, 2**12) for f in (109, 97) for d in (2, 3)}
-    monkeypatch.setattr(own_device._logical.physical, "image_limits", largest)
+    monkeypatch.setattr(inside.logical(own_device).physical, "image_limits", largest)
     return own_device
 
 
@@ -297,7 +302,7 @@ def test_a_texture_past_the_bytes_of_an_image(small):
 
 
 def test_a_packed_weight_past_the_bytes_of_an_image(small):
-    dispatcher = small._dispatcher
+    dispatcher = inside.dispatcher(small)
     assert packed_storage(dispatcher, (1, 32, 32), FLOAT32, "auto") == "texture2d"
     assert packed_storage(dispatcher, (1, 33, 32), FLOAT32, "auto") == "buffer"
     with pytest.raises(pwconv.UnsupportedError, match="it packs into a texture2d of 36 × 8"):
@@ -305,7 +310,7 @@ def test_a_packed_weight_past_the_bytes_of_an_image(small):
 
 
 def test_the_bytes_of_an_image_are_asked_of_the_driver(device):
-    limits = device._logical.physical.image_limits
+    limits = inside.logical(device).physical.image_limits
     device.empty((3, 4, 5), "float32", "texture3d")
     # Vulkan promises so much, wherever there is such an image at all.
     assert all(limit.size >= 2**31 - 1 for limit in limits.values() if limit)

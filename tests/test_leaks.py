@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 import pwconv
-from accuracy import random_problem
 from pwconv.vk import api as vk
+from support import inside
+from support.accuracy import random_problem
 
 CREATED = {
     "vkCreateInstance": "vkDestroyInstance",
@@ -58,7 +59,7 @@ def test_500_calls_of_mixed_sizes(device, objects, rng):
     inputs = [rng.standard_normal(size).astype(np.float32) for size in sizes]
     with pwconv.Device(device.info.index, validate=True) as own:
         layer = pwconv.PointwiseConv2d(weight, bias, device=own)
-        memory = own._logical.memory
+        memory = inside.logical(own).memory
         order = random.Random(3)
 
         def calls(count: int) -> None:
@@ -67,7 +68,7 @@ def test_500_calls_of_mixed_sizes(device, objects, rng):
                 layer(x)
                 layer(own.tensor(x))
             own.synchronize()
-            own._logical.queue.collect()
+            inside.logical(own).queue.collect()
 
         calls(500)  # until every input has met every staging buffer
         before = (+objects, memory.reserved, memory.block_count)

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 import pwconv
-import texels
-from accuracy import assert_within, check_linear, random_linear
-from pwconv import reference, staging
+from pwconv import reference
+from support import inside, texels
+from support.accuracy import assert_within, check_linear, random_linear
 
 WEIGHT = np.ones((5, 3), np.float32)
 
@@ -124,7 +124,7 @@ def test_no_rows(device, shape):
 
 @pytest.mark.parametrize("limit", [64, 300])
 def test_arrays_in_any_strides(device, rng, monkeypatch, limit):
-    monkeypatch.setattr(staging, "_CHUNK_BYTES", limit)
+    monkeypatch.setattr(*inside.slots.chunk_bytes, limit)
     x, weight, _ = random_linear(rng, (4, 6, 5), (7, 5), "float32")
     layer = pwconv.Linear(weight, device=device)
     for array in (x[::-1], x.swapaxes(0, 1), x.astype(">f4"), np.asfortranarray(x)):
@@ -149,17 +149,17 @@ def test_it_explains_what_the_call_dispatches(device, storage, shape):
     explained = layer.explain(shape, storage)
     x = np.ones(shape, np.float32)
     seen = []
-    submit = device._dispatcher.submit
+    submit = inside.dispatcher(device).submit
 
     def spy(*dispatches, **options):
         seen.extend(d.plan for d in dispatches if d.plan.variant.family.startswith("linear"))
         return submit(*dispatches, **options)
 
-    device._dispatcher.submit = spy
+    inside.dispatcher(device).submit = spy
     try:
         y = layer(x if storage == "auto" else device.tensor(x, storage=storage))
     finally:
-        del device._dispatcher.submit
+        del inside.dispatcher(device).submit
     (plan,) = seen
     assert explained.variant == plan.variant.name
     assert explained.workgroup == plan.workgroup

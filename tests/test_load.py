@@ -14,9 +14,10 @@ import numpy as np
 import pytest
 
 import pwconv
-from accuracy import assert_within
-from leftovers import settled
 from pwconv import reference
+from support import inside
+from support.accuracy import assert_within
+from support.leftovers import settled
 
 _STATUS = Path("/proc/self/statm")
 _PAGE = 4096
@@ -77,7 +78,7 @@ class Load:
     def tell(self, done: int) -> None:
         """Print what there is after so many calls, caches as they are."""
         self.device.synchronize()
-        logical = self.device._logical
+        logical = inside.logical(self.device)
         logical.queue.collect()
         print(
             f"{done:7,} calls: {resident() / 2**20:.1f} MiB resident; of the device "
@@ -106,7 +107,7 @@ def test_memory_is_flat(unvalidated, request):
         done = mark
         load.tell(done)
         host = resident()
-        figures.append((host, unvalidated._logical.memory.reserved, *settled(unvalidated)))
+        figures.append((host, inside.logical(unvalidated).memory.reserved, *settled(unvalidated)))
     first, last = figures[0], figures[-1]
     assert last[0] <= first[0] + _SPARE
     assert last[1] <= first[1]

@@ -5,13 +5,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-import propagation
 import pwconv
-from accuracy import assert_within
-from propagation import Approximation
 from pwconv import dispatch, reference, shaders
 from pwconv.dispatch import MOST_TRIPS
 from pwconv.kernels import conv2d_pw_pair, tiling
+from support import inside, propagation
+from support.accuracy import assert_within
+from support.propagation import Approximation
 
 PAST = 65_535
 
@@ -81,7 +81,7 @@ def test_what_no_variant_computes_is_refused(device, monkeypatch):
 def test_a_plan_with_too_many_trips_is_refused(device):
     variant = shaders.variant("upsample_buffer", dtype="fp32")
     with pytest.raises(pwconv.UnsupportedError, match="would take 60,001 trips"):
-        device._dispatcher.plan(variant, (1, 1, 1), {}, trips=MOST_TRIPS + 1)
+        inside.dispatcher(device).plan(variant, (1, 1, 1), {}, trips=MOST_TRIPS + 1)
 
 
 def test_every_loop_over_sizes_is_counted():

@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 
 import pwconv
-from accuracy import check_layer, check_linear, random_linear, random_problem
-from mirror import Mirror, random_weight
-from pwconv import dispatch
 from pwconv.dispatch import Dispatcher, grid_parts, short_parts
 from pwconv.vk import commands
 from pwconv.vk.commands import LONGEST_SUBMISSION, Step, short_submissions
+from support import inside
+from support.accuracy import check_layer, check_linear, random_linear, random_problem
+from support.mirror import Mirror, random_weight
 
 
 @pytest.fixture
@@ -23,8 +23,8 @@ def slow(device, monkeypatch) -> Callable[[float], list[int]]:
 
     def slow(flop_per_second: float) -> list[int]:
         kind = device.info.type
-        monkeypatch.setitem(dispatch._SLOWEST, kind, flop_per_second)
-        monkeypatch.setattr(device, "_dispatcher", Dispatcher(device._logical))
+        monkeypatch.setitem(inside.SLOWEST_RATE, kind, flop_per_second)
+        monkeypatch.setattr(device, inside.DISPATCHER, Dispatcher(inside.logical(device)))
         submitted = []
         submit = commands.Queue.submit
 
@@ -45,7 +45,9 @@ def test_a_layer(device, rng, slow, storage):
     submitted = slow(flop / (7.5 * LONGEST_SUBMISSION))
     layer = pwconv.PointwiseConv2d(weight, bias, storage=storage, device=device)
     check_layer(layer, x, weight, bias)
-    plans = [p for p in device._dispatcher._plans.values() if "conv2d" in p.variant.name]
+    plans = [
+        p for p in inside.plans(inside.dispatcher(device)).values() if "conv2d" in p.variant.name
+    ]
     # As many pieces as there are workgroups, at most.
     assert all(len(plan.parts) > 1 for plan in plans)
     assert len(submitted) > len(plans[0].parts) / 2
@@ -77,7 +79,7 @@ def test_short_work_is_one_submission(device, rng, slow):
     layer = pwconv.PointwiseConv2d(np.ones((8, 8), np.float32), device=device)
     recording = None
     layer(rng.standard_normal((1, 8, 40, 40)).astype(np.float32))
-    for recording in device._dispatcher._recordings.values():
+    for recording in inside.recordings(inside.dispatcher(device)).values():
         assert len(recording.command_buffers) == 1
     assert recording is not None
 

@@ -11,11 +11,10 @@ import numpy as np
 import pytest
 
 import pwconv
-import texels
-from accuracy import assert_within, check_layer, random_problem
-from pwconv import reference, staging
+from pwconv import reference
 from pwconv.vk import api as vk
-from pwconv.vk import pools
+from support import inside, texels
+from support.accuracy import assert_within, check_layer, random_problem
 
 
 def test_arrays_give_arrays_and_tensors_give_tensors(device, rng):
@@ -131,7 +130,7 @@ def test_tensors_that_are_gone_leave_nothing_behind(own_device, rng, monkeypatch
     # Of float32 and float16, (8, 4, 6) and (8, 4, 12) take buffers of one size.
     cases = [((8, 4, 6), "float32"), ((8, 4, 12), "float16"), ((8, 6, 4), "float32")]
     for kept in (256 << 20, 0):
-        monkeypatch.setattr(pools, "_KEPT_BYTES", kept)
+        monkeypatch.setattr(*inside.slots.kept_bytes, kept)
         for shape, dtype in cases * 4:
             array = rng.standard_normal(shape).astype(dtype)
             x = own_device.tensor(array, storage=storage)
@@ -152,7 +151,7 @@ def test_arrays_pass_through_in_one_submission(device, rng, storage):
     x, weight, bias = random_problem(rng, 7, 10, (5, 6), "float32", batch=2)
     layer = pwconv.PointwiseConv2d(weight, bias, storage=storage, device=device)
     layer(x)
-    queue = device._logical.queue
+    queue = inside.logical(device).queue
     before = queue.last
     layer(x)
     assert queue.last == before + 1
@@ -160,7 +159,7 @@ def test_arrays_pass_through_in_one_submission(device, rng, storage):
 
 @pytest.mark.parametrize("limit", [64, 8 << 20])
 def test_arrays_in_any_strides_and_byte_order(device, rng, monkeypatch, limit):
-    monkeypatch.setattr(staging, "_CHUNK_BYTES", limit)
+    monkeypatch.setattr(*inside.slots.chunk_bytes, limit)
     x, weight, _ = random_problem(rng, 6, 5, (4, 7), "float32")
     layer = pwconv.PointwiseConv2d(weight, device=device)
     for array in (
@@ -182,17 +181,17 @@ def test_arrays_of_many_chunks_give_the_same(device, rng, monkeypatch, limit, dt
     layer = pwconv.PointwiseConv2d(weight, bias, storage=storage, device=device)
     whole = check_layer(layer, x, weight, bias)
     np.testing.assert_array_equal(layer(x), whole)
-    monkeypatch.setattr(staging, "_CHUNK_BYTES", limit)
-    before = device._logical.queue.last
+    monkeypatch.setattr(*inside.slots.chunk_bytes, limit)
+    before = inside.logical(device).queue.last
     np.testing.assert_array_equal(layer(x), whole)
-    assert device._logical.queue.last > before + 2
+    assert inside.logical(device).queue.last > before + 2
 
 
 def test_an_interrupted_call_leaves_a_usable_layer(own_device, rng, monkeypatch):
     x, weight, _ = random_problem(rng, 7, 10, (5, 6), "float32")
     layer = pwconv.PointwiseConv2d(weight, device=own_device)
     expected = layer(x)
-    own_device._logical.queue._spin_seconds = 0.0
+    setattr(inside.logical(own_device).queue, inside.SPIN_SECONDS, 0.0)
     with monkeypatch.context() as patch:
 
         def interrupt(*_: object) -> None:

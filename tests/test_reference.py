@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from pwconv import reference
+from support import inside
 
 SCALAR = {
     "relu": lambda x: max(x, 0),
@@ -34,7 +35,7 @@ def test_activations(activation):
 def test_slopes_are_upper_bounds(activation):
     x = np.linspace(-10, 10, 100001)
     slopes = np.abs(np.diff(reference.activate(x, activation)) / np.diff(x))
-    assert slopes.max() <= reference._activation(activation).slope + 1e-6
+    assert slopes.max() <= inside.activation_rule(activation).slope + 1e-6
 
 
 def test_unknown_activation():
@@ -48,13 +49,13 @@ def test_unknown_activation():
 def test_conv2d_pw_by_its_definition(rng, stride, padding):
     x = rng.standard_normal((2, 3, 5, 7))
     weight, bias = rng.standard_normal((4, 3)), rng.standard_normal(4)
-    (sh, sw), (ph, pw) = reference._pair(stride), reference._pair(padding)
+    (sh, sw), (ph, pw) = inside.as_pair(stride), inside.as_pair(padding)
     height, width = (5 + 2 * ph - 1) // sh + 1, (7 + 2 * pw - 1) // sw + 1
     expected = np.empty((2, 4, height, width))
     for n, o, h, w in np.ndindex(expected.shape):
         row, column = h * sh - ph, w * sw - pw
-        inside = 0 <= row < 5 and 0 <= column < 7
-        dot = sum(weight[o, i] * x[n, i, row, column] for i in range(3)) if inside else 0.0
+        within = 0 <= row < 5 and 0 <= column < 7
+        dot = sum(weight[o, i] * x[n, i, row, column] for i in range(3)) if within else 0.0
         expected[n, o, h, w] = bias[o] + dot
     actual = reference.conv2d_pw(x, weight[:, :, None, None], bias, stride=stride, padding=padding)
     np.testing.assert_allclose(actual, expected, rtol=1e-12)
@@ -100,9 +101,9 @@ def test_pack_linear_weight_by_its_definition(rng, transposed):
     assert packed.shape == (2, -(-k_count // 4), -(-n_count // 4), 4, 4)
     for b, k4, n4, dk, j in np.ndindex(packed.shape):
         n, k = 4 * n4 + j, 4 * k4 + dk
-        inside = n < n_count and k < k_count
+        within = n < n_count and k < k_count
         index = (b, n, k) if transposed else (b, k, n)
-        assert packed[b, k4, n4, dk, j] == (weight[index] if inside else 0)
+        assert packed[b, k4, n4, dk, j] == (weight[index] if within else 0)
 
 
 def test_pack_linear_weight_narrows():

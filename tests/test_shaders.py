@@ -9,10 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from cards import card
 from pwconv import PwconvError, shaders
 from pwconv import activation as activations
 from pwconv.kernels import elementwise
+from support import inside
+from support.cards import card
 
 ROOT = Path(__file__).parents[1]
 
@@ -21,13 +22,13 @@ ROOT = Path(__file__).parents[1]
 def copied(tmp_path, monkeypatch):
     """A copy of the package's SPIR-V that a test may damage, and of the sources beside it."""
     folder = tmp_path / "src" / "pwconv" / "spirv"
-    shutil.copytree(shaders._FOLDER, folder)
-    monkeypatch.setattr(shaders, "_FOLDER", folder)
+    shutil.copytree(inside.SHADERS, folder)
+    monkeypatch.setattr(*inside.slots.folder, folder)
     monkeypatch.setattr(shaders, "__file__", str(folder.parent / "shaders.py"))
-    shaders._manifest.cache_clear()
+    inside.manifest.cache_clear()
     shaders.variant.cache_clear()
     yield folder
-    shaders._manifest.cache_clear()
+    inside.manifest.cache_clear()
     shaders.variant.cache_clear()
 
 
@@ -40,7 +41,7 @@ def test_three_tiles_for_each_precision():
 
 
 def test_only_half_arithmetic_and_matrix_units_need_features():
-    for variant in shaders._manifest().values():
+    for variant in inside.manifest().values():
         if "coopmat" in variant.family or variant.family == "bench_matrix":
             assert "cooperativeMatrix" in variant.features
         else:
@@ -89,7 +90,7 @@ def test_what_a_device_lacks_is_named():
     ],
 )
 def test_bindings_are_counted_by_type(name, limit, least):
-    variant = shaders._manifest()[name]
+    variant = inside.manifest()[name]
     dispatcher = card(**{limit: least})
     assert variant.unmet(dispatcher.limits, dispatcher.features) is None
     dispatcher = card(**{limit: least - 1})
@@ -99,7 +100,7 @@ def test_bindings_are_counted_by_type(name, limit, least):
 
 
 def test_push_constants_fit_every_device():
-    assert all(v.push_constant_size <= 128 for v in shaders._manifest().values())
+    assert all(v.push_constant_size <= 128 for v in inside.manifest().values())
 
 
 def test_constants_are_passed_by_name():
@@ -114,7 +115,7 @@ def test_activation_numbers_are_the_shaders():
     text = (ROOT / "shaders/include/activation.glslh").read_text()
     for name in ("NONE", "CLAMP", "LEAKY_RELU", "HARDSWISH", "SIGMOID", "SILU", "TANH", "GELU"):
         assert f"const uint ACTIVATION_{name} = {getattr(activations, f'_{name}')};" in text
-    assert f"ACTIVATION_GELU_TANH = {activations._GELU_TANH};" in text
+    assert f"ACTIVATION_GELU_TANH = {inside.GELU_TANH};" in text
 
 
 def test_damaged_code_is_refused(copied):
@@ -143,7 +144,7 @@ def test_push_constants_with_gaps_are_refused(copied):
 def test_stale_code_is_refused_beside_its_sources(copied, tmp_path):
     shutil.copytree(ROOT / "shaders", tmp_path / "shaders")
     assert shaders.variants("conv2d_pw_tiled")
-    shaders._manifest.cache_clear()
+    inside.manifest.cache_clear()
     with (tmp_path / "shaders/conv2d_pw_tiled.comp").open("a") as stream:
         stream.write("// changed\n")
     with pytest.raises(PwconvError, match="has changed since the shaders were compiled"):

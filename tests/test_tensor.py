@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 import pwconv
-import texels
 from pwconv.vk import api as vk
+from support import inside, texels
 
 
 def test_attributes(device):
@@ -136,14 +136,14 @@ def test_past_the_largest_buffer(device):
 
 
 def test_a_type_the_device_cannot_store(device, monkeypatch):
-    refuse = vk._package().VkErrorFormatNotSupported
+    refuse = inside.vulkan_package().VkErrorFormatNotSupported
 
     def properties(*_: object) -> None:
         raise refuse
 
-    monkeypatch.setattr(device._logical.physical, "image_limits", {})
+    monkeypatch.setattr(inside.logical(device).physical, "image_limits", {})
     name = "vkGetPhysicalDeviceImageFormatProperties"
-    monkeypatch.setattr(vk, name, vk._raising(name, properties))
+    monkeypatch.setattr(vk, name, inside.raising(name, properties))
     with pytest.raises(pwconv.UnsupportedError, match=r"cannot store float16 in textures"):
         device.empty((3, 4, 5), "float16", "texture3d")
     assert device.empty((3, 4, 5), "float16").storage == "buffer"

@@ -11,10 +11,11 @@ import pytest
 from PIL import Image
 
 import pwconv
-from command_line import run
 from pwconv import cli
 from pwconv.bench import command, plot
 from pwconv.bench.report import from_document
+from support import inside
+from support.command_line import run
 
 
 def test_a_tiny_run(device, tmp_path):
@@ -88,7 +89,7 @@ def test_files_are_written_before_anything_is_printed(tmp_path, monkeypatch, cap
     """And what is printed is, where one cannot be."""
     printed: list[str] = []
     monkeypatch.setattr(command, "run", lambda *_: SimpleNamespace(results=[]))
-    monkeypatch.setattr(command, "_job", lambda *_: None)
+    monkeypatch.setattr(*inside.slots.job, lambda *_: None)
     monkeypatch.setattr(command.report, "write_json", lambda *_: printed.append("json"))
 
     def fail(*_):

@@ -8,6 +8,7 @@ import types
 import pwconv
 from pwconv.bench import peers
 from pwconv.bench.report import Run
+from support import inside
 
 
 class Fine:
@@ -39,8 +40,8 @@ def test_a_broken_peer_costs_nothing_but_itself(monkeypatch):
     def broken(info: object, clocks: object) -> Fine:
         raise RuntimeError("no such driver")
 
-    monkeypatch.setattr(peers, "_torch", broken)
-    monkeypatch.setattr(peers, "_ncnn", lambda info, clocks: Fine())
+    monkeypatch.setattr(*inside.slots.torch, broken)
+    monkeypatch.setattr(*inside.slots.ncnn, lambda info, clocks: Fine())
     found, outcomes = peers.open_peers(None, None)
     assert [peer.name for peer in found] == ["Fine"]
     assert outcomes == {"PyTorch": "failed: RuntimeError: no such driver", "ncnn": "1.0"}
@@ -53,8 +54,8 @@ def test_a_peer_without_the_device(monkeypatch):
     def elsewhere(info: object, clocks: object) -> Fine:
         raise pwconv.UnsupportedError("it has no such device")
 
-    monkeypatch.setattr(peers, "_torch", elsewhere)
-    monkeypatch.setattr(peers, "_ncnn", elsewhere)
+    monkeypatch.setattr(*inside.slots.torch, elsewhere)
+    monkeypatch.setattr(*inside.slots.ncnn, elsewhere)
     found, outcomes = peers.open_peers(None, None)
     assert found == []
     assert set(outcomes.values()) == {"not measured: it has no such device"}

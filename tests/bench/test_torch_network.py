@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 
 import pwconv
-from accuracy import assert_within
-from mirror import Mirror
 from pwconv.bench.graphs import MIXERS, GraphCase, graph_workload
 from pwconv.timing.clocks import ClockCheck
 from pwconv.timing.samples import Sample
+from support.accuracy import assert_within
+from support.mirror import Mirror
 
 torch = pytest.importorskip("torch")
 

@@ -9,10 +9,10 @@ import sys
 import pytest
 
 import pwconv
-from command_line import run
 from pwconv import cli
-from pwconv.bench import tune
 from pwconv.tuning.store import Store
+from support import inside
+from support.command_line import run
 
 
 def test_tune_then_info_then_use(device, home):
@@ -124,7 +124,7 @@ def test_what_was_found_is_shown_where_the_file_can_no_longer_be_written(
     def fail(*_):
         raise errors.pop(0)
 
-    monkeypatch.setattr(tune, "_tune", fail)
+    monkeypatch.setattr(*inside.slots.tune, fail)
     shapes = ("--shape", "4,4,2,2", "--shape", "4,4,3,3", "--shape", "4,4,4,4")
     with pytest.raises(SystemExit) as exit_info:
         cli.main(["tune", "-d", str(device.info.index), *shapes, "--dtype", "float32"])

@@ -12,7 +12,7 @@ import pytest
 import compile_shaders
 from compile_shaders import ShaderError, compile_all, load_variants
 from glslang import Glslang, GlslError
-from pwconv import shaders as packaged
+from support import inside
 
 SHADERS = Path(__file__).parents[2] / "shaders"
 
@@ -223,12 +223,12 @@ def test_no_version_line(tree, tmp_path):
 def test_the_package_holds_what_the_tree_gives(tmp_path):
     """Compiled afresh, byte for byte what is installed; so the build is reproducible."""
     fresh = compile_all(SHADERS, tmp_path / "out")
-    installed = packaged._FOLDER
+    installed = inside.SHADERS
     assert {f.name for f in fresh} == {f.name for f in installed.iterdir()}
     for file in fresh:
         assert file.read_bytes() == (installed / file.name).read_bytes(), file.name
 
 
 def test_the_package_recognizes_its_sources():
-    document = json.loads((packaged._FOLDER / "manifest.json").read_text())
+    document = json.loads((inside.SHADERS / "manifest.json").read_text())
     assert document["sources"] == compile_shaders.source_digest(SHADERS)

@@ -18,7 +18,7 @@ import pytest
 
 import pwconv
 from pwconv import reference
-from pwconv.vk.process import _SignalSafeLock
+from support import inside
 
 PACKAGE = str(Path(pwconv.__file__).parent)
 
@@ -92,7 +92,7 @@ class Bench:
         gc.collect()
         self.device.empty_cache()
         self.device.synchronize()
-        return len(self.device._logical.live)
+        return len(inside.logical(self.device).live)
 
 
 ACTS: dict[str, Callable[[Bench], object]] = {
@@ -209,7 +209,7 @@ def test_exceptions_of_a_signal_handler_at_random_moments(device, rng):
 
 @pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="needs a signal that comes later")
 def test_a_lock_is_not_left_held_by_a_signal_handler():
-    lock = _SignalSafeLock()
+    lock = inside.SignalSafeLock()
     moments = random.Random(7)
     armed = False
 
@@ -232,7 +232,7 @@ def test_a_lock_is_not_left_held_by_a_signal_handler():
         for _ in range(3000):
             with pytest.raises(Stop):
                 enter_and_leave()
-            assert not lock._is_owned()
+            assert not inside.is_owned(lock)
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, old)

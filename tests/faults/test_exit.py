@@ -11,6 +11,7 @@ import pytest
 
 from pwconv import PwconvError
 from pwconv.vk import process
+from support import inside
 
 PROGRAM = """
 import atexit, sys, threading, time
@@ -111,9 +112,11 @@ def test_a_thread_that_stays_at_work_is_named(own_device, monkeypatch):
     monkeypatch.setattr(process, "CLOSE_SECONDS", 0.05)
     entered, leave = threading.Event(), threading.Event()
 
-    def work(logical=own_device._logical) -> None:
-        logical.queue._spin_seconds = 0.0
-        logical.queue._wait_slice = lambda _fence: entered.set() or leave.wait()
+    logical = inside.logical(own_device)
+
+    def work() -> None:
+        setattr(logical.queue, inside.SPIN_SECONDS, 0.0)
+        setattr(logical.queue, inside.WAIT_SLICE, lambda _fence: entered.set() or leave.wait())
         logical.queue.wait(logical.queue.run_once(lambda _: None))
 
     thread = threading.Thread(target=work, name="the busy one")
@@ -126,5 +129,5 @@ def test_a_thread_that_stays_at_work_is_named(own_device, monkeypatch):
     finally:
         leave.set()
         thread.join()
-    del own_device._logical.queue._wait_slice
+    delattr(logical.queue, inside.WAIT_SLICE)
     own_device.close()

@@ -16,7 +16,7 @@ pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 PARENT = """
 import gc, os, sys, threading, time
 import numpy as np, pwconv
-from injector import injected
+from support.injector import injected
 
 injection = injected()
 vulkan = injection.__enter__()

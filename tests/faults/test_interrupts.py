@@ -9,14 +9,15 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 import pytest
-from injector import UNDONE_BY, injected
 from vulkan import _vulkan
 
 import pwconv
-from accuracy import assert_within, random_problem
 from pwconv import reference
 from pwconv.timing.fma import FmaKernel
 from pwconv.vk.commands import Recording
+from support import inside
+from support.accuracy import assert_within, random_problem
+from support.injector import UNDONE_BY, injected
 
 pytestmark = pytest.mark.skipif(
     not hasattr(signal, "setitimer"), reason="needs a signal that comes after a while"
@@ -49,19 +50,19 @@ def interrupted() -> Iterator[Callable[[Callable[[], object]], None]]:
 
 def keep_busy(device: pwconv.Device) -> None:
     """Submit work for some seconds, in pieces that no driver takes for a hang."""
-    queue = device._logical.queue
-    kernel = FmaKernel(device._dispatcher, "fp32", 2**14)
+    queue = inside.logical(device).queue
+    kernel = FmaKernel(inside.dispatcher(device), "fp32", 2**14)
     iterations, seconds = 64, 0.0
     while seconds < BUSY_SECONDS / 30:
         iterations *= 2
-        recording = Recording(device._logical, [kernel.step(iterations)], host_reads=False)
+        recording = Recording(inside.logical(device), [kernel.step(iterations)], host_reads=False)
         times = []
         for _ in range(2):
             start = time.monotonic()
             queue.wait(recording.submit(awaited=True))
             times.append(time.monotonic() - start)
         seconds = min(times)
-    recording = Recording(device._logical, [kernel.step(iterations)], host_reads=False)
+    recording = Recording(inside.logical(device), [kernel.step(iterations)], host_reads=False)
     for _ in range(round(BUSY_SECONDS / seconds)):
         recording.submit()
 

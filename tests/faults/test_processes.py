@@ -12,13 +12,13 @@ import numpy as np
 import pytest
 
 import pwconv
-from accuracy import assert_within, random_problem
 from pwconv import reference
 from pwconv.files import cache_folder
 from pwconv.kernels import conv2d_pw_choice
 from pwconv.tuning import race
 from pwconv.tuning.store import Store
-from pwconv.vk import pipelines
+from support import inside
+from support.accuracy import assert_within, random_problem
 
 PROCESSES = 4
 
@@ -30,8 +30,9 @@ def measure_and_compute(index: int, number: int, barrier: Barrier) -> None:
         choose=conv2d_pw_choice.choose,
         candidates=lambda *given: dict([*conv2d_pw_choice.candidates(*given).items()][:2]),
     )
-    race._WORKGROUPS = ((8, 8, 1),)
-    race._RACE_ROUNDS, race._DUEL_ROUNDS = (1, 1), (2, 2)
+    setattr(*inside.slots.workgroups, ((8, 8, 1),))
+    setattr(*inside.slots.race_rounds, (1, 1))
+    setattr(*inside.slots.duel_rounds, (2, 2))
     rng = np.random.default_rng(number)
     barrier.wait()
     with pwconv.Device(index) as device:
@@ -68,7 +69,7 @@ def test_started_at_once_with_empty_caches(
         measured = {key.problem.x_shape[1] for key in verdicts}
         assert measured == {3, *(5 + number for number in range(PROCESSES))}
     compiled = cache_folder("pipelines") / f"{device.info.identity}.bin"
-    assert pipelines._read(compiled)
+    assert inside.read_pipelines(compiled)
     ours = store.file.parents[1]
     written = {Path(folder) / name for folder, _, names in os.walk(ours) for name in names}
     assert written == ({store.file, compiled} if verdicts else {compiled})

@@ -12,6 +12,7 @@ import pytest
 
 import pwconv
 from pwconv import reference
+from support import inside
 
 pytestmark = [
     pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="needs a signal that comes later"),
@@ -182,12 +183,15 @@ def test_a_busy_call_changes_nothing(own_device, rng):
             except pwconv.BusyError as error:
                 answers.append(str(error))
 
-    check = own_device._logical.check
-    own_device._logical.check = lambda: (check(), interrupt(own_device))  # called under the lock
+    check = inside.logical(own_device).check
+    inside.logical(own_device).check = lambda: (
+        check(),
+        interrupt(own_device),
+    )  # called under the lock
     try:
-        own_device._dispatcher.submit(problem.layer._dispatch(problem.tensor, out))
+        inside.dispatcher(own_device).submit(inside.dispatch_of(problem.layer, problem.tensor, out))
     finally:
-        own_device._logical.check = check
+        inside.logical(own_device).check = check
     assert len(answers) >= len(uses)
     assert all("is in the middle of a call of this same thread" in answer for answer in answers)
     problem.check()

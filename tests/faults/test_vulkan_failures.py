@@ -12,15 +12,15 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 
-import injector as vulkan
 import numpy as np
 import pytest
-from injector import RESULTS, Fault, Injector, injected
 
 import pwconv
-from accuracy import assert_within, random_problem
-from pwconv import reference, staging
-from pwconv.timing import ceilings, clocks
+from pwconv import reference
+from support import injector as vulkan
+from support import inside
+from support.accuracy import assert_within, random_problem
+from support.injector import RESULTS, Fault, Injector, injected
 
 ERRORS = {
     vulkan.OUT_OF_HOST_MEMORY: pwconv.OutOfMemoryError,
@@ -152,12 +152,12 @@ def problems(rng: np.random.Generator) -> Problems:
 @pytest.fixture
 def calls(device: pwconv.Device, monkeypatch: pytest.MonkeyPatch) -> Iterator[Injector]:
     """Everything small, so that every way is taken in little time."""
-    monkeypatch.setattr(staging, "_CHUNK_BYTES", 2048)
-    monkeypatch.setattr(ceilings, "_COPY_BYTES", {device.info.type: 1 << 16})
-    monkeypatch.setattr(ceilings, "_SEED_BYTES", 1 << 14)
-    monkeypatch.setattr(ceilings, "_SAMPLES_CPU", 1)
-    monkeypatch.setattr(clocks, "_CALIBRATIONS", 1)
-    monkeypatch.setattr(clocks.Clocks, "_scaled", lambda self, target: 1)
+    monkeypatch.setattr(*inside.slots.chunk_bytes, 2048)
+    monkeypatch.setattr(*inside.slots.copy_bytes, {device.info.type: 1 << 16})
+    monkeypatch.setattr(*inside.slots.seed_bytes, 1 << 14)
+    monkeypatch.setattr(*inside.slots.samples_cpu, 1)
+    monkeypatch.setattr(*inside.slots.calibrations, 1)
+    monkeypatch.setattr(*inside.slots.scaled, lambda self, target: 1)
     pwconv.devices()  # the instance that stays, and is nobody's leak
     gc.collect()
     gc.freeze()  # or each collection below goes through all of the suite
@@ -238,15 +238,15 @@ def attempt(calls: Injector, fault: Fault, act: Callable[[], object]) -> str:
 def assert_nothing_is_left(device: pwconv.Device, calls: Injector) -> None:
     """Assert that only what is kept for the next call exists: pipelines and recordings."""
     gc.collect()
-    logical = device._logical
+    logical = inside.logical(device)
     logical.resources.clear()
     logical.staging.clear()
     device.synchronize()
     logical.queue.collect()
-    recordings = list(device._dispatcher._recordings.values())
+    recordings = list(inside.recordings(inside.dispatcher(device)).values())
     assert set(logical.live) == {recording.uid for recording in recordings}
     assert logical.memory.used == 0
-    pipelines = len(logical.pipelines._pipelines)
+    pipelines = len(inside.pipelines_of(logical.pipelines))
     queue = logical.queue
     expected = {
         "vkCreateInstance": 1,
@@ -260,7 +260,7 @@ def assert_nothing_is_left(device: pwconv.Device, calls: Injector) -> None:
         "vkCreateDescriptorSetLayout": pipelines,
         "vkCreateDescriptorPool": len(recordings),
         "vkAllocateCommandBuffers": len(recordings),
-        "vkCreateFence": len(queue._every_fence),
+        "vkCreateFence": len(inside.every_fence(queue)),
     }
     assert calls.existing() == {create: count for create, count in expected.items() if count}
 
@@ -418,16 +418,16 @@ def test_waiting_by_fence_and_for_idle_both_fail(device, problems, calls):
     opened = pwconv.Device(device.info.index, validate=True)
     layer = pwconv.PointwiseConv2d(problems.weight, device=opened)
     tensor = layer(opened.tensor(problems.x))
-    real = opened._logical.queue._wait
+    real = inside.queue_wait(inside.logical(opened).queue)
 
     def fail(_serial: int) -> None:
         raise pwconv.OutOfMemoryError("vkCreateFence: VkErrorOutOfHostMemory")
 
-    opened._logical.queue._wait = fail
+    setattr(inside.logical(opened).queue, inside.WAIT, fail)
     fault = Fault("vkDeviceWaitIdle", 1, vulkan.OUT_OF_HOST_MEMORY)
     assert attempt(calls, fault, opened.close) == "error"
     assert calls.existing()["vkCreateDevice"] == 1  # it may still be at work
-    opened._logical.queue._wait = real
+    setattr(inside.logical(opened).queue, inside.WAIT, real)
     with pytest.raises(pwconv.ClosedError):
         tensor.numpy()
     opened.close()
@@ -446,7 +446,7 @@ def test_garbage_collection_of_a_lost_device(device, problems, calls):
 
 def test_the_default_device_is_replaced_when_it_is_lost(device, problems, calls, monkeypatch):
     monkeypatch.setenv("PWCONV_DEVICE", str(device.info.index))
-    monkeypatch.setattr("pwconv.device._default", None)
+    monkeypatch.setattr(*inside.slots.default, None)
     problems.check(pwconv.conv2d_pw(problems.x, problems.weight, problems.bias))
     fault = Fault("vkQueueSubmit", 1, vulkan.DEVICE_LOST)
     act = functools.partial(pwconv.conv2d_pw, problems.x, problems.weight, problems.bias)

@@ -7,12 +7,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from arguments import ACTIVATIONS, anything, array, assert_about, attempt, shapes, spoil
 from hypothesis import strategies as st
 
 import pwconv
-from leftovers import settled
 from pwconv import reference
+from support import inside
+from support.arguments import ACTIVATIONS, anything, array, assert_about, attempt, shapes, spoil
+from support.leftovers import settled
 
 DTYPES = st.sampled_from([None, "float32", "float16", np.float32, np.dtype(">f2")])
 STORAGES = st.sampled_from(["auto", "buffer", "texture3d"])
@@ -106,7 +107,7 @@ def test_layers(fuzz, leak_free, strange, kind):
         if layer is None:
             return
         assert repr(layer)
-        x = array(draw, x_shape, None if layer._converts else layer.dtype.name)
+        x = array(draw, x_shape, None if inside.converts(layer) else layer.dtype.name)
         call = {"x": x, "out": None}
         if 0 not in x_shape and right and draw(st.booleans()):
             call["x"] = leak_free.tensor(x, layer.dtype, layer.storage)
@@ -254,7 +255,9 @@ def test_after_close(fuzz, device, own_device):
     def case(draw):
         layer = draw(st.sampled_from(layers))
         x = array(draw, (3, 2, 2), "float32") if draw(st.booleans()) else tensor
-        none = np.empty((0, layer._weight.shape[2], 2, layer._weight.shape[2]), np.float32)
+        none = np.empty(
+            (0, inside.weight(layer).shape[2], 2, inside.weight(layer).shape[2]), np.float32
+        )
         calls = [
             *(lambda: layer(x), lambda: layer(none), tensor.numpy),
             *(packed.numpy, lambda: layer.explain((3, 2, 2)), own_device.synchronize),

@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from arguments import anything, attempt
 from hypothesis import strategies as st
 
 import pwconv
@@ -20,7 +19,8 @@ from pwconv.kernels.conv2d_pw import plan_conv2d_pw
 from pwconv.models import parameters
 from pwconv.tuning.store import Store
 from pwconv.tuning.tuner import Tuner
-from pwconv.vk import pipelines
+from support import inside
+from support.arguments import anything, attempt
 
 _SCALARS = st.one_of(
     st.none(),
@@ -93,13 +93,13 @@ def task(own_device, rng):
     """What a layer asks the tuner about at a shape."""
     weight = rng.standard_normal((6, 5)).astype(np.float32)
     layer = pwconv.PointwiseConv2d(weight, device=own_device, storage="buffer")
-    return layer._task("buffer", (1, 5, 4, 4), (1, 6, 4, 4))
+    return inside.task(layer, "buffer", (1, 5, 4, 4), (1, 6, 4, 4))
 
 
 def test_tuning_file(fuzz, own_device, task, tmp_path, monkeypatch):
     """Whatever it says, a layer takes a variant that computes its problem."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    dispatcher = own_device._dispatcher
+    dispatcher = inside.dispatcher(own_device)
     default = conv2d_pw_choice.choose(dispatcher, task.problem, task.weight_storage)
     able = conv2d_pw_choice.candidates(dispatcher, task.problem, task.weight_storage)
     other = next(name for name in able if name != default.variant.name)
@@ -120,7 +120,7 @@ def test_tuning_file(fuzz, own_device, task, tmp_path, monkeypatch):
         "default_workgroup": list(default.workgroup),
         "default_seconds": 2e-6,
     }
-    document = {**store._header, "verdicts": [entry, {**entry, "x_shape": [1, 5, 4, 5]}]}
+    document = {**inside.header(store), "verdicts": [entry, {**entry, "x_shape": [1, 5, 4, 5]}]}
     store.file.parent.mkdir(parents=True)
     store.file.write_text(json.dumps(document))
     assert Tuner(dispatcher, "cached").choose(task).variant.name == other
@@ -154,7 +154,7 @@ def test_a_document_as_deep_as_can_be_read(own_device, tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     store = Store(own_device.info)
     store.file.parent.mkdir(parents=True)
-    header = json.dumps({**store._header, "verdicts": 0})[:-2]
+    header = json.dumps({**inside.header(store), "verdicts": 0})[:-2]
     for depth in (*range(1, 800, 50), *range(800, 1010)):
         nested = "[" * depth + "]" * depth
         for text in (
@@ -170,15 +170,15 @@ def test_a_document_as_deep_as_can_be_read(own_device, tmp_path, monkeypatch):
 def test_pipeline_cache(fuzz, tmp_path):
     """What is changed is not handed to the driver."""
     contents = os.urandom(200)
-    whole = pipelines._MAGIC + hashlib.sha256(contents).digest() + contents
+    whole = inside.PIPELINES_MAGIC + hashlib.sha256(contents).digest() + contents
     file = tmp_path / "cache.bin"
     file.write_bytes(whole)
-    assert pipelines._read(file) == contents
+    assert inside.read_pipelines(file) == contents
 
     def case(draw):
         changed = change_bytes(draw, whole)
         file.write_bytes(changed)
-        assert pipelines._read(file) == (contents if changed == whole else b"")
+        assert inside.read_pipelines(file) == (contents if changed == whole else b"")
 
     fuzz(100, case)
 
@@ -190,29 +190,29 @@ def test_a_pipeline_cache_that_is_no_file(tmp_path):
     (tmp_path / "zeros").symlink_to("/dev/zero")
     (tmp_path / "folder").mkdir()
     for name in ("pipe", "zeros", "folder", "nothing", "n\0ul"):
-        assert pipelines._read(tmp_path / name) == b""
+        assert inside.read_pipelines(tmp_path / name) == b""
 
 
 def test_a_pipeline_cache_without_end(tmp_path, monkeypatch):
-    monkeypatch.setattr(pipelines, "_MOST_BYTES", 1000)
+    monkeypatch.setattr(*inside.slots.most_bytes, 1000)
     file = tmp_path / "cache.bin"
     for size, taken in ((900, True), (1000, False)):
         contents = bytes(size)
-        file.write_bytes(pipelines._MAGIC + hashlib.sha256(contents).digest() + contents)
-        assert (pipelines._read(file) == contents) == taken
+        file.write_bytes(inside.PIPELINES_MAGIC + hashlib.sha256(contents).digest() + contents)
+        assert (inside.read_pipelines(file) == contents) == taken
 
 
 @pytest.fixture
 def copied(tmp_path, monkeypatch):
     """A copy of the manifest and its digest, and of no shader."""
     for name in ("manifest.json", "manifest.sha256"):
-        (tmp_path / name).write_bytes((shaders._FOLDER / name).read_bytes())
-    monkeypatch.setattr(shaders, "_FOLDER", tmp_path)
+        (tmp_path / name).write_bytes((inside.SHADERS / name).read_bytes())
+    monkeypatch.setattr(*inside.slots.folder, tmp_path)
     monkeypatch.setattr(shaders, "__file__", str(tmp_path / "shaders.py"))
-    shaders._manifest.cache_clear()
+    inside.manifest.cache_clear()
     shaders.variant.cache_clear()
     yield tmp_path
-    shaders._manifest.cache_clear()
+    inside.manifest.cache_clear()
     shaders.variant.cache_clear()
 
 
@@ -229,7 +229,7 @@ def test_manifest(fuzz, copied: Path):
             changed += whole[name][start + 1000 :]
         if changed == whole[name]:
             return
-        shaders._manifest.cache_clear()
+        inside.manifest.cache_clear()
         (copied / name).write_bytes(changed)
         with pytest.raises(pwconv.PwconvError, match="install pwconv again"):
             shaders.variants("conv2d_pw_tiled")

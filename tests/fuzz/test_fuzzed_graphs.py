@@ -6,11 +6,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from arguments import ACTIVATIONS, anything, array, attempt, shapes, spoil
 from hypothesis import strategies as st
 
 import pwconv
-from leftovers import settled
+from support import inside
+from support.arguments import ACTIVATIONS, anything, array, attempt, shapes, spoil
+from support.leftovers import settled
 
 # A node's method, and what it takes besides x that is right for six channels.
 NODES: dict[str, dict[str, Any]] = {
@@ -37,10 +38,10 @@ def add_node(draw: Any, graph: pwconv.Graph, values: list[Any], others: Any) -> 
         arguments["y"] = arguments["x"]
     if kind == "concat":
         arguments["values"] = [arguments.pop("x")]
-    before = len(graph._nodes)
+    before = len(inside.nodes(graph))
     spoil(draw, arguments, others)
     value = attempt(lambda: getattr(graph, kind)(**arguments), right=False)
-    assert len(graph._nodes) == before + (value is not None)
+    assert len(inside.nodes(graph)) == before + (value is not None)
     if value is not None:
         values.append(value)
 

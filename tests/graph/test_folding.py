@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 import pwconv
-from mirror import Mirror, Pair, random_weight
+from support import inside
+from support.mirror import Mirror, Pair, random_weight
 
 SHAPE = (2, 5, 6, 7)
 
@@ -27,8 +28,8 @@ def conv(mirror, rng):
 def kinds(mirror: Mirror, rng: np.random.Generator) -> list[str]:
     """Check the graph's numbers; return what it runs."""
     inputs = {name: rng.standard_normal(SHAPE).astype(mirror.dtype) for name in ("x", "r")}
-    mirror.check({name: a for name, a in inputs.items() if name in mirror.graph._inputs})
-    program = mirror.graph._current().program
+    mirror.check({name: a for name, a in inputs.items() if name in inside.inputs(mirror.graph)})
+    program = inside.program(mirror.graph)
     return [program.network.nodes[i].operation.kind for i in program.launches]
 
 

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 import pwconv
-from mirror import Mirror, Pair, random_weight
+from support import inside
+from support.mirror import Mirror, Pair, random_weight
 
 pytestmark = pytest.mark.usefixtures("any_pair")
 
@@ -37,9 +38,11 @@ def conv(mirror: Mirror, rng: np.random.Generator, x: Pair, n: int, **settings: 
 
 def check(mirror: Mirror, rng: np.random.Generator) -> list[str]:
     """Check the graph's numbers; return what it runs."""
-    shapes = {name: mirror.graph._shapes[i] for name, i in mirror.graph._inputs.items()}
+    shapes = {
+        name: inside.shapes(mirror.graph)[i] for name, i in inside.inputs(mirror.graph).items()
+    }
     mirror.check({n: rng.standard_normal(s).astype(mirror.dtype) for n, s in shapes.items()})
-    program = mirror.graph._current().program
+    program = inside.program(mirror.graph)
     return [program.network.nodes[i].operation.kind for i in program.launches]
 
 
@@ -116,7 +119,7 @@ def test_an_infinite_activation_of_zero(device, dtype, storage):
     )
     graph.output("y", graph.conv2d_pw(hidden, weight[:3]))
     y = graph.run(x=np.zeros(SHAPE, dtype))["y"]
-    assert len(graph._current().program.launches) == 1
+    assert len(inside.program(graph).launches) == 1
     np.testing.assert_array_equal(y, np.full_like(y, np.inf))
 
 

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 import pwconv
-from mirror import Mirror, random_weight
+from support import inside
+from support.mirror import Mirror, random_weight
 
 STORAGES = ("texture3d", "buffer")
 DTYPES = ("float32", "float16")
@@ -106,7 +107,7 @@ def test_arrays_of_many_chunks(device, rng, monkeypatch, storage):
     mirror = mixer(device, rng, "float32", storage, shape)
     x = noise(rng, "float32", shape)
     expected = mirror.check({"x": x})["z"]
-    monkeypatch.setattr("pwconv.staging._CHUNK_BYTES", 1024)
+    monkeypatch.setattr(*inside.slots.chunk_bytes, 1024)
     again = mixer(device, np.random.default_rng(2026), "float32", storage, shape)
     handles = [again.graph.run_async(x=x * scale) for scale in (2, 1, 3, 1)]
     for handle in handles[1::2]:
@@ -144,7 +145,7 @@ def test_two_sizes_in_turns_cost_nothing(device, rng, monkeypatch, storage):
     def forbidden(*arguments: object) -> None:
         raise AssertionError("something is made anew")
 
-    memory = device._logical.memory
+    memory = inside.logical(device).memory
     before = memory.used, memory.reserved
     with monkeypatch.context() as patch:
         for name in ("vkCreateBuffer", "vkCreateImage", "vkAllocateMemory"):
@@ -187,7 +188,7 @@ def test_memory_of_a_chain(device, rng, dtype, storage):
         x = mirror.conv2d_pw(x, *random_weight(rng, dtype, c_out, c_in))
     mirror.output("y", x)
     small = mirror.graph.memory()
-    scratch = mirror.graph._scratch
+    scratch = inside.scratch(mirror.graph)
 
     def size(c: int, side: int) -> int:
         return scratch.requirements(storage, (1, c, side, side), np.dtype(dtype)).size
@@ -209,7 +210,7 @@ def test_memory_of_a_chain(device, rng, dtype, storage):
 
 @both
 def test_nothing_leaks(device, rng, storage):
-    live, memory = device._logical.live, device._logical.memory
+    live, memory = inside.logical(device).live, inside.logical(device).memory
     mirrors = [mixer(device, rng, "float32", storage)]
     shapes = [(1, 13, 3 + n, 15 - n) for n in range(12)]  # more than are kept
     arrays = [noise(rng, "float32", shape) for shape in shapes]
@@ -223,7 +224,7 @@ def test_nothing_leaks(device, rng, storage):
             graph.run(x=device.tensor(array, storage=storage))
         device.synchronize()
         gc.collect()
-        device._logical.queue.collect()
+        inside.logical(device).queue.collect()
         return len(live), memory.used
 
     rounds()
@@ -234,7 +235,7 @@ def test_nothing_leaks(device, rng, storage):
     mirrors.clear()
     gc.collect()
     device.synchronize()
-    device._logical.queue.collect()
+    inside.logical(device).queue.collect()
     assert len(live) < with_graph
 
 
@@ -247,7 +248,7 @@ def test_only_what_depends_waits(device, rng, storage):
     for n, branch in enumerate(branches):
         mirror.output(f"y{n}", mirror.conv2d_pw(branch, weight, activation="silu"))
     mirror.check({"x": noise(rng, "float32", (1, 3, 4, 4))})
-    program = mirror.graph._current().program
+    program = inside.program(mirror.graph)
     numbers = [*program.network.inputs.values(), *program.network.outputs.values()]
     tensors = {i: device.empty((1, 3, 4, 4), "float32", storage) for i in numbers}
     commands = program.commands({i: tensor.resource for i, tensor in tensors.items()})
@@ -404,5 +405,5 @@ def test_values_that_no_output_needs_are_not_run(device, rng):
     mirror.conv2d_pw(x, *random_weight(rng, "float32", 3, 3))
     mirror.output("y", mirror.conv2d_pw(x, *random_weight(rng, "float32", 3, 3)))
     mirror.check({"x": noise(rng, "float32", (1, 3, 4, 4))})
-    assert len(mirror.graph._current().program.launches) == 1
+    assert len(inside.program(mirror.graph).launches) == 1
     assert mirror.graph.memory().scratch == 0

@@ -15,6 +15,7 @@ from pwconv.graph.placement import Lifetime, place
 from pwconv.graph.resampling import GlobalAvgPool
 from pwconv.graph.schedule import schedule
 from pwconv.kernels.channels import Piece, plan_channels
+from support import inside
 
 # Eight times the work; by the square it would take 64 times as long.
 FEW, MANY, MOST = 1000, 8000, 24
@@ -90,10 +91,10 @@ def test_hazards_of_steps_that_do_not_depend():
 
 def test_pieces_of_a_concatenation(device):
     def plan(size: int) -> None:
-        device._dispatcher._plans.clear()
+        inside.plans(inside.dispatcher(device)).clear()
         pieces = [Piece(i, 3, 0, 3) for i in range(size)]
         planned = plan_channels(
-            device._dispatcher, "texture3d", pieces, (1, 3 * size, 1, 1), np.dtype("float32")
+            inside.dispatcher(device), "texture3d", pieces, (1, 3 * size, 1, 1), np.dtype("float32")
         )
         assert {-1, *range(size)} == {i for _, bindings in planned for i in bindings.values()}
 
@@ -108,7 +109,7 @@ def test_building(device):
         values = [graph.input(f"x{i}", (1, 1, 1, 1)) for i in range(size // 4)]
         for x in values:
             graph.output(x.name, graph.add(graph.upsample(x, 1), x))
-        graph._finish()
+        inside.finish(graph)
 
     assert_grows_slowly(build)
 
@@ -121,7 +122,7 @@ def test_activations_that_do_nothing(device):
         value = graph.activation(value, None)
     graph.output("y", value)
     assert graph.run(x=np.full((1, 1, 1, 1), 3, np.float32))["y"] == 3
-    nodes = graph._current().program.network.nodes
+    nodes = inside.program(graph).network.nodes
     assert max(len(node.name) for node in nodes) < 30
 
 

@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 
 import pwconv
-from accuracy import random_linear
-from mirror import Mirror
 from pwconv.tensor import storage_order
+from support import inside
+from support.accuracy import random_linear
+from support.mirror import Mirror
 
 K, HIDDEN, N = 13, 31, 10
 
@@ -48,7 +49,7 @@ def test_resized_over_rows(device, rng, dtype, storage):
         mirror.graph.resize(x=(rows, K))
         mirror.check({"x": noise(rng, dtype, (rows, K))})
     assert mirror.graph.storage == storage
-    assert len(mirror.graph._current().program.launches) == 2
+    assert len(inside.program(mirror.graph).launches) == 2
 
 
 @both
@@ -76,7 +77,7 @@ def test_batched_weights_resized_over_rows(device, rng, dtype, storage):
 
 def test_batches_that_would_share_texels_become_buffers(device, rng):
     mirror = mlp(device, rng, "float32", "auto", (3, 7, K), (3,))
-    preferred = storage_order(device._logical, "auto")[0]
+    preferred = storage_order(inside.logical(device), "auto")[0]
     for shape, storage in (((3, 7, K), "buffer"), ((3, 7, 1, K), preferred), ((3, K), "buffer")):
         mirror.graph.resize(x=shape)
         assert mirror.graph.storage == storage
@@ -109,7 +110,7 @@ def test_tensors_in_and_out(device, rng, dtype, storage, shape):
 @both
 @pytest.mark.parametrize("shape", [(97, K), (2, 41, K)], ids=str)
 def test_arrays_of_many_chunks(device, rng, monkeypatch, storage, shape):
-    monkeypatch.setattr("pwconv.staging._CHUNK_BYTES", 1024)
+    monkeypatch.setattr(*inside.slots.chunk_bytes, 1024)
     mirror = mlp(device, rng, "float32", storage, shape)
     x = noise(rng, "float32", shape)
     for array in (x, np.asfortranarray(x), x[::-1]):
@@ -139,7 +140,7 @@ def test_memory(device, rng, dtype, storage):
     mirror = mlp(device, rng, dtype, storage, (64, K))
     memory = mirror.graph.memory()
     itemsize = np.dtype(dtype).itemsize
-    scratch = mirror.graph._scratch
+    scratch = inside.scratch(mirror.graph)
 
     def size(columns: int) -> int:
         return scratch.requirements(storage, (1, 64, 1, columns), np.dtype(dtype)).size
@@ -156,8 +157,8 @@ def test_what_it_tells_of_itself(device, rng):
     assert first.shape == (2, 5, HIDDEN)
     assert (first.flop, second.flop) == (2 * 10 * K * HIDDEN, 2 * 10 * HIDDEN * N)
     weights = sum(
-        graph._current().program.network.nodes[i].operation.weight_bytes
-        for i in graph._current().program.launches
+        inside.program(graph).network.nodes[i].operation.weight_bytes
+        for i in inside.program(graph).launches
     )
     moved = 4 * 10 * (K + 2 * HIDDEN + N)
     assert first.least_bytes + second.least_bytes == moved + weights

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 import pwconv
-import texels
-from accuracy import random_linear
-from mirror import Mirror, random_weight
 from pwconv.dispatch import Dispatcher
+from support import inside, texels
+from support.accuracy import random_linear
+from support.mirror import Mirror, random_weight
 
 SHAPES = ((2, 5, 7, 9), (13, 4, 3), (1, 4, 8, 8), (3, 1, 1, 1), (1, 3, 1, 17))
 
@@ -29,7 +29,7 @@ def storage(request: pytest.FixtureRequest) -> str:
 @pytest.fixture
 def check(device, rng, monkeypatch, dtype, storage):
     """Run a graph on tensors; assert every element, and zeros in lanes past C."""
-    empty = device._empty
+    empty = inside.empty(device)
 
     def poisoned(shape: tuple[int, ...], dtype: np.dtype, storage: str) -> pwconv.Tensor:
         tensor = empty(shape, dtype, storage)
@@ -43,7 +43,7 @@ def check(device, rng, monkeypatch, dtype, storage):
         }
         tensors = {name: device.tensor(a, storage=storage) for name, a in arrays.items()}
         with monkeypatch.context() as patch:
-            patch.setattr(device, "_empty", poisoned)
+            patch.setattr(device, inside.EMPTY, poisoned)
             results = mirror.graph.run(**tensors)
         for name, array in mirror.check(arrays, results).items():
             if storage == "texture3d":
@@ -235,9 +235,9 @@ def test_padding_that_holds_nan_does_not_matter(device):
 )
 def test_small_limits(device, rng, monkeypatch, dtype, storage, check, limits):
     """Limits that other devices have: a grid past maxComputeWorkGroupCount goes in parts."""
-    dispatcher = Dispatcher(device._logical)
+    dispatcher = Dispatcher(inside.logical(device))
     dispatcher.limits = {**device.info.limits, **limits}
-    monkeypatch.setattr(device, "_dispatcher", dispatcher)
+    monkeypatch.setattr(device, inside.DISPATCHER, dispatcher)
     mirror = Mirror(device, dtype, storage)
     x = mirror.input("x", (2, 14, 9, 35))
     y = mirror.conv2d_dw(x, *random_weight(rng, dtype, 14, 1, 3, 3), padding=1)

@@ -10,11 +10,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import pwconv
-from drawn import Drawn
-from mirror import Mirror
 from pwconv.vk import api as vk
 from pwconv.vk.commands import Recording
 from pwconv.vk.resources import Buffer, Image
+from support import inside
+from support.drawn import Drawn
+from support.mirror import Mirror
 
 pytestmark = pytest.mark.usefixtures("any_pair")
 
@@ -43,24 +44,24 @@ def test_memory_that_is_free_may_hold_anything(device, data):
 
 
 def run_poisoned(graph: pwconv.Graph, arrays: dict[str, np.ndarray]) -> dict[str, pwconv.Tensor]:
-    program = graph._current().program
+    program = inside.program(graph)
     network, storage = program.network, program.setting.storage
     tensors = {
         network.inputs[name]: graph.device.tensor(array, graph.dtype, storage)
         for name, array in arrays.items()
     }
     for i in network.outputs.values():
-        tensors[i] = graph.device._empty(program.shapes[i], graph.dtype, storage)
+        tensors[i] = inside.empty(graph.device, program.shapes[i], graph.dtype, storage)
     commands = program.commands({i: tensor.resource for i, tensor in tensors.items()})
-    logical = graph.device._logical
+    logical = inside.logical(graph.device)
     order, readers = list(program.launches), network.readers()
     last = {i: max(readers.get(i, [i]), key=order.index) for i in order}
     for i, steps in zip(order, program.steps(commands), strict=True):
         recording = Recording(logical, steps, host_reads=False)
         logical.queue.wait(recording.submit(awaited=True))
         logical.queue.retire(recording.destroy)
-        for done in (j for j in order if last[j] == i and j in program._resources):
-            poison(graph, program._resources[done])
+        for done in (j for j in order if last[j] == i and j in inside.program_resources(program)):
+            poison(graph, inside.program_resources(program)[done])
     return {name: tensors[i] for name, i in network.outputs.items()}
 
 
@@ -75,7 +76,7 @@ def poison(graph: pwconv.Graph, resource: Buffer | Image) -> None:
         layout = vk.VK_IMAGE_LAYOUT_GENERAL
         vk.vkCmdClearColorImage(command_buffer, resource.handle, layout, colour, 1, [everything])
 
-    graph.device._logical.queue.run_once(record)
+    inside.logical(graph.device).queue.run_once(record)
 
 
 def test_overlapping_memory_is_noticed(device, rng, monkeypatch):

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 import pwconv
-from mirror import Mirror, Pair, random_weight
 from pwconv.kernels import conv2d_pw_choice
+from support import inside
+from support.mirror import Mirror, Pair, random_weight
 
 SHAPE = (2, 5, 6, 7)
 
@@ -42,9 +43,11 @@ def conv(mirror, rng):
 
 def check(mirror: Mirror, rng: np.random.Generator) -> list[str]:
     """Check the graph's numbers; return what it runs."""
-    shapes = {name: mirror.graph._shapes[i] for name, i in mirror.graph._inputs.items()}
+    shapes = {
+        name: inside.shapes(mirror.graph)[i] for name, i in inside.inputs(mirror.graph).items()
+    }
     mirror.check({n: rng.standard_normal(s).astype(mirror.dtype) for n, s in shapes.items()})
-    program = mirror.graph._current().program
+    program = inside.program(mirror.graph)
     return [program.network.nodes[i].operation.kind for i in program.launches]
 
 
@@ -54,7 +57,7 @@ def scale_of(mirror: Mirror, shape: tuple[int, ...]) -> tuple[Pair, Pair]:
 
 def may_stay(mirror: Mirror) -> list[str]:
     """Return what stays where the device computes half rows by kernels that cannot scale."""
-    program = mirror.graph._current().program
+    program = inside.program(mirror.graph)
     families = {launches[0].plan.variant.family for launches in program.launches.values()}
     return ["mul"] if "conv2d_pw_coopmat2" in families else []
 

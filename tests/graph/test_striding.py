@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 
 import pwconv
-from mirror import Mirror, Pair, random_weight
 from pwconv.graph.network import Network, Node
 from pwconv.graph.resampling import GlobalAvgPool
+from support import inside
+from support.mirror import Mirror, Pair, random_weight
 
 pytestmark = pytest.mark.usefixtures("any_pair")
 
@@ -39,12 +40,12 @@ def check(rng):
     def check(mirror: Mirror) -> list[str]:
         """Check the graph's numbers; return what it runs."""
         graph = mirror.graph
-        shapes = {name: graph._shapes[i] for name, i in graph._inputs.items()}
+        shapes = {name: inside.shapes(graph)[i] for name, i in inside.inputs(graph).items()}
         arrays = {n: rng.standard_normal(s).astype(mirror.dtype) for n, s in shapes.items()}
         mirror.check(arrays)
         for name, pair in mirror.outputs.items():
             assert graph.run(**arrays)[name].shape == pair.value.shape
-        program = graph._current().program
+        program = inside.program(graph)
         return [program.network.nodes[i].operation.kind for i in program.launches]
 
     return check
@@ -151,7 +152,7 @@ def test_what_is_told_of_it(device, rng):
     assert profile.nodes[0].variants == ("subsample_buffer_fp32",)
     memory = graph.memory()
     assert 4 * 8 * 16 * 16 <= memory.scratch < 2 * 4 * 8 * 16 * 16
-    assert memory.weights == graph._nodes[1].operation.weight_bytes
+    assert memory.weights == inside.nodes(graph)[1].operation.weight_bytes
     drawing = graph.to_dot()
     assert 'n0 -> n2 [label="1 × 8 × 32 × 32"]' in drawing
     assert 'n2 -> n1 [label="1 × 8 × 16 × 16"]' in drawing

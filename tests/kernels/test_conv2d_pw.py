@@ -8,14 +8,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import pwconv
-from accuracy import check_infinite_weight, check_layer, random_problem
-from mirror import Mirror, random_weight
 from pwconv import shaders
 from pwconv.dispatch import Dispatcher
 from pwconv.dtypes import axis_name
 from pwconv.kernels import conv2d_pw_choice
 from pwconv.kernels.conv2d_pw import takes_scale
 from pwconv.kernels.matrix_units import has_flexible_matrix, plan_matrices
+from support import inside
+from support.accuracy import check_infinite_weight, check_layer, random_problem
+from support.mirror import Mirror, random_weight
 
 DTYPES = ("float32", "float16")
 ACTIVATIONS = (
@@ -50,7 +51,7 @@ EDGETAM = (
 )
 TILES = tuple(
     (storage, family, variant.axes["tile"])
-    for storage, families in conv2d_pw_choice._FAMILIES.items()
+    for storage, families in inside.CONV_FAMILIES.items()
     for family in families
     for variant in shaders.variants(family, dtype="fp32", weight="buffer")
 )
@@ -334,8 +335,8 @@ def test_half_overflow_is_infinite(device):
 )
 def test_small_limits(device, rng, monkeypatch, limits):
     """Limits that other devices have: a grid past maxComputeWorkGroupCount goes in parts."""
-    dispatcher = Dispatcher(device._logical)
+    dispatcher = Dispatcher(inside.logical(device))
     dispatcher.limits = {**device.info.limits, **limits}
-    monkeypatch.setattr(device, "_dispatcher", dispatcher)
+    monkeypatch.setattr(device, inside.DISPATCHER, dispatcher)
     x, weight, bias = random_problem(rng, 11, 37, (13, 19), "float32", batch=3)
     check_layer(pwconv.PointwiseConv2d(weight, bias, device=device), x, weight, bias)

@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 
 import pwconv
-from cards import FIXED, FLEXIBLE, KHR, NV, card
 from pwconv.kernels.conv2d_pw import Geometry, Problem
 from pwconv.kernels.conv2d_pw_choice import (
     candidates,
@@ -16,6 +15,7 @@ from pwconv.kernels.conv2d_pw_choice import (
     preferred_weight_storage,
     scale_pays,
 )
+from support.cards import FIXED, FLEXIBLE, KHR, NV, card
 
 
 def problem(

@@ -7,16 +7,15 @@ from typing import Any
 import numpy as np
 import pytest
 
-import propagation
 import pwconv
-import texels
-from accuracy import assert_within, random_problem
 from pwconv import shaders
 from pwconv.activation import parse_activation
 from pwconv.dispatch import Dispatch, Dispatcher
 from pwconv.dtypes import as_dtype, axis_name
 from pwconv.kernels.conv2d_pw_pair import PairProblem, most_channels, plan_conv2d_pw_pair
 from pwconv.kernels.matrix_units import flexible_pair_matrix, plan_pair_matrices
+from support import inside, propagation, texels
+from support.accuracy import assert_within, random_problem
 
 FAMILIES = {
     "buffer": "conv2d_pw_pair_staged_buffer",
@@ -75,7 +74,7 @@ class PairOfLayers:
             self.storage, x.shape, first.out_channels, second.out_channels, as_dtype(x.dtype)
         )
         plan = plan_conv2d_pw_pair(
-            self.device._dispatcher,
+            inside.dispatcher(self.device),
             self.variant,
             problem,
             *(parse_activation(activation) for activation in self.activations),
@@ -88,15 +87,15 @@ class PairOfLayers:
             "t_in": t_in.resource,
             "t_out": out.resource,
             "t_residual": added.resource,
-            "first_bias": first._bias,
-            "second_bias": second._bias,
+            "first_bias": inside.bias(first),
+            "second_bias": inside.bias(second),
         }
         for which, layer in (("first", first), ("second", second)):
             if f"{which}_rows" in plan.binding_names:
-                resources[f"{which}_rows"] = layer._weight.rows()
+                resources[f"{which}_rows"] = inside.weight(layer).rows()
             else:
-                resources[f"{which}_packed"] = layer._weight.resource
-        self.device._dispatcher.submit(Dispatch(plan, resources))
+                resources[f"{which}_packed"] = inside.weight(layer).resource
+        inside.dispatcher(self.device).submit(Dispatch(plan, resources))
         y = out.numpy()
         if self.storage == "texture3d":
             np.testing.assert_array_equal(texels.read(out), texels.channels_packed(y))
@@ -245,11 +244,11 @@ def test_infinity_meets_no_padding(make, variant):
 def test_past_the_workgroup_count(make, monkeypatch, storage):
     """A grid past maxComputeWorkGroupCount goes in parts."""
     x, pair = make(smallest(storage), storage, "float32", 5, 7, 3, (19, 11))
-    dispatcher = Dispatcher(pair.device._logical)
+    dispatcher = Dispatcher(inside.logical(pair.device))
     dispatcher.limits = {**dispatcher.limits, "maxComputeWorkGroupCount": (3, 1, 1)}
-    monkeypatch.setattr(pair.device, "_dispatcher", dispatcher)
+    monkeypatch.setattr(pair.device, inside.DISPATCHER, dispatcher)
     pair.check(x)
-    (plan,) = [p for p in dispatcher._plans.values() if p.variant is pair.variant]
+    (plan,) = [p for p in inside.plans(dispatcher).values() if p.variant is pair.variant]
     assert len(plan.parts) > 2
 
 

@@ -10,13 +10,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import pwconv
-import texels
-from accuracy import assert_within, check_infinite_weight, check_linear, random_linear
 from pwconv import reference, shaders
 from pwconv.dispatch import Dispatcher
 from pwconv.dtypes import FLOAT32
 from pwconv.kernels import linear
 from pwconv.kernels.tiling import Choice
+from support import inside, texels
+from support.accuracy import assert_within, check_infinite_weight, check_linear, random_linear
 
 DTYPES = ("float32", "float16")
 STORAGES = ("texture3d", "buffer")
@@ -256,9 +256,9 @@ def test_halves_that_share_words(device, rng):
 @pytest.mark.parametrize("rows", [2, 40])
 def test_small_limits(device, rng, monkeypatch, limits, rows):
     """Limits that other devices have: a grid past maxComputeWorkGroupCount goes in parts."""
-    dispatcher = Dispatcher(device._logical)
+    dispatcher = Dispatcher(inside.logical(device))
     dispatcher.limits = {**device.info.limits, **limits}
-    monkeypatch.setattr(device, "_dispatcher", dispatcher)
+    monkeypatch.setattr(device, inside.DISPATCHER, dispatcher)
     x, weight, bias = random_linear(rng, (2, rows, 1, 11), (2, 137, 11), "float32")
     check_linear(pwconv.Linear(weight, bias, device=device), x, weight, bias)
 
@@ -267,15 +267,17 @@ def test_small_limits(device, rng, monkeypatch, limits, rows):
 @pytest.mark.parametrize("kind", ["cpu", "discrete"])
 def test_the_tile_follows_shape_and_device(device, monkeypatch, storage, kind):
     info = dataclasses.replace(device.info, type=kind)
-    monkeypatch.setattr(device._logical, "info", info)
+    monkeypatch.setattr(inside.logical(device), "info", info)
 
     def tile(shape: tuple[int, int, int, int], n: int) -> str:
         problem = linear.Problem(storage, shape, n, 1, FLOAT32, FLOAT32)
-        return linear.choose(device._dispatcher, problem, "buffer").variant.axes["tile"]
+        return linear.choose(inside.dispatcher(device), problem, "buffer").variant.axes["tile"]
 
     for shape in ((1, 8192, 1, 256), (1, 1, 8192, 256)):
         lanes = lanes_of(storage, shape)
-        ranked = [t for t, _ in linear._preference(device._dispatcher, storage, lanes).tiles]
+        ranked = [
+            t for t, _ in inside.linear_preference(inside.dispatcher(device), storage, lanes).tiles
+        ]
         assert tile(shape, 3072) == ranked[0]
         assert tile(shape, 4) != ranked[0]  # one n4: most of the first tile would be waste
         assert tile((1, 9, 1, 256) if lanes == 4 else (1, 1, 9, 256), 4) == ranked[-1]

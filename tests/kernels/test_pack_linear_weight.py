@@ -8,10 +8,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import pwconv
-from pwconv import layout, reference, staging
+from pwconv import layout, reference
 from pwconv.dispatch import Dispatcher
 from pwconv.vk import api as vk
 from pwconv.vk.resources import DOWNLOAD, Buffer
+from support import inside
 
 STORAGES = ("auto", "texture2d", "buffer")
 
@@ -70,7 +71,7 @@ def test_narrowing_is_numpys_for_every_kind_of_float(device):
 @pytest.mark.parametrize("transposed", [True, False])
 @pytest.mark.parametrize("dtype", ["float32", "float16"])
 def test_in_many_chunks(device, rng, monkeypatch, storage, transposed, dtype):
-    monkeypatch.setattr(staging, "_CHUNK_BYTES", 1000)
+    monkeypatch.setattr(*inside.slots.chunk_bytes, 1000)
     weight = rng.standard_normal((2, 37, 129)).astype(dtype)
     packed = pwconv.pack_linear_weight(
         weight, transposed=transposed, storage=storage, device=device
@@ -98,9 +99,9 @@ def test_any_strides_and_byte_order(device, rng, make):
 
 
 def test_the_buffer_stands_in_where_the_texture_would_be_too_large(device, rng, monkeypatch):
-    dispatcher = Dispatcher(device._logical)
+    dispatcher = Dispatcher(inside.logical(device))
     dispatcher.limits = {**device.info.limits, "maxImageDimension2D": 64}
-    monkeypatch.setattr(device, "_dispatcher", dispatcher)
+    monkeypatch.setattr(device, inside.DISPATCHER, dispatcher)
     weight = rng.standard_normal((65, 6)).astype(np.float32)
     packed = pwconv.pack_linear_weight(weight, device=device)
     assert packed.storage == "buffer"
@@ -135,7 +136,7 @@ def test_rows_are_the_weight_padded_with_zeros(device, rng, storage, n, k):
     packed = pwconv.pack_linear_weight(weight, storage=storage, device=device)
     rows = packed.rows()
     assert packed.rows() is rows
-    logical = device._logical
+    logical = inside.logical(device)
     target = Buffer(logical, rows.size, DOWNLOAD)
     region = vk.VkBufferCopy(size=rows.size)
     logical.queue.wait(

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 import pwconv
-from accuracy import assert_within
-from mirror import Mirror
 from pwconv import reference
+from support.accuracy import assert_within
+from support.mirror import Mirror
 
 SIZES = [(2, 1, 1), (33, 1, 1), (19, 1, 3), (7, 2, 2), (9, 3, 3), (5, 4, 4), (3, 5, 1)]
 

@@ -7,8 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import texels
-from pwconv import staging
+from support import inside, texels
 
 DTYPES = ("float32", "float16")
 STORAGES = ("texture3d", "buffer")
@@ -57,7 +56,7 @@ def test_special_values_survive(device, storage):
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("storage", STORAGES)
 def test_in_many_chunks(device, rng, monkeypatch, limit, dtype, storage):
-    monkeypatch.setattr(staging, "_CHUNK_BYTES", limit)
+    monkeypatch.setattr(*inside.slots.chunk_bytes, limit)
     array = rng.standard_normal((3, 13, 5, 7)).astype(dtype)
     tensor = device.tensor(array, storage=storage)
     np.testing.assert_array_equal(tensor.numpy(), array)

@@ -14,7 +14,7 @@ import pwconv
 # What reads SPIR-V when it is compiled reads it here too.
 sys.path.insert(0, str(Path(__file__).parents[2] / "build_tools"))
 
-from capped import Cap, Usage, capped
+from support.capped import Cap, Usage, capped
 
 DISCRETE = Cap("discrete", discrete=True)
 INVOCATIONS = Cap(

@@ -8,21 +8,20 @@ from contextlib import contextmanager
 
 import numpy as np
 import pytest
-from capped import Usage
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import pwconv
-from accuracy import assert_within, check_layer, check_linear, random_linear, random_problem
-from drawn import Drawn
-from mirror import Mirror, random_weight
-from pwconv import reference, shaders
+from pwconv import reference
 from pwconv.dtypes import FLOAT16, FLOAT32
 from pwconv.kernels import conv2d_pw, conv2d_pw_choice, conv2d_pw_pair_choice, linear
 from pwconv.kernels.tiling import Choice
-from pwconv.timing import ceilings
-from pwconv.timing.clocks import Clocks
 from pwconv.vk import memory
+from support import inside
+from support.accuracy import assert_within, check_layer, check_linear, random_linear, random_problem
+from support.capped import Usage
+from support.drawn import Drawn
+from support.mirror import Mirror, random_weight
 
 DTYPES = ("float32", "float16")
 STORAGES = ("texture3d", "buffer")
@@ -99,8 +98,8 @@ def test_sums_in_half_precision(limited, rng):
 
 def test_what_a_device_is_said_to_run_is_within_its_limits(limited):
     """By the SPIR-V itself, of every variant; and something is left for every layer."""
-    info, dispatcher = limited.device.info, limited.device._dispatcher
-    taken = [v for v in shaders._manifest().values() if not v.unmet(info.limits, info.features)]
+    info, dispatcher = limited.device.info, inside.dispatcher(limited.device)
+    taken = [v for v in inside.manifest().values() if not v.unmet(info.limits, info.features)]
     for variant in taken:
         usage = Usage()
         usage.see_code(variant.code)
@@ -114,7 +113,7 @@ def test_what_a_device_is_said_to_run_is_within_its_limits(limited):
         assert conv2d_pw_choice.candidates(dispatcher, pointwise, weight_storage)
         rows = linear.Problem(storage, one, 1, 1, dtype, FLOAT32)
         assert linear.candidates(dispatcher, rows, weight_storage)
-    for family in {v.family for v in shaders._manifest().values()} - SOME_DEVICES_ONLY:
+    for family in {v.family for v in inside.manifest().values()} - SOME_DEVICES_ONLY:
         assert any(v.family == family for v in taken), family
 
 
@@ -240,8 +239,8 @@ def test_random_graphs(limited, data):
 
 
 def test_a_profile(limited, rng, monkeypatch):
-    monkeypatch.setattr(ceilings, "_COPY_BYTES", {"cpu": 1 << 20})
-    monkeypatch.setattr(Clocks, "_scaled", lambda self, target: 1)
+    monkeypatch.setattr(*inside.slots.copy_bytes, {"cpu": 1 << 20})
+    monkeypatch.setattr(*inside.slots.scaled, lambda self, target: 1)
     device = limited.device
     if limited.cap.discrete and device.info.driver.startswith("llvmpipe"):
         pytest.skip("a CPU that says it is a GPU would time itself for minutes")

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from capped import Cap, capped
 
 import pwconv
+from support import inside
+from support.capped import Cap, capped
 
 
 @pytest.fixture
@@ -41,8 +42,8 @@ def test_what_is_asked_past_a_cap_is_seen(device, array, monkeypatch):
         limits = own.info.limits
         np.testing.assert_array_equal(own.tensor(array).numpy(), array)
         assert usage.past(limits) == {}
-        monkeypatch.setattr(own._dispatcher, "limits", full)
-        own._dispatcher._plans.clear()
+        monkeypatch.setattr(inside.dispatcher(own), "limits", full)
+        inside.plans(inside.dispatcher(own)).clear()
         np.testing.assert_array_equal(own.tensor(array).numpy(), array)
         past = usage.past(limits)
         assert past.keys() == cap.limits.keys()

@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 
 import pwconv
-from blockwise import Unnamed, check_parts
-from mirror import Mirror
 from pwconv.models import edgetam_pointwise
 from pwconv.models.edgetam import Layers
+from support import inside
+from support.blockwise import Unnamed, check_parts
+from support.mirror import Mirror
 
 # C_in, C_out and the output's side at 1024×1024.
 MIXERS = {
@@ -36,7 +37,7 @@ NECK = {
 
 
 def test_the_55_layers(device):
-    network = edgetam_pointwise(device)._finish()
+    network = inside.finish(edgetam_pointwise(device))
     shapes = network.propagate({"x": (1, 48, 256, 256)})
     found: Counter[tuple[int, int, int]] = Counter()
     flop = 0

@@ -7,14 +7,14 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-import propagation
 import pwconv
-from accuracy import assert_within
-from blockwise import Unnamed, check_parts
-from mirror import Mirror
-from propagation import Approximation
 from pwconv.models import repvit_m1_backbone
 from pwconv.models.repvit_m1 import Trunk, parameter_shapes
+from support import propagation
+from support.accuracy import assert_within
+from support.blockwise import Unnamed, check_parts
+from support.mirror import Mirror
+from support.propagation import Approximation
 
 State = dict[str, np.ndarray]
 

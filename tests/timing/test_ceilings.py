@@ -14,11 +14,12 @@ from pwconv.timing.matrix import MatrixKernel, measurable
 from pwconv.vk import api as vk
 from pwconv.vk.commands import Recording
 from pwconv.vk.resources import DEVICE, Buffer
+from support import inside
 
 
 def contents(device: pwconv.Device, buffer: Buffer) -> np.ndarray:
     array = np.empty((1, 1, buffer.size // 4), np.float32)
-    queue = device._logical.queue
+    queue = inside.logical(device).queue
 
     def submit(_: object, to: Buffer) -> int:
         region = vk.VkBufferCopy(size=buffer.size)
@@ -26,18 +27,18 @@ def contents(device: pwconv.Device, buffer: Buffer) -> np.ndarray:
             lambda cb: vk.vkCmdCopyBuffer(cb, buffer.handle, to.handle, 1, [region])
         )
 
-    download_chunks(device._logical, array, submit)
+    download_chunks(inside.logical(device), array, submit)
     return array[0, 0]
 
 
 def test_the_copy_copies(own_device, rng):
-    logical = own_device._logical
+    logical = inside.logical(own_device)
     array = rng.standard_normal(4 * 4 * 1000, np.float32)
     source, target = (Buffer(logical, array.nbytes, DEVICE) for _ in range(2))
     upload_buffer(logical, array, source)
     variant = shaders.variant("bench_copy", vectors="x4")
-    plan = own_device._dispatcher.plan(variant, (1000, 1, 1), {"invocations": 1000})
-    own_device._dispatcher.submit(Dispatch(plan, {"source": source, "target": target}))
+    plan = inside.dispatcher(own_device).plan(variant, (1000, 1, 1), {"invocations": 1000})
+    inside.dispatcher(own_device).submit(Dispatch(plan, {"source": source, "target": target}))
     np.testing.assert_array_equal(contents(own_device, target), array)
 
 
@@ -45,8 +46,8 @@ def test_the_copy_copies(own_device, rng):
 def test_multiply_adds_are_done(own_device, precision):
     if precision == "fp16" and "shaderFloat16" not in own_device.info.features:
         pytest.skip(f"{own_device.info.name} lacks the feature shaderFloat16")
-    logical = own_device._logical
-    kernel = FmaKernel(own_device._dispatcher, precision, 300)
+    logical = inside.logical(own_device)
+    kernel = FmaKernel(inside.dispatcher(own_device), precision, 300)
     defines = shaders.variant("bench_fma", dtype=precision).defines
     for iterations, expected in ((0, None), (3, defines["CHAINS"])):
         step = kernel.step(iterations)
@@ -62,13 +63,13 @@ def test_multiply_adds_are_done(own_device, precision):
 
 
 def test_matrix_products_are_done(own_device):
-    found = measurable(own_device._dispatcher)
+    found = measurable(inside.dispatcher(own_device))
     if not found:
         pytest.skip(f"{own_device.info.name} lacks the feature cooperativeMatrix")
-    logical = own_device._logical
+    logical = inside.logical(own_device)
     subgroup = own_device.info.limits["subgroupSize"]
     for matrix, variant in found:
-        kernel = MatrixKernel(own_device._dispatcher, matrix, variant, 256)
+        kernel = MatrixKernel(inside.dispatcher(own_device), matrix, variant, 256)
         chains, steps = variant.defines["CHAINS"], variant.defines["STEPS"]
         step = kernel.step(2)
         recording = Recording(logical, [step], host_reads=False)

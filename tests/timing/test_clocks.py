@@ -8,6 +8,7 @@ from pwconv.errors import UnsupportedError
 from pwconv.timing.clocks import ATTEMPTS, ClockCheck, Clocks, until_settled
 from pwconv.timing.stopwatch import HostStopwatch, make_stopwatch
 from pwconv.vk import timestamps
+from support import inside
 
 
 def fake(*calibrations: tuple[float, float]):
@@ -50,9 +51,9 @@ def test_what_never_settles_is_said():
 
 
 def test_calibration_on_a_device(device):
-    stopwatch, note = make_stopwatch(device._logical)
+    stopwatch, note = make_stopwatch(inside.logical(device))
     assert note is None
-    clocks = Clocks(device._dispatcher, stopwatch)
+    clocks = Clocks(inside.dispatcher(device), stopwatch)
     assert clocks.calibrate() > 0
     assert clocks.iterations >= 1
 
@@ -65,10 +66,10 @@ def test_without_timestamps_the_host_times(device, monkeypatch):
         return real(logical)
 
     monkeypatch.setattr("pwconv.timing.stopwatch.timestamp_clock", none)
-    stopwatch, note = make_stopwatch(device._logical)
+    stopwatch, note = make_stopwatch(inside.logical(device))
     assert isinstance(stopwatch, HostStopwatch)
     assert "timestampPeriod = 0.0 ns; times are the host's" in note
     with pytest.raises(UnsupportedError, match="has no timestamps"):
-        real(device._logical)
-    clocks = Clocks(device._dispatcher, stopwatch)
+        real(inside.logical(device))
+    clocks = Clocks(inside.dispatcher(device), stopwatch)
     assert clocks.calibrate() > 0

@@ -11,7 +11,7 @@ import pytest
 
 import pwconv
 from pwconv.timing import clocks
-from pwconv.tuning import race
+from support import inside
 
 
 @pytest.fixture
@@ -32,6 +32,6 @@ def open_device(
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Make races short and let every one count, whatever the clocks do; who wins is chance."""
     monkeypatch.setattr(clocks, "MAX_DRIFT", math.inf)
-    monkeypatch.setattr(race, "_WORKGROUPS", ((8, 8, 1), (16, 2, 1)))
-    monkeypatch.setattr(race, "_RACE_ROUNDS", (1, 1))
-    monkeypatch.setattr(race, "_DUEL_ROUNDS", (2, 2))
+    monkeypatch.setattr(*inside.slots.workgroups, ((8, 8, 1), (16, 2, 1)))
+    monkeypatch.setattr(*inside.slots.race_rounds, (1, 1))
+    monkeypatch.setattr(*inside.slots.duel_rounds, (2, 2))

@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 
 import pwconv
-from accuracy import assert_within, random_problem
 from pwconv import reference
 from pwconv.errors import OutOfMemoryError
 from pwconv.kernels import conv2d_pw, conv2d_pw_choice
@@ -20,6 +19,8 @@ from pwconv.tuning import race as race_module
 from pwconv.tuning.race import LEAST_GAIN, Outcome, Task, entrants, race
 from pwconv.vk.commands import Step
 from pwconv.vk.pipelines import Pipeline
+from support import inside
+from support.accuracy import assert_within, random_problem
 
 SHAPE, OUT_SHAPE = (1, 9, 5, 7), (1, 21, 5, 7)
 
@@ -30,7 +31,7 @@ def layer_on(device: pwconv.Device, **settings: object) -> pwconv.PointwiseConv2
 
 
 def task_on(device: pwconv.Device, storage: str) -> Task:
-    return layer_on(device)._task(storage, SHAPE, OUT_SHAPE)
+    return inside.task(layer_on(device), storage, SHAPE, OUT_SHAPE)
 
 
 class FakeStopwatch:
@@ -59,15 +60,15 @@ def fake_race(own_device: pwconv.Device) -> Race:
 
     def run(times: Sequence[Callable[[], float]], storage: str = "buffer") -> object:
         task = task_on(own_device, storage)
-        found = entrants(own_device._dispatcher, task)
+        found = entrants(inside.dispatcher(own_device), task)
         slow = itertools.repeat(1e-3).__next__
         seconds = {
             plan.pipeline: time
             for (_, plan), time in itertools.zip_longest(found, times[: len(found)], fillvalue=slow)
         }
         stopwatch = FakeStopwatch(seconds)
-        clocks = Clocks(own_device._dispatcher, stopwatch)
-        return race(own_device._dispatcher, clocks, task), stopwatch
+        clocks = Clocks(inside.dispatcher(own_device), stopwatch)
+        return race(inside.dispatcher(own_device), clocks, task), stopwatch
 
     return run
 
@@ -84,7 +85,7 @@ def noisy(microseconds: float, spread: float, seed: int) -> Callable[[], float]:
 @pytest.mark.parametrize("storage", ["texture3d", "buffer"])
 def test_every_candidate_enters_once_and_the_default_first(device, storage):
     task = task_on(device, storage)
-    dispatcher = device._dispatcher
+    dispatcher = inside.dispatcher(device)
     found = entrants(dispatcher, task)
     default = conv2d_pw_choice.choose(dispatcher, task.problem, task.weight_storage)
     assert found[0][0] == default
@@ -100,19 +101,19 @@ def test_every_candidate_enters_once_and_the_default_first(device, storage):
 def test_every_entrant_computes_the_same(device, rng, storage):
     x, weight, bias = random_problem(rng, 9, 21, (5, 7), "float32", batch=1)
     layer = pwconv.PointwiseConv2d(weight, bias, activation="silu", device=device)
-    task = layer._task(storage, SHAPE, OUT_SHAPE)
+    task = inside.task(layer, storage, SHAPE, OUT_SHAPE)
     expected = reference.conv2d_pw(x, weight, bias, activation="silu")
     bound = reference.conv2d_pw_bound(x, weight, bias, activation="silu")
     tensor = device.tensor(x, storage=storage)
-    for _, plan in entrants(device._dispatcher, task):
+    for _, plan in entrants(inside.dispatcher(device), task):
         out = device.tensor(np.full(OUT_SHAPE, np.nan, np.float32), storage=storage)
-        device._dispatcher.submit(task.bind(plan, tensor.resource, out.resource))
+        inside.dispatcher(device).submit(task.bind(plan, tensor.resource, out.resource))
         assert_within(out.numpy(), expected, bound)
 
 
 def test_a_variant_that_the_driver_cannot_compile_is_left_out(device, monkeypatch):
     task = task_on(device, "buffer")
-    everyone = entrants(device._dispatcher, task)
+    everyone = entrants(inside.dispatcher(device), task)
     broken = everyone[1][0].variant.name
 
     def plan(dispatcher, variant, *rest):
@@ -121,11 +122,11 @@ def test_a_variant_that_the_driver_cannot_compile_is_left_out(device, monkeypatc
         return conv2d_pw.plan_conv2d_pw(dispatcher, variant, *rest)
 
     monkeypatch.setattr(race_module, "plan_conv2d_pw", plan)
-    found = [choice.variant.name for choice, _ in entrants(device._dispatcher, task)]
+    found = [choice.variant.name for choice, _ in entrants(inside.dispatcher(device), task)]
     assert found == [c.variant.name for c, _ in everyone if c.variant.name != broken]
     broken = everyone[0][0].variant.name
     with pytest.raises(pwconv.PwconvError, match="VkErrorUnknown"):
-        entrants(device._dispatcher, task)
+        entrants(inside.dispatcher(device), task)
 
 
 def test_the_fastest_wins(fake_race):
@@ -227,7 +228,7 @@ def test_nothing_wins_while_the_clocks_change():
 def test_by_chance_quartiles_lie_apart_rarely():
     """The shortest of duels between equals: one in a hundred goes wrong, no more."""
     rng = np.random.default_rng(5)
-    rounds = race_module._DUEL_ROUNDS[0]
+    rounds = inside.DUEL_ROUNDS[0]
     wrong = sum(
         outcome_of(list(pair[0]), list(pair[1]), held=True).rival_wins
         for pair in np.exp(rng.normal(0, 0.2, (3000, 2, rounds)))
@@ -237,11 +238,11 @@ def test_by_chance_quartiles_lie_apart_rarely():
 
 def test_without_rivals_the_default_is_timed_alone(own_device, monkeypatch):
     task = task_on(own_device, "buffer")
-    alone = entrants(own_device._dispatcher, task)[:1]
+    alone = entrants(inside.dispatcher(own_device), task)[:1]
     monkeypatch.setattr(race_module, "entrants", lambda *_: alone)
     stopwatch = FakeStopwatch({alone[0][1].pipeline: steady(50)})
-    clocks = Clocks(own_device._dispatcher, stopwatch)
-    outcome = race(own_device._dispatcher, clocks, task)
+    clocks = Clocks(inside.dispatcher(own_device), stopwatch)
+    outcome = race(inside.dispatcher(own_device), clocks, task)
     assert outcome.rival is None
     assert not outcome.rival_wins
     assert outcome.winner[1].median == pytest.approx(50e-6)
@@ -250,19 +251,20 @@ def test_without_rivals_the_default_is_timed_alone(own_device, monkeypatch):
 @pytest.mark.parametrize("storage", ["texture3d", "buffer"])
 def test_scratch_is_real_data_and_is_given_back(own_device, storage):
     task = task_on(own_device, storage)
-    memory = own_device._logical.memory
-    with race_module._scratch(own_device._dispatcher, task.problem, is_cpu=True) as pairs:
+    memory = inside.logical(own_device).memory
+    with inside.race_scratch(inside.dispatcher(own_device), task.problem, is_cpu=True) as pairs:
         assert len({x.uid for x, _ in pairs} | {out.uid for _, out in pairs}) == 2 * len(pairs) > 2
         tensor = own_device.empty(SHAPE, "float32", storage)
         for x, _ in pairs:
-            tensor._resource, own = x, tensor._resource
+            own = inside.resource(tensor)
+            setattr(tensor, inside.RESOURCE, x)
             values = tensor.numpy()
-            tensor._resource = own
+            setattr(tensor, inside.RESOURCE, own)
             assert 0.5 < values.std() < 2
             assert len(np.unique(values)) > 0.9 * math.prod(SHAPE)
     own_device.synchronize()
     before = memory.used
-    with race_module._scratch(own_device._dispatcher, task.problem, is_cpu=True):
+    with inside.race_scratch(inside.dispatcher(own_device), task.problem, is_cpu=True):
         assert memory.used == before
 
 
@@ -276,10 +278,10 @@ def test_scratch_is_given_back_when_memory_runs_out(own_device, monkeypatch):
         return real(*arguments)
 
     monkeypatch.setattr(race_module, "acquire_resource", acquire)
-    monkeypatch.setattr(own_device._logical.resources, "release", released.append)
+    monkeypatch.setattr(inside.logical(own_device).resources, "release", released.append)
     with (
         pytest.raises(OutOfMemoryError, match="none left"),
-        race_module._scratch(own_device._dispatcher, task.problem, is_cpu=True),
+        inside.race_scratch(inside.dispatcher(own_device), task.problem, is_cpu=True),
     ):
         pass
     assert len(released) == 3

@@ -22,6 +22,7 @@ from pwconv import device_file
 from pwconv.dtypes import FLOAT16, FLOAT32
 from pwconv.kernels.conv2d_pw import Geometry, Problem
 from pwconv.tuning.store import Key, Store, Verdict
+from support import inside
 
 INFO = pwconv.DeviceInfo(
     0, "Card", "discrete", "driver 1", "1.3.0", {}, frozenset(), frozenset(), (), "card-1-driver-1"
@@ -138,7 +139,7 @@ def test_as_many_as_are_kept_fit_the_size_that_is_read(store):
     geometry = Geometry((2**31 - 1,) * 2, (2**31 - 1,) * 2)
     problem = Problem("texture3d", largest, largest, FLOAT32, FLOAT32, geometry)
     long = Verdict(name, (1024,) * 3, 1 / 3e6, name, (1024,) * 3, 1 / 3e6)
-    entry = json.dumps(store._to_entry(Key(problem, "texture2d"), long))
+    entry = json.dumps(inside.to_entry(store, Key(problem, "texture2d"), long))
     assert len(entry) * store.most < device_file.MOST_BYTES
 
 

@@ -11,14 +11,14 @@ import numpy as np
 import pytest
 
 import pwconv
-import texels
-from accuracy import assert_within, check_layer, random_problem
-from leftovers import settled
 from pwconv import reference, shaders
 from pwconv.errors import OutOfMemoryError
 from pwconv.kernels import conv2d_pw_choice
 from pwconv.tuning import race, tuner
 from pwconv.tuning.store import Key, Store, Verdict
+from support import inside, texels
+from support.accuracy import assert_within, check_layer, random_problem
+from support.leftovers import settled
 
 SHAPE = (2, 9, 5, 7)
 OpenDevice = Callable[[str], pwconv.Device]
@@ -30,7 +30,7 @@ def problem_of(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, np.nda
 
 def task_of(layer: pwconv.PointwiseConv2d, storage: str, shape: tuple = SHAPE) -> race.Task:
     out_shape = (shape[0], layer.out_channels, *shape[2:])
-    return layer._task(storage, shape, out_shape)
+    return inside.task(layer, storage, shape, out_shape)
 
 
 def verdicts_for(
@@ -38,7 +38,9 @@ def verdicts_for(
 ) -> dict[Key, Verdict]:
     """Return a verdict that a choice is best, as a race would give it."""
     task = task_of(layer, storage)
-    default = conv2d_pw_choice.choose(layer.device._dispatcher, task.problem, task.weight_storage)
+    default = conv2d_pw_choice.choose(
+        inside.dispatcher(layer.device), task.problem, task.weight_storage
+    )
     verdict = Verdict(
         choice.variant.name, choice.workgroup, 2e-6, default.variant.name, default.workgroup, 3e-6
     )
@@ -51,18 +53,18 @@ def dispatched(
     """Return the variant and workgroup that a call on a tensor really submits."""
     device = layer.device
     seen = []
-    submit = device._dispatcher.submit
+    submit = inside.dispatcher(device).submit
 
     def spy(*dispatches, **options):
         seen.extend(dispatches)
         return submit(*dispatches, **options)
 
     x = device.tensor(np.ones(shape, np.float32), storage=storage)
-    device._dispatcher.submit = spy
+    inside.dispatcher(device).submit = spy
     try:
         layer(x)
     finally:
-        del device._dispatcher.submit
+        del inside.dispatcher(device).submit
     plans = [d.plan for d in seen if d.plan.variant.family.startswith("conv2d_pw")]
     assert len(plans) == 1
     return plans[0].variant.name, plans[0].workgroup
@@ -72,7 +74,7 @@ def others(
     layer: pwconv.PointwiseConv2d, storage: str
 ) -> list[tuple[conv2d_pw_choice.Choice, tuple[int, int, int]]]:
     """Return every choice but the default, with the workgroup that it comes to."""
-    found = race.entrants(layer.device._dispatcher, task_of(layer, storage))[1:]
+    found = race.entrants(inside.dispatcher(layer.device), task_of(layer, storage))[1:]
     return [(choice, plan.workgroup) for choice, plan in found]
 
 
@@ -83,10 +85,10 @@ def test_every_candidate_that_is_stored_is_run_and_is_right(
     x, weight, bias = problem_of(rng)
     packed = pwconv.pack_linear_weight(weight, device=(own := open_device("cached")))
     layer = pwconv.PointwiseConv2d(packed, bias, storage=storage, device=own)
-    store = own._tuner.store
+    store = inside.tuner(own).store
     for choice, workgroup in others(layer, storage):
         store.add(verdicts_for(layer, storage, choice))
-        own._tuner._verdicts = None  # as in a process that starts now
+        setattr(inside.tuner(own), inside.VERDICTS, None)  # as in a process that starts now
         layer = pwconv.PointwiseConv2d(packed, bias, activation="silu", storage=storage, device=own)
         explained = layer.explain(SHAPE, storage)
         assert dispatched(layer, storage) == (choice.variant.name, workgroup)
@@ -105,7 +107,7 @@ def test_a_verdict_is_taken_only_by_its_own_problem(open_device: OpenDevice, rng
 
     layer = make()
     ((choice, workgroup), *_) = others(layer, "buffer")
-    own._tuner.store.add(verdicts_for(layer, "buffer", choice))
+    inside.tuner(own).store.add(verdicts_for(layer, "buffer", choice))
     tuned = {
         "itself": make().explain(SHAPE, "buffer"),
         "an activation": make(activation="gelu").explain(SHAPE, "buffer"),
@@ -128,7 +130,7 @@ def test_a_shape_without_its_batch_is_the_same_problem(open_device: OpenDevice, 
     own = open_device("cached")
     layer = pwconv.PointwiseConv2d(weight, device=own)
     task = task_of(layer, "buffer", (1, *SHAPE[1:]))
-    assert layer._task("buffer", SHAPE[1:], (21, 5, 7)).problem == task.problem
+    assert inside.task(layer, "buffer", SHAPE[1:], (21, 5, 7)).problem == task.problem
 
 
 @pytest.mark.parametrize("mode", ["off", "cached", "on-demand", ""])
@@ -158,7 +160,7 @@ def test_what_each_mode_reads_measures_and_writes(
     assert bool(read) == (mode != "off")
     # Once for each storage, however often it is called.
     assert len(raced) == (2 if mode == "on-demand" else 0)
-    assert own._tuner.store.file.exists() == (mode == "on-demand")
+    assert inside.tuner(own).store.file.exists() == (mode == "on-demand")
 
 
 def test_on_demand_is_found_by_the_next_process(open_device: OpenDevice, rng, quick, monkeypatch):
@@ -242,7 +244,7 @@ def test_without_memory_to_measure_in_the_default_is_used(
     with caplog.at_level("INFO"):
         check_layer(layer, x, weight, bias)
     assert "was not measured" in caplog.text
-    assert not own._tuner.store.file.exists()
+    assert not inside.tuner(own).store.file.exists()
     assert "tuned" not in layer.explain(SHAPE).reason
 
 
@@ -251,7 +253,7 @@ def test_a_folder_that_cannot_be_written_costs_only_the_next_start(
 ):
     x, weight, bias = problem_of(rng)
     own = open_device("on-demand")
-    own._tuner.store.file.parent.write_text("no folder")
+    inside.tuner(own).store.file.parent.write_text("no folder")
     layer = pwconv.PointwiseConv2d(weight, bias, device=own)
     with caplog.at_level("INFO"):
         check_layer(layer, x, weight, bias)
@@ -266,7 +268,7 @@ def test_nothing_is_kept_while_the_clocks_change(open_device: OpenDevice, rng, q
     own = open_device("on-demand")
     layer = pwconv.PointwiseConv2d(weight, bias, device=own)
     check_layer(layer, x, weight, bias)
-    assert not own._tuner.store.file.exists()
+    assert not inside.tuner(own).store.file.exists()
     assert "this device" not in layer.explain(SHAPE).reason
 
 
@@ -297,7 +299,7 @@ def test_a_verdict_that_cannot_be_used_is_ignored(open_device: OpenDevice, rng, 
     own = open_device("cached")
     layer = pwconv.PointwiseConv2d(weight, bias, storage="buffer", device=own)
     default = dispatched(layer, "buffer")
-    store = own._tuner.store
+    store = inside.tuner(own).store
     store.add(verdicts_for(layer, "buffer", others(layer, "buffer")[0][0]))
     rewrite(store, change)
     own = open_device("cached")
@@ -322,7 +324,7 @@ def test_a_variant_that_the_device_cannot_run_is_ignored(open_device: OpenDevice
     x, weight = x.astype(np.float16), weight.astype(np.float16)
     layer = pwconv.PointwiseConv2d(weight, bias, storage="buffer", device=own)
     choice = conv2d_pw_choice.Choice(unable[0], (8, 8, 1), "")
-    own._tuner.store.add(verdicts_for(layer, "buffer", choice))
+    inside.tuner(own).store.add(verdicts_for(layer, "buffer", choice))
     assert "tuned" not in layer.explain(SHAPE).reason
     check_layer(layer, x, weight, bias)
 
@@ -330,8 +332,8 @@ def test_a_variant_that_the_device_cannot_run_is_ignored(open_device: OpenDevice
 def test_a_hostile_file_costs_nothing(open_device: OpenDevice, rng):
     x, weight, bias = problem_of(rng)
     own = open_device("cached")
-    own._tuner.store.file.parent.mkdir(parents=True)
-    own._tuner.store.file.write_bytes(b"[" * 1_000_000)
+    inside.tuner(own).store.file.parent.mkdir(parents=True)
+    inside.tuner(own).store.file.write_bytes(b"[" * 1_000_000)
     check_layer(pwconv.PointwiseConv2d(weight, bias, device=own), x, weight, bias)
 
 
@@ -351,6 +353,6 @@ def test_tuning_again_and_again_does_not_grow(open_device: OpenDevice, rng, quic
     layer = pwconv.PointwiseConv2d(weight, bias, device=own)
     held = []
     for _ in range(3):
-        own._tuner.tune(task_of(layer, "buffer"))
-        held.append((*settled(own), own._logical.memory.reserved))
+        inside.tuner(own).tune(task_of(layer, "buffer"))
+        held.append((*settled(own), inside.logical(own).memory.reserved))
     assert held[0] == held[1] == held[2]

@@ -16,14 +16,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import pwconv
-from accuracy import check_layer, check_linear, random_linear, random_problem
-from cards import LIMITS
 from pwconv import files, shaders
 from pwconv.deny_list import Denial, DenyList
 from pwconv.dispatch import Denied, Dispatcher
 from pwconv.kernels import conv2d_pw_choice, linear
 from pwconv.tuning.store import Key, Verdict
 from pwconv.verify.run import selected, verify
+from support import inside
+from support.accuracy import check_layer, check_linear, random_linear, random_problem
+from support.cards import LIMITS
 
 INFO = pwconv.DeviceInfo(
     0, "Card", "discrete", "driver 1", "1.3.0", {}, frozenset(), frozenset(), (), "card-1-driver-1"
@@ -224,12 +225,12 @@ def test_a_tuned_winner_that_is_denied_is_not_taken(device, open_device, rng):
     x, weight, bias = random_problem(rng, 13, 27, (5, 7), "float32", batch=2)
     own = open_device()
     layer = pwconv.PointwiseConv2d(weight, bias, storage="buffer", device=own)
-    task = layer._task("buffer", x.shape, (2, 27, 5, 7))
+    task = inside.task(layer, "buffer", x.shape, (2, 27, 5, 7))
     key = Key(task.problem, task.weight_storage)
-    default = conv2d_pw_choice.choose(own._dispatcher, *(task.problem, task.weight_storage))
-    able = conv2d_pw_choice.candidates(own._dispatcher, task.problem, task.weight_storage)
+    default = conv2d_pw_choice.choose(inside.dispatcher(own), *(task.problem, task.weight_storage))
+    able = conv2d_pw_choice.candidates(inside.dispatcher(own), task.problem, task.weight_storage)
     winner = next(name for name in able if name != default.variant.name)
-    own._tuner.store.add(
+    inside.tuner(own).store.add(
         {
             key: Verdict(
                 *(winner, (8, 8, 1), 1e-6),
@@ -274,7 +275,7 @@ def test_a_missing_feature_is_not_put_down_to_the_list(tmp_path):
 def test_what_is_denied_is_verified_all_the_same(device, open_device):
     variants = selected([NAMES[0]])
     DenyList(device.info).revise((), {NAMES[0]: "zeros in identity"})
-    found = verify(open_device()._logical, variants)
+    found = verify(inside.logical(open_device()), variants)
     assert [(r.variant.name, r.passed) for r in found.results] == [(NAMES[0], True)]
 
 

@@ -16,11 +16,12 @@ import pytest
 import pwconv
 from pwconv import shaders
 from pwconv.dispatch import Dispatcher, Plan
-from pwconv.verify import pointwise, run
+from pwconv.verify import pointwise
 from pwconv.verify.report import describe, make_table, to_document
 from pwconv.verify.run import FAMILIES, Verification, selected, verify
 from pwconv.verify.workbench import Workbench, storage_of
 from pwconv.vk import pipelines
+from support import inside
 
 NOT_VERIFIED = re.compile("bench_")
 
@@ -68,7 +69,7 @@ def test_every_family_is_verified_or_left_out_on_purpose():
 def test_a_sound_device_passes(device, part):
     variants = selected([part])
     told = []
-    found = verify(device._logical, variants, lambda name, share: told.append((name, share)))
+    found = verify(inside.logical(device), variants, lambda name, share: told.append((name, share)))
     assert [str(f) for result in found.failed for f in result.failures] == []
     assert not found.lost
     assert [r.variant for r in found.results] == [
@@ -84,7 +85,7 @@ def test_a_sound_device_passes(device, part):
 def test_each_case_is_what_its_name_says(device):
     (variant,) = selected([CONV])
     most = device.info.limits["maxImageDimension3D"]
-    with Workbench(Dispatcher(device._logical)) as bench:
+    with Workbench(Dispatcher(inside.logical(device))) as bench:
         trials = {trial.case: trial for trial in pointwise.trials(bench, variant)}
     shapes = {name: trial.expected.shape for name, trial in trials.items()}
     for name, axis in (("widest", 3), ("tallest", 2)):
@@ -121,19 +122,23 @@ def test_few_pipelines_have_every_flag_set_and_not(device, monkeypatch, family):
     """Compiling is what takes time on a GPU: two of them do for most variants."""
     asked: set[tuple[tuple[int, int], ...]] = set()
     monkeypatch.setattr(
-        device._logical.pipelines, "get", lambda *arguments: asked.add((*arguments[-1].items(),))
+        inside.logical(device).pipelines,
+        "get",
+        lambda *arguments: asked.add((*arguments[-1].items(),)),
     )
-    dispatcher = Dispatcher(device._logical)
+    dispatcher = Dispatcher(inside.logical(device))
     with Workbench(dispatcher) as bench:
         for variant in filter(dispatcher.can_run, selected([family])):
-            if variant.family != family or run._lack(device._logical, variant):
+            if variant.family != family or inside.verify_lack(inside.logical(device), variant):
                 continue
             asked.clear()
             for trial in FAMILIES[family](bench, variant):
                 trial.plan()
             assert len(asked) <= (3 if family == "conv2d_pw_coopmat2" else 2), variant.name
-            for name in FLAGS & variant._constant_ids.keys():
-                values = {dict(constants)[variant._constant_ids[name]] for constants in asked}
+            for name in FLAGS & inside.constant_ids(variant).keys():
+                values = {
+                    dict(constants)[inside.constant_ids(variant)[name]] for constants in asked
+                }
                 never = any(
                     family.startswith(start) and name in names for start, names in NEVER_SET.items()
                 )
@@ -217,7 +222,7 @@ def test_a_fault_is_found_and_named(device, monkeypatch, name, fault, kind):
         return fault(read(self, resource, shape, dtype))
 
     monkeypatch.setattr(Workbench, "read", faulty)
-    found = verify(device._logical, [variant])
+    found = verify(inside.logical(device), [variant])
     (result,) = found.failed
     first = result.failures[0]
     assert first.kind == kind, str(first)
@@ -242,7 +247,7 @@ def test_a_tile_that_is_not_computed_is_unwritten(device, monkeypatch, name):
         return cut_short(made) if chosen is variant else made
 
     monkeypatch.setattr(Dispatcher, "plan", plan)
-    (result,) = verify(device._logical, [variant]).failed
+    (result,) = verify(inside.logical(device), [variant]).failed
     assert result.failures[0].kind == "unwritten", str(result.failures[0])
     assert np.isnan(result.failures[0].value)
     assert "identity" in {failure.case for failure in result.failures}
@@ -259,7 +264,7 @@ def test_an_input_channel_that_is_left_out_is_found(device, monkeypatch):
         return make(self, chosen, grid, push, *arguments, **options)
 
     monkeypatch.setattr(Dispatcher, "plan", plan)
-    (result,) = verify(device._logical, [variant]).failed
+    (result,) = verify(inside.logical(device), [variant]).failed
     failed = {failure.case: failure for failure in result.failures}
     assert failed["one-hot"].kind == "zeros"
     assert failed["constant"].value == failed["constant"].expected - 1
@@ -271,7 +276,7 @@ def test_a_lane_past_the_channels_is_looked_at(device, monkeypatch):
     monkeypatch.setattr(
         Workbench, "read", lambda *arguments: garbage_past_channels(read(*arguments))
     )
-    (result,) = verify(device._logical, [variant]).failed
+    (result,) = verify(inside.logical(device), [variant]).failed
     first = result.failures[0]
     assert first.past_channels
     assert (first.value, first.expected, first.bound) == (3, 0, 0)
@@ -288,7 +293,7 @@ def test_an_error_fails_a_variant_and_the_rest_goes_on(device, monkeypatch):
         return plan(dispatcher, variant, problem, *arguments, **options)
 
     monkeypatch.setattr(pointwise, "plan_conv2d_pw", fail)
-    found = verify(device._logical, variants)
+    found = verify(inside.logical(device), variants)
     assert [result.passed for result in found.results] == [False, True]
     assert str(found.results[0].failures[0]) == "large-K: the compiler failed"
 
@@ -297,20 +302,20 @@ def test_an_error_fails_a_variant_and_the_rest_goes_on(device, monkeypatch):
 def compiled(monkeypatch) -> list[str]:
     """The threads that have the driver compile, which takes it a while."""
     threads = []
-    real = pipelines.Pipeline._make_pipeline
+    real = getattr(*inside.slots.make_pipeline)
 
     def make(self, *arguments):
         threads.append(threading.current_thread().name)
         time.sleep(0.1)
         return real(self, *arguments)
 
-    monkeypatch.setattr(pipelines.Pipeline, "_make_pipeline", make)
+    monkeypatch.setattr(*inside.slots.make_pipeline, make)
     return threads
 
 
 def test_other_threads_compile(own_device, compiled):
     variants = selected([CONV, "upsample"])
-    assert not verify(own_device._logical, variants).failed
+    assert not verify(inside.logical(own_device), variants).failed
     ahead = [name for name in compiled if name.startswith("pwconv-verify")]
     assert len(ahead) >= 10  # and not what carries arrays to the device and back
     assert threading.active_count() == 1
@@ -326,7 +331,7 @@ def test_what_does_not_compile_is_that_variants_error(own_device, monkeypatch):
         return real(self, name, *arguments)
 
     monkeypatch.setattr(pipelines.PipelineCache, "get", fail)
-    found = verify(own_device._logical, variants)
+    found = verify(inside.logical(own_device), variants)
     assert [result.passed for result in found.results] == [False, True]
     (failure,) = found.results[0].failures
     assert str(failure) == "identity: vkCreateComputePipelines: the driver failed"
@@ -341,7 +346,7 @@ def test_ctrl_c_ends_it_before_the_rest_is_compiled(own_device, compiled):
 
     variants = selected(["conv2d_pw_tiled_fp32"])
     with pytest.raises(KeyboardInterrupt):
-        verify(own_device._logical, variants, interrupt)
+        verify(inside.logical(own_device), variants, interrupt)
     made = len(compiled)
     assert made < 2 * len(variants)
     time.sleep(0.3)
@@ -355,7 +360,7 @@ def test_a_lost_device_ends_it(device, monkeypatch):
         raise pwconv.DeviceLostError("the driver lost the device")
 
     monkeypatch.setattr(pointwise, "plan_conv2d_pw", lose)
-    found = verify(device._logical, variants)
+    found = verify(inside.logical(device), variants)
     assert found.lost == "the driver lost the device"
     assert [r.failures[0].kind for r in found.results] == ["error"]
     assert found.skipped == {"upsample_buffer_fp32": "the device was lost"}
@@ -363,7 +368,7 @@ def test_a_lost_device_ends_it(device, monkeypatch):
 
 
 def test_nothing_is_left_on_the_device(own_device):
-    logical = own_device._logical
+    logical = inside.logical(own_device)
 
     def used() -> int:
         assert not verify(logical, selected([LINEAR, COPIES, "unpack"])).failed
@@ -389,7 +394,7 @@ def test_the_document_and_the_table(device, monkeypatch):
         return found * np.float32("nan") if found.shape[1] == 104 else found
 
     monkeypatch.setattr(Workbench, "read", faulty)
-    found = verify(device._logical, selected([CONV, COPIES]))
+    found = verify(inside.logical(device), selected([CONV, COPIES]))
     document = json.loads(json.dumps(to_document(device.info, found), allow_nan=False))
     assert document["schema"] == 1
     assert document["device"]["name"] == device.info.name

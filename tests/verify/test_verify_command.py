@@ -7,13 +7,13 @@ import json
 import numpy as np
 import pytest
 
-from command_line import run
 from pwconv import PwconvError, cli
 from pwconv.deny_list import DenyList
 from pwconv.files import make_folder
 from pwconv.verify import command
 from pwconv.verify.run import Result, Verification, selected
 from pwconv.verify.workbench import Workbench
+from support.command_line import run
 
 NAME = "conv2d_pw_tiled_fp32_buffer_m1n1k1"
 

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 
 import pwconv
-from accuracy import random_problem
 from pwconv.vk import api as vk
-from pwconv.vk import commands
+from support import inside
+from support.accuracy import random_problem
 
 
 def nothing(_command_buffer: object) -> None:
@@ -21,7 +21,7 @@ def nothing(_command_buffer: object) -> None:
 
 
 def test_serials_count_up_and_complete(own_device):
-    queue = own_device._logical.queue
+    queue = inside.logical(own_device).queue
     first = queue.run_once(nothing)
     second = queue.run_once(nothing)
     assert second == first + 1
@@ -33,7 +33,7 @@ def test_serials_count_up_and_complete(own_device):
 
 
 def test_retired_objects_go_when_the_device_is_done(own_device):
-    queue = own_device._logical.queue
+    queue = inside.logical(own_device).queue
     gone: list[str] = []
     queue.run_once(nothing)
     queue.retire(lambda: gone.append("early"))
@@ -50,13 +50,13 @@ def test_submissions_in_flight_are_bounded(own_device, rng):
     x, weight, _ = random_problem(rng, 8, 8, (4, 4), "float32")
     layer = pwconv.PointwiseConv2d(weight, device=own_device)
     tensor, out = own_device.tensor(x), own_device.empty((8, 4, 4), "float32")
-    queue = own_device._logical.queue
+    queue = inside.logical(own_device).queue
     for _ in range(300):
         layer(tensor, out=out)
         assert queue.last - queue.done <= 64
     own_device.synchronize()
     assert queue.completed() == queue.last
-    assert len(queue._idle_fences) <= 16
+    assert len(inside.idle_fences(queue)) <= 16
 
 
 def test_few_submissions_have_a_fence(own_device, rng):
@@ -65,19 +65,19 @@ def test_few_submissions_have_a_fence(own_device, rng):
     tensor, out = own_device.tensor(x), own_device.empty((8, 4, 4), "float32")
     layer(tensor, out=out)
     own_device.synchronize()
-    queue = own_device._logical.queue
-    for _ in range(commands._FENCE_EVERY - 1):
+    queue = inside.logical(own_device).queue
+    for _ in range(inside.FENCE_EVERY - 1):
         layer(tensor, out=out)
-    assert not queue._fences
+    assert not inside.fences(queue)
     queue.wait(queue.last - 3)
     assert queue.completed() == queue.last
-    for _ in range(commands._FENCE_EVERY):
+    for _ in range(inside.FENCE_EVERY):
         layer(tensor, out=out)
-    assert [fence.serial for fence in queue._fences] == [queue.last]
+    assert [fence.serial for fence in inside.fences(queue)] == [queue.last]
 
 
 def test_what_is_retired_goes_without_waiting(own_device):
-    queue = own_device._logical.queue
+    queue = inside.logical(own_device).queue
     made = contextlib.ExitStack()
     command_buffer = queue.record(nothing, made)
     gone: list[int] = []
@@ -92,8 +92,8 @@ def test_what_is_retired_goes_without_waiting(own_device):
 
 def test_a_wait_is_cut_into_slices(own_device, monkeypatch):
     """So that Ctrl-C is noticed: the wait goes on after each, and leaves a usable device."""
-    queue = own_device._logical.queue
-    queue._spin_seconds = 0.0
+    queue = inside.logical(own_device).queue
+    setattr(queue, inside.SPIN_SECONDS, 0.0)
     real = vk.vkWaitForFences
     answers = [vk.VkTimeout, vk.VkTimeout, KeyboardInterrupt]
 
@@ -111,8 +111,8 @@ def test_a_wait_is_cut_into_slices(own_device, monkeypatch):
 
 
 def test_a_short_wait_is_not_left_to_the_driver(own_device, monkeypatch):
-    queue = own_device._logical.queue
-    queue._spin_seconds = 60.0
+    queue = inside.logical(own_device).queue
+    setattr(queue, inside.SPIN_SECONDS, 60.0)
     monkeypatch.setattr(vk, "vkWaitForFences", None)
     serial = queue.run_once(nothing)
     queue.wait(serial)
@@ -120,8 +120,8 @@ def test_a_short_wait_is_not_left_to_the_driver(own_device, monkeypatch):
 
 
 def test_a_long_wait_is_left_to_the_driver(own_device, monkeypatch):
-    queue = own_device._logical.queue
-    queue._spin_seconds = 1e-3
+    queue = inside.logical(own_device).queue
+    setattr(queue, inside.SPIN_SECONDS, 1e-3)
     asked = itertools.count()
 
     def not_ready(*_: object) -> None:
@@ -137,8 +137,8 @@ def test_a_long_wait_is_left_to_the_driver(own_device, monkeypatch):
 
 
 def test_a_fence_someone_waits_for_is_not_reused(own_device, monkeypatch):
-    queue = own_device._logical.queue
-    queue._spin_seconds = 0.0
+    queue = inside.logical(own_device).queue
+    setattr(queue, inside.SPIN_SECONDS, 0.0)
     serial = queue.run_once(nothing)
     started, resume = threading.Event(), threading.Event()
     real = vk.vkWaitForFences
@@ -152,20 +152,20 @@ def test_a_fence_someone_waits_for_is_not_reused(own_device, monkeypatch):
     waiter = threading.Thread(target=queue.wait, args=(serial,))
     waiter.start()
     assert started.wait(10)
-    fence = queue._fences[0].handle
-    vk.vkDeviceWaitIdle(own_device._logical.handle)
+    fence = inside.fences(queue)[0].handle
+    vk.vkDeviceWaitIdle(inside.logical(own_device).handle)
     assert queue.completed() == serial
-    assert fence not in queue._returned_fences
+    assert fence not in inside.returned_fences(queue)
     resume.set()
     waiter.join()
     queue.completed()
-    assert fence in queue._returned_fences
+    assert fence in inside.returned_fences(queue)
 
 
 def test_a_full_queue_goes_on_while_another_thread_waits(own_device, monkeypatch):
     """The oldest submission is done, and whoever waited for it has not yet said so."""
-    queue = own_device._logical.queue
-    queue._spin_seconds = 0.0
+    queue = inside.logical(own_device).queue
+    setattr(queue, inside.SPIN_SECONDS, 0.0)
     serial = queue.run_once(nothing)
     started, resume = threading.Event(), threading.Event()
     real = vk.vkWaitForFences
@@ -191,7 +191,7 @@ def test_a_full_queue_goes_on_while_another_thread_waits(own_device, monkeypatch
         resume.set()
         waiter.join()
     queue.wait()
-    assert not queue._fences
+    assert not inside.fences(queue)
 
 
 def test_a_failed_submission_can_be_repeated(own_device, monkeypatch):
@@ -205,9 +205,9 @@ def test_a_failed_submission_can_be_repeated(own_device, monkeypatch):
     monkeypatch.setattr(vk, "vkQueueSubmit", fail)
     with pytest.raises(pwconv.OutOfMemoryError):
         layer(x)
-    failed = own_device._logical.queue.last
+    failed = inside.logical(own_device).queue.last
     monkeypatch.setattr(vk, "vkQueueSubmit", real)
-    own_device._logical.queue.wait(failed)
+    inside.logical(own_device).queue.wait(failed)
     np.testing.assert_array_equal(layer(x), x)
 
 
@@ -216,12 +216,12 @@ def test_a_full_queue_does_not_keep_others_out(own_device, rng, monkeypatch):
     x, weight, _ = random_problem(rng, 8, 8, (4, 4), "float32")
     layer = pwconv.PointwiseConv2d(weight, device=own_device)
     tensor, out = own_device.tensor(x), own_device.empty((8, 4, 4), "float32")
-    queue = own_device._logical.queue
+    queue = inside.logical(own_device).queue
     layer(tensor, out=out)
     own_device.synchronize()
     waits, resume = threading.Event(), threading.Event()
-    monkeypatch.setattr(queue, "_spin", lambda _fence: waits.set() or not resume.wait(60))
-    monkeypatch.setattr(queue, "_signaled", lambda _fence: False)
+    monkeypatch.setattr(queue, inside.SPIN, lambda _fence: waits.set() or not resume.wait(60))
+    monkeypatch.setattr(queue, inside.SIGNALED, lambda _fence: False)
 
     def fill() -> None:
         for _ in range(100):
@@ -231,8 +231,8 @@ def test_a_full_queue_does_not_keep_others_out(own_device, rng, monkeypatch):
     thread.start()
     try:
         assert waits.wait(20)
-        assert own_device._logical.lock.acquire(timeout=10)
-        own_device._logical.lock.release()
+        assert inside.logical(own_device).lock.acquire(timeout=10)
+        inside.logical(own_device).lock.release()
         assert own_device.memory().allocated > 0
     finally:
         monkeypatch.undo()

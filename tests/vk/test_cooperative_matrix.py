@@ -6,9 +6,9 @@ import pytest
 
 from pwconv.errors import PwconvError
 from pwconv.vk import api as vk
-from pwconv.vk import cooperative_matrix
 from pwconv.vk.cooperative_matrix import Matrix, query
 from pwconv.vk.instance import resident_instance
+from support import inside
 
 FP16, FP32, FP8, BF16 = 0, 1, 1000491002, 1000141000
 DEVICE_SCOPE, WORKGROUP, SUBGROUP = 1, 2, 3
@@ -20,19 +20,19 @@ def lists(monkeypatch):
     """What a driver would fill in, by function."""
     filled: dict[str, list[tuple[int, ...]]] = {}
     monkeypatch.setattr(
-        cooperative_matrix, "_ask", lambda instance, device, wanted: filled[wanted.function]
+        *inside.slots.ask_matrices, lambda instance, device, wanted: filled[wanted.function]
     )
-    filled[cooperative_matrix._FIXED.function] = []
-    filled[cooperative_matrix._FLEXIBLE.function] = []
+    filled[inside.FIXED_MATRICES.function] = []
+    filled[inside.FLEXIBLE_MATRICES.function] = []
     return filled
 
 
 def test_products_are_read_in_order_and_once(lists):
-    lists[cooperative_matrix._FIXED.function] = [
+    lists[inside.FIXED_MATRICES.function] = [
         (16, 8, 4, FP16, FP16, FP32, FP32, 0, SUBGROUP),
         (16, 8, 4, FP16, FP16, FP32, FP32, 0, SUBGROUP),
     ]
-    lists[cooperative_matrix._FLEXIBLE.function] = [
+    lists[inside.FLEXIBLE_MATRICES.function] = [
         (32, 16, 8, BF16, BF16, FP32, FP32, 0, WORKGROUP, 128)
     ]
     assert query(None, None, FEATURES) == (
@@ -54,7 +54,7 @@ def test_products_are_read_in_order_and_once(lists):
     ids=["type", "factors", "sums", "saturating", "scope"],
 )
 def test_what_pwconv_has_no_word_for_is_left_out(lists, listed):
-    lists[cooperative_matrix._FIXED.function] = [listed]
+    lists[inside.FIXED_MATRICES.function] = [listed]
     assert query(None, None, FEATURES) == ()
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from pwconv.vk import api as vk
-from pwconv.vk import cooperative_matrix, features
+from pwconv.vk import features
+from support import inside
 
 
 def test_members_begin_after_two_pointers(monkeypatch):
@@ -16,7 +17,7 @@ def test_members_begin_after_two_pointers(monkeypatch):
                 return {"void*": 4}[name]
 
     assert vk.first_member() == (4 if vk.ffi.sizeof("void*") == 8 else 2)
-    monkeypatch.setattr(vk, "_package", lambda: Package)
+    monkeypatch.setattr(*inside.slots.package, lambda: Package)
     assert vk.first_member.__wrapped__() == 2  # as on a 32-bit system
 
 
@@ -60,9 +61,9 @@ def test_matrices_are_read_where_members_begin(monkeypatch, first):
         count[0] = len(listed)
         if words != vk.ffi.NULL:
             for i, members in enumerate(listed):
-                assert words[stride * i] == cooperative_matrix._FIXED.structure_type
+                assert words[stride * i] == inside.FIXED_MATRICES.structure_type
                 for j, member in enumerate(members):
                     words[stride * i + first + j] = member
 
     monkeypatch.setattr(vk, "instance_pointer", lambda *_: fill)
-    assert cooperative_matrix._ask(None, None, cooperative_matrix._FIXED) == listed
+    assert inside.ask_matrices(None, None, inside.FIXED_MATRICES) == listed

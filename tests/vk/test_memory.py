@@ -16,6 +16,7 @@ from pwconv.vk import memory
 from pwconv.vk.memory import DEVICE_LOCAL, HOST_COHERENT, HOST_VISIBLE, Allocator
 from pwconv.vk.physical_device import MemoryType
 from pwconv.vk.resources import DEVICE, UPLOAD, Buffer
+from support import inside
 
 MIB = 1 << 20
 
@@ -159,7 +160,7 @@ def test_a_block_that_cannot_be_mapped_is_freed(driver, monkeypatch):
 
 
 def test_mapped_memory_is_the_buffers_own(own_device):
-    logical = own_device._logical
+    logical = inside.logical(own_device)
     buffers = [Buffer(logical, 1000, UPLOAD) for _ in range(20)]
     for number, buffer in enumerate(buffers):
         np.frombuffer(buffer.mapped, np.uint8)[:] = number

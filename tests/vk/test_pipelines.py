@@ -15,12 +15,12 @@ import numpy as np
 import pytest
 
 import pwconv
-from accuracy import check_layer, random_problem
 from pwconv.activation import parse_activation
 from pwconv.files import cache_folder, replace_file
 from pwconv.kernels import elementwise
 from pwconv.vk import api as vk
-from pwconv.vk import pipelines
+from support import inside
+from support.accuracy import check_layer, random_problem
 
 COMPILE_SECONDS = 0.5
 
@@ -34,13 +34,13 @@ def cache_file(device, tmp_path, monkeypatch) -> Path:
 def use(index: int) -> bytes:
     """Open a device, run something that needs a pipeline, close it; return what the cache gave."""
     given = []
-    real = pipelines._read
+    real = getattr(*inside.slots.read_pipelines)
 
     def read(file: Path) -> bytes:
         given.append(real(file))
         return given[0]
 
-    pipelines._read = read
+    setattr(*inside.slots.read_pipelines, read)
     try:
         with pwconv.Device(index, validate=True) as device:
             rng = np.random.default_rng(1)
@@ -48,7 +48,7 @@ def use(index: int) -> bytes:
             layer = pwconv.PointwiseConv2d(weight, bias, device=device)
             check_layer(layer, x, weight, bias)
     finally:
-        pipelines._read = real
+        setattr(*inside.slots.read_pipelines, real)
     return given[0]
 
 
@@ -84,14 +84,14 @@ def test_a_damaged_file_is_ignored_and_replaced(device, cache_file, damage):
     good = cache_file.read_bytes()
     cache_file.write_bytes(damage(good))
     assert use(device.info.index) == b""
-    assert cache_file.read_bytes()[: len(pipelines._MAGIC)] == pipelines._MAGIC
+    assert cache_file.read_bytes()[: len(inside.PIPELINES_MAGIC)] == inside.PIPELINES_MAGIC
     assert use(device.info.index) != b""
 
 
 def test_another_drivers_data_under_our_header_is_refused_by_the_driver(device, cache_file):
     """The digest fits, the contents are no cache of this driver: Vulkan has it ignored."""
     data = bytes(range(256)) * 4
-    replace_file(cache_file, pipelines._MAGIC + hashlib.sha256(data).digest() + data)
+    replace_file(cache_file, inside.PIPELINES_MAGIC + hashlib.sha256(data).digest() + data)
     with pwconv.Device(device.info.index) as opened:
         weight = np.ones((3, 3), np.float32)
         y = pwconv.conv2d_pw(np.ones((3, 2, 2), np.float32), weight, device=opened)
@@ -124,21 +124,21 @@ def test_nothing_new_is_not_written(device, cache_file):
 def slow_compiler(monkeypatch) -> list[str]:
     """A driver that takes a while to compile; the names of the threads that have it compile."""
     compiled = []
-    real = pipelines.Pipeline._make_pipeline
+    real = getattr(*inside.slots.make_pipeline)
 
     def make(self, *arguments):
         compiled.append(threading.current_thread().name)
         time.sleep(COMPILE_SECONDS)
         return real(self, *arguments)
 
-    monkeypatch.setattr(pipelines.Pipeline, "_make_pipeline", make)
+    monkeypatch.setattr(*inside.slots.make_pipeline, make)
     return compiled
 
 
 def add(device: pwconv.Device, activation: int) -> object:
     """Plan a sum, of another pipeline for each activation."""
     return elementwise.plan_elementwise(
-        *(device._dispatcher, "buffer", elementwise.ADD, (1, 4, 3, 5), np.dtype(np.float32)),
+        *(inside.dispatcher(device), "buffer", elementwise.ADD, (1, 4, 3, 5), np.dtype(np.float32)),
         dataclasses.replace(parse_activation(None), number=activation),
         broadcast=False,
     )
@@ -173,7 +173,7 @@ def test_whoever_holds_the_lock_waits_for_what_another_compiles(own_device, slow
         compiling = pool.submit(add, own_device, 0)
         while not slow_compiler:
             time.sleep(0.01)
-        with own_device._logical.lock:
+        with inside.logical(own_device).lock:
             plan = add(own_device, 0)
         assert compiling.result() is plan
     assert len(slow_compiler) == 1
@@ -192,7 +192,7 @@ def test_closing_waits_for_what_is_compiled(own_device, slow_compiler):
 
 
 def test_what_fails_is_tried_again_by_whoever_waits(own_device, slow_compiler, monkeypatch):
-    real = pipelines.Pipeline._make_pipeline
+    real = getattr(*inside.slots.make_pipeline)
     failures = iter([pwconv.OutOfMemoryError("vkCreateComputePipelines: no memory")])
 
     def fail_once(self, *arguments):
@@ -202,7 +202,7 @@ def test_what_fails_is_tried_again_by_whoever_waits(own_device, slow_compiler, m
             raise error
         return made
 
-    monkeypatch.setattr(pipelines.Pipeline, "_make_pipeline", fail_once)
+    monkeypatch.setattr(*inside.slots.make_pipeline, fail_once)
     with ThreadPoolExecutor(2) as pool:
         both = [pool.submit(add, own_device, 0) for _ in range(2)]
     errors = [future.exception() for future in both]

@@ -7,6 +7,7 @@ import pytest
 import pwconv
 from pwconv.timing.fma import FmaKernel
 from pwconv.vk.timestamps import TimedRecording, TimestampClock, timestamp_clock
+from support import inside
 
 
 def test_timestamps_wrap():
@@ -17,8 +18,8 @@ def test_timestamps_wrap():
 
 
 def test_more_work_takes_longer(own_device):
-    logical = own_device._logical
-    kernel = FmaKernel(own_device._dispatcher, "fp32", 4096)
+    logical = inside.logical(own_device)
+    kernel = FmaKernel(inside.dispatcher(own_device), "fp32", 4096)
     step = kernel.step(200)
     recording = TimedRecording(logical, [[step], [], [step] * 20, [step]])
     for _ in range(2):  # a recording can be submitted again
@@ -28,7 +29,7 @@ def test_more_work_takes_longer(own_device):
 
 
 def test_a_device_without_timestamps(own_device, monkeypatch):
-    assert timestamp_clock(own_device._logical).period > 0
+    assert timestamp_clock(inside.logical(own_device)).period > 0
     monkeypatch.setitem(own_device.info.limits, "timestampPeriod", 0.0)
     with pytest.raises(pwconv.UnsupportedError, match="has no timestamps"):
-        TimedRecording(own_device._logical, [])
+        TimedRecording(inside.logical(own_device), [])

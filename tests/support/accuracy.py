@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 import pwconv
-import texels
 from pwconv import reference
+from support import texels
 
 
 def check_layer(

@@ -8,11 +8,11 @@ from typing import Any
 
 import numpy as np
 
-import propagation
 import pwconv
-from accuracy import assert_within
-from propagation import Approximation
 from pwconv.graph import Value
+from support import inside, propagation
+from support.accuracy import assert_within
+from support.propagation import Approximation
 
 Known = dict[str, Approximation]
 
@@ -145,7 +145,7 @@ class Mirror:
 
     def families(self) -> list[str]:
         """Return the shader that each node is run by, at the shapes of now."""
-        launches = self.graph._current().program.launches.values()
+        launches = inside.program(self.graph).launches.values()
         return [launch.plan.variant.family for node in launches for launch in node]
 
     def expected(self, inputs: Mapping[str, np.ndarray]) -> dict[str, Approximation]:

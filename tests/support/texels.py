@@ -10,11 +10,12 @@ import pwconv
 from pwconv.verify.poison import poison
 from pwconv.vk import api as vk
 from pwconv.vk.resources import DOWNLOAD, Buffer, Image
+from support import inside
 
 
 def fill(tensor: pwconv.Tensor, value: float) -> None:
     """Set every lane of a tensor's image, or every element of its buffer, padding too."""
-    poison(tensor.device._logical, tensor.resource, tensor.dtype, value)
+    poison(inside.logical(tensor.device), tensor.resource, tensor.dtype, value)
 
 
 def poisoned(
@@ -28,7 +29,7 @@ def poisoned(
 
 def read(tensor: pwconv.Tensor) -> np.ndarray:
     """Return a texture's texels, [depth, H, W, 4]."""
-    device, image = tensor.device._logical, tensor.resource
+    device, image = inside.logical(tensor.device), tensor.resource
     width, height, depth = image.extent
     size = width * height * depth * 4 * tensor.dtype.itemsize
     buffer = Buffer(device, size, DOWNLOAD)

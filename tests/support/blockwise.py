@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 
-import propagation
-from accuracy import assert_within
-from mirror import Mirror, Pair
+from support import propagation
+from support.accuracy import assert_within
+from support.mirror import Mirror, Pair
 
 
 class Unnamed:

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from pwconv import reference
-from pwconv.reference import _EPS32, _MAX16, _TINY, _activation, _gamma
+from support.inside import EPS32, MAX16, TINY, activation_rule, gamma
 
 
 @dataclass(frozen=True)
@@ -35,10 +35,10 @@ class Approximation:
         """Add something in fp32."""
         total = self.value + value
         error = self.error + error
-        return Approximation(total, error + _EPS32 * (np.abs(total) + error))
+        return Approximation(total, error + EPS32 * (np.abs(total) + error))
 
     def activated(self, activation: Any) -> Approximation:
-        rule = _activation(activation)
+        rule = activation_rule(activation)
         return Approximation(rule.function(self.value), rule.error(self.value, self.error))
 
     def stored(self, dtype: Any) -> Approximation:
@@ -46,7 +46,7 @@ class Approximation:
         if np.dtype(dtype) != np.float16:
             return self
         error = self.error + np.maximum(2.0**-11 * self.most, 2.0**-25)
-        overflow = np.abs(self.value) + error > _MAX16
+        overflow = np.abs(self.value) + error > MAX16
         return Approximation(self.value, np.where(overflow, np.inf, error))
 
 
@@ -66,7 +66,7 @@ def add(x: Approximation, y: Approximation, name: Any, *, dtype: Any) -> Approxi
 def mul(x: Approximation, y: Approximation, name: Any, *, dtype: Any) -> Approximation:
     value = x.value * y.value
     error = np.abs(x.value) * y.error + x.error * np.abs(y.value) + x.error * y.error
-    error += _EPS32 * (np.abs(value) + error) + _TINY
+    error += EPS32 * (np.abs(value) + error) + TINY
     return Approximation(value, error).activated(name).stored(dtype)
 
 
@@ -88,9 +88,9 @@ def global_avg_pool(x: Approximation, *, dtype: Any) -> Approximation:
     def mean(array: np.ndarray) -> np.ndarray:
         return array.mean((-2, -1), keepdims=True)
 
-    error = _gamma(roundings + 1, _EPS32) * mean(x.most) + mean(x.error)
+    error = gamma(roundings + 1, EPS32) * mean(x.most) + mean(x.error)
     value = mean(x.value)
-    error += 2.5 * _EPS32 * (np.abs(value) + error) + _TINY
+    error += 2.5 * EPS32 * (np.abs(value) + error) + TINY
     return Approximation(value, error).stored(dtype)
 
 
@@ -146,6 +146,6 @@ def _sums_of_products(
 ) -> Approximation:
     """Sums in fp32, in any order, of so many products each."""
     magnitude = np.abs(weight.astype(np.float64))
-    own = _gamma(products + 1, _EPS32) * multiply(x.most, magnitude)
-    error = own + multiply(x.error, magnitude) + products * _TINY
+    own = gamma(products + 1, EPS32) * multiply(x.most, magnitude)
+    error = own + multiply(x.error, magnitude) + products * TINY
     return Approximation(multiply(x.value, weight), error)

@@ -9,7 +9,8 @@ import numpy as np
 from hypothesis import strategies as st
 
 import pwconv
-from mirror import Mirror, Pair
+from support import inside
+from support.mirror import Mirror, Pair
 
 ACTIVATIONS = (None, "relu", "silu")
 # Of images alone, and of values of any axes.
@@ -136,7 +137,7 @@ class Drawn:
 
     def arrays(self) -> dict[str, np.ndarray]:
         graph = self.mirror.graph
-        shapes = {name: graph._shapes[i] for name, i in graph._inputs.items()}
+        shapes = {name: inside.shapes(graph)[i] for name, i in inside.inputs(graph).items()}
         return {n: self.rng.standard_normal(s).astype(self.dtype) for n, s in shapes.items()}
 
     def resize(self) -> None:

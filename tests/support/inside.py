@@ -1,0 +1,224 @@
+"""The one door to pwconv's private names: a change inside it changes this file alone.
+
+Names of modules come first, then slots, which are what ``monkeypatch.setattr`` and ``setattr`` take
+to replace such a name, then names of attributes that tests replace, in capitals, and functions that
+read an attribute of what they are given.
+"""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pwconv
+from pwconv import activation, demo, dispatch, files, reference, shaders, staging
+from pwconv import device as device_module
+from pwconv.bench import command, peers, tune
+from pwconv.kernels import conv2d_pw_choice
+from pwconv.kernels import linear as linear_kernel
+from pwconv.timing import ceilings, clocks
+from pwconv.tuning import race
+from pwconv.verify import run as verify_run
+from pwconv.vk import api, commands, cooperative_matrix, physical_device, pipelines, pools, process
+
+GELU_TANH = activation._GELU_TANH
+choose_device = device_module._choose
+validate_by_default = device_module._validate_by_default
+SLOWEST_RATE = dispatch._SLOWEST
+host = files._host
+CONV_FAMILIES = conv2d_pw_choice._FAMILIES
+linear_preference = linear_kernel._preference
+EPS32 = reference._EPS32
+MAX16 = reference._MAX16
+TINY = reference._TINY
+activation_rule = reference._activation
+gamma = reference._gamma
+as_pair = reference._pair
+SHADERS = shaders._FOLDER
+manifest = shaders._manifest
+DUEL_ROUNDS = race._DUEL_ROUNDS
+race_scratch = race._scratch
+verify_lack = verify_run._lack
+vulkan_package = api._package
+raising = api._raising
+FENCE_EVERY = commands._FENCE_EVERY
+FIXED_MATRICES = cooperative_matrix._FIXED
+FLEXIBLE_MATRICES = cooperative_matrix._FLEXIBLE
+ask_matrices = cooperative_matrix._ask
+compute_queue_family = physical_device._compute_queue_family
+PIPELINES_MAGIC = pipelines._MAGIC
+read_pipelines = pipelines._read
+SignalSafeLock = process._SignalSafeLock
+
+DISPATCHER = "_dispatcher"  # of a device
+EMPTY = "_empty"  # of a device
+RESOURCE = "_resource"  # of a tensor
+SIGNALED = "_signaled"  # of a queue
+SPIN = "_spin"  # of a queue
+SPIN_SECONDS = "_spin_seconds"  # of a queue
+VERDICTS = "_verdicts"  # of a tuner
+WAIT = "_wait"  # of a queue
+WAIT_SLICE = "_wait_slice"  # of a queue
+
+slots = SimpleNamespace(
+    calibrations=(clocks, "_CALIBRATIONS"),
+    chunk_bytes=(staging, "_CHUNK_BYTES"),
+    compute_queue_family=(physical_device, "_compute_queue_family"),
+    copy_bytes=(ceilings, "_COPY_BYTES"),
+    default=(device_module, "_default"),
+    duel_rounds=(race, "_DUEL_ROUNDS"),
+    exists=(files, "_exists"),
+    false_colour=(demo, "_false_colour"),
+    folder=(shaders, "_FOLDER"),
+    ask_matrices=(cooperative_matrix, "_ask"),
+    job=(command, "_job"),
+    kept_bytes=(pools, "_KEPT_BYTES"),
+    lock_seconds=(files, "_LOCK_SECONDS"),
+    make_pipeline=(pipelines.Pipeline, "_make_pipeline"),
+    mixer=(demo, "_mixer"),
+    most_bytes=(pipelines, "_MOST_BYTES"),
+    ncnn=(peers, "_ncnn"),
+    opened=(device_module, "_opened"),
+    package=(api, "_package"),
+    pillow_bound=(demo, "_PILLOW_BOUND"),
+    plans_kept=(dispatch, "_PLANS_KEPT"),
+    race_rounds=(race, "_RACE_ROUNDS"),
+    read_pipelines=(pipelines, "_read"),
+    recordings_kept=(dispatch, "_RECORDINGS_KEPT"),
+    samples_cpu=(ceilings, "_SAMPLES_CPU"),
+    scaled=(clocks.Clocks, "_scaled"),
+    seed_bytes=(ceilings, "_SEED_BYTES"),
+    torch=(peers, "_torch"),
+    tune=(tune, "_tune"),
+    version=(physical_device, "_version"),
+    workgroups=(race, "_WORKGROUPS"),
+)
+
+
+def logical(device: pwconv.Device) -> Any:
+    return device._logical
+
+
+def dispatcher(device: pwconv.Device) -> Any:
+    return device._dispatcher
+
+
+def tuner(device: pwconv.Device) -> Any:
+    return device._tuner
+
+
+def plans(dispatcher: dispatch.Dispatcher) -> Any:
+    return dispatcher._plans
+
+
+def recordings(dispatcher: dispatch.Dispatcher) -> Any:
+    return dispatcher._recordings
+
+
+def constant_ids(variant: shaders.Variant) -> Any:
+    return variant._constant_ids
+
+
+def push_names(variant: shaders.Variant) -> Any:
+    return variant._push_names
+
+
+def push_struct(variant: shaders.Variant) -> Any:
+    return variant._push_struct
+
+
+def bias(layer: Any) -> Any:
+    return layer._bias
+
+
+def weight(layer: Any) -> Any:
+    return layer._weight
+
+
+def converts(layer: Any) -> Any:
+    return layer._converts
+
+
+def inputs(graph: pwconv.Graph) -> Any:
+    return graph._inputs
+
+
+def nodes(graph: pwconv.Graph) -> Any:
+    return graph._nodes
+
+
+def shapes(graph: pwconv.Graph) -> Any:
+    return graph._shapes
+
+
+def scratch(graph: pwconv.Graph) -> Any:
+    return graph._scratch
+
+
+def fences(queue: Any) -> Any:
+    return queue._fences
+
+
+def every_fence(queue: Any) -> Any:
+    return queue._every_fence
+
+
+def idle_fences(queue: Any) -> Any:
+    return queue._idle_fences
+
+
+def returned_fences(queue: Any) -> Any:
+    return queue._returned_fences
+
+
+def empty(device: pwconv.Device, *arguments: Any) -> Any:
+    return device._empty(*arguments)
+
+
+def task(layer: Any, *arguments: Any) -> Any:
+    return layer._task(*arguments)
+
+
+def dispatch_of(layer: Any, *arguments: Any) -> Any:
+    return layer._dispatch(*arguments)
+
+
+def program(graph: pwconv.Graph) -> Any:
+    """Return what runs a graph at the shapes of now."""
+    return graph._current().program
+
+
+def finish(graph: pwconv.Graph) -> Any:
+    return graph._finish()
+
+
+def program_resources(program: Any) -> Any:
+    return program._resources
+
+
+def pipelines_of(cache: Any) -> Any:
+    return cache._pipelines
+
+
+def queue_wait(queue: Any) -> Any:
+    return queue._wait
+
+
+def vulkan_instance(logical: Any) -> Any:
+    return logical._instance
+
+
+def resource(tensor: pwconv.Tensor) -> Any:
+    return tensor._resource
+
+
+def header(store: Any) -> Any:
+    return store._header
+
+
+def to_entry(store: Any, *arguments: Any) -> Any:
+    return store._to_entry(*arguments)
+
+
+def is_owned(lock: Any) -> bool:
+    return lock._is_owned()
