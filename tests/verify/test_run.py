@@ -14,9 +14,10 @@ import numpy as np
 import pytest
 
 import pwconv
-from pwconv import shaders
-from pwconv.dispatch import Dispatcher, Plan
-from pwconv.verify import pointwise
+from pwconv import dispatch, shaders
+from pwconv.dispatch import MOST_TRIPS, Dispatcher, Plan
+from pwconv.kernels import tiling
+from pwconv.verify import linear, pointwise
 from pwconv.verify.report import describe, make_table, to_document
 from pwconv.verify.run import FAMILIES, Verification, selected, verify
 from pwconv.verify.workbench import Workbench, storage_of
@@ -108,6 +109,44 @@ def test_each_case_is_what_its_name_says(device):
         assert (trials[name].bound[:, : trials[name].channels] > 0).all()
 
 
+LOOPS = [
+    "conv2d_pw_tiled_fp32_buffer_m1n1k1",
+    "linear_tiled_buffer_fp32_buffer_m1n1k1",
+    "conv2d_dw_texture3d_fp32",
+    "global_avg_pool_buffer_fp32",
+]
+
+
+@pytest.mark.parametrize("name", LOOPS)
+def test_each_loop_over_sizes_has_a_case_as_long_as_any_that_is_planned(device, monkeypatch, name):
+    """A driver that ends loops sooner than Mesa's llvmpipe is found."""
+    (variant,) = (v for v in selected([name]) if v.name == name)
+    planned = []
+    plan = Dispatcher.plan
+    monkeypatch.setattr(
+        Dispatcher,
+        "plan",
+        lambda *a, trips=0, **kw: planned.append(trips) or plan(*a, trips=trips, **kw),
+    )
+    with Workbench(Dispatcher(inside.logical(device))) as bench:
+        (trial,) = (t for t in FAMILIES[variant.family](bench, variant) if t.case == "longest loop")
+        trial.plan()
+    few = {"conv2d_dw": 1023, "global_avg_pool": 500}
+    family = variant.family.removesuffix(f"_{storage_of(variant)}")
+    assert few.get(family, MOST_TRIPS - 1024) <= max(planned) <= MOST_TRIPS
+
+
+@pytest.mark.parametrize("name", LOOPS[:2])
+def test_a_driver_that_ends_a_loop_is_found(device, monkeypatch, name):
+    """What is planned is short enough for llvmpipe; were it not, its users would be told."""
+    for module in (dispatch, tiling, linear, pointwise):
+        monkeypatch.setattr(module, "MOST_TRIPS", 2**17)
+    found = verify(inside.logical(device), [v for v in selected([name]) if v.name == name])
+    ended = device.info.driver.startswith("llvmpipe")
+    wrong = {failure.case for result in found.failed for failure in result.failures}
+    assert wrong == ({"longest loop"} if ended else set())
+
+
 # Of the flags that kernels are specialized by, those whose two values are two pieces of code.
 FLAGS = {
     *("POINTWISE_GRID", "WHOLE_STEPS", "WHOLE_BLOCKS", "RESIDUAL", "SCALE"),
@@ -133,8 +172,11 @@ def test_few_pipelines_have_every_flag_set_and_not(device, monkeypatch, family):
                 continue
             asked.clear()
             for trial in FAMILIES[family](bench, variant):
-                trial.plan()
-            assert len(asked) <= (3 if family == "conv2d_pw_coopmat2" else 2), variant.name
+                if trial.case != "longest loop":  # of few variants
+                    trial.plan()
+            shares = variant.has_constant("SHARED")  # once of images, in buffers of positions too
+            most = 2 + shares * (2 if storage_of(variant) == "buffer" else 1)
+            assert len(asked) <= most + (family == "conv2d_pw_coopmat2"), variant.name
             for name in FLAGS & inside.constant_ids(variant).keys():
                 values = {
                     dict(constants)[inside.constant_ids(variant)[name]] for constants in asked

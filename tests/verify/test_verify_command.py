@@ -34,7 +34,7 @@ def test_a_sound_device(device, home, tmp_path):
     assert result.returncode == 0, result.stdout + result.stderr
     for expected in (str(device.info), "conv2d_pw_tiled", "fp32 buffer", "1 of 1"):
         assert expected in result.stdout
-    assert "3 variants, 22 cases, 0 failed, in " in result.stdout
+    assert "3 variants, 24 cases, 0 failed, in " in result.stdout
     assert f"wrote {file}" in result.stdout
     assert all(entry["passed"] for entry in json.loads(file.read_text())["variants"])
     assert not DenyList(device.info).file.exists()

@@ -35,5 +35,5 @@ def plan_global_avg_pool(dispatcher: Dispatcher, storage: str, shape: Shape4, dt
         if is_buffer
         else {"M": positions, "W": shape[3]},
         {"TAKEN": taken},
-        trips=ceil_div(vectors, threads * taken) + ceil_div(vectors, 64 * threads * taken),
+        trips=ceil_div(vectors, threads * taken) + 2 * ceil_div(vectors, 64 * threads * taken),
     )

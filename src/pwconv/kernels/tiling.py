@@ -99,14 +99,16 @@ def grid(variant: shaders.Variant, outputs: Size3) -> Size3:
     return along_m * (variant.workgroup[0] if variant.workgroup else 1), along_n, batches
 
 
+def step_along_k(variant: shaders.Variant) -> int:
+    """Return how much of K one trip of an invocation's loop takes."""
+    defines = variant.defines
+    # Of what is sliced, but not staged, each invocation takes a part of K.
+    return int(defines.get("BLOCK_K") or 4 * defines["TILE_K4"] * defines.get("SLICES", 1))
+
+
 def trips(variant: shaders.Variant, k: int) -> int:
     """Return how often an invocation's loop goes round to sum K products."""
-    defines = variant.defines
-    if variant.workgroup is None:
-        return ceil_div(k, 4 * defines["TILE_K4"])
-    # Of what is sliced without being staged, each invocation takes a part of K.
-    step = defines.get("BLOCK_K") or 4 * defines["TILE_K4"] * defines["SLICES"]
-    return ceil_div(k, step)
+    return ceil_div(k, step_along_k(variant))
 
 
 def tiled_variants(

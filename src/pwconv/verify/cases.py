@@ -16,6 +16,8 @@ from pwconv.dtypes import FLOAT16, Array, DType
 
 # The least normal number of each.
 _TINY = {2: 2.0**-14, 4: 2.0**-126}
+# Products of a sparse row.
+_FEW = 256
 
 
 @dataclass(frozen=True, eq=False)
@@ -102,6 +104,16 @@ def large_k(m: int, n: int, k: int, dtype: DType) -> Operands:
     weight = rng.integers(-1, 2, (n, k)) * rng.integers(0, 2, (n, k))
     bias = rng.integers(-9, 10, n).astype(dtype)
     return Operands(x, weight.astype(dtype), bias, exact=True)
+
+
+def sparse(m: int, n: int, k: int, dtype: DType) -> Operands:
+    """Add up a few of −1, 0 and 1 from all over K, and from its end: exact in float16."""
+    x = _rng(m, k).integers(-1, 2, (m, k)).astype(dtype)
+    weight = np.zeros((n, k), dtype)
+    for row, rng in zip(weight, _rng(n, k).spawn(n), strict=True):
+        row[rng.integers(0, k, _FEW)] = 1
+        row[-8:] = rng.choice([-1, 1], 8)
+    return Operands(x, weight, np.arange(n).astype(dtype), exact=True)
 
 
 def subnormal(m: int, n: int, k: int, dtype: DType) -> Operands:

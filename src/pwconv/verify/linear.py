@@ -9,14 +9,23 @@ from math import prod
 import numpy as np
 
 from pwconv.activation import parse_activation
-from pwconv.dispatch import Dispatcher, Plan, Resource
+from pwconv.dispatch import MOST_TRIPS, Dispatcher, Plan, Resource
 from pwconv.dtypes import FLOAT16, FLOAT32, Array, DType
 from pwconv.kernels.linear import Problem, plan_linear
+from pwconv.kernels.tiling import step_along_k
 from pwconv.layout import Shape4
 from pwconv.shaders import Variant
 from pwconv.verify import cases
 from pwconv.verify.cases import Operands
-from pwconv.verify.workbench import Trial, Workbench, extent_limit, pad_lanes, storage_of
+from pwconv.verify.workbench import (
+    Trial,
+    Workbench,
+    extent_limit,
+    is_smallest,
+    pad_lanes,
+    storage_of,
+    weight_limit,
+)
 
 # Chosen as in pointwise.py: one pipeline that is plain and ragged, whose rows of K and N are whole
 # vec4s of no buffer, and one that has an activation and is whole.
@@ -91,6 +100,12 @@ def _cases(dispatcher: Dispatcher, variant: Variant, dtype: DType) -> Iterator[_
     large_k = min(_LARGE_K, most // _WHOLE * _WHOLE)
     yield _Case("large-K", size(_FEW_M, 1), _WHOLE, large_k, cases.large_k, _ACTIVATION)
     yield _Case("random", size(_WHOLE_M, 1), _WHOLE, _WHOLE, cases.random, _ACTIVATION)
+    if is_smallest(dispatcher, variant):
+        k = MOST_TRIPS * step_along_k(variant) - 1
+        if storage_of(variant) == "texture3d":
+            k = min(k, most)
+        k = min(k, weight_limit(dispatcher, variant, dtype))
+        yield _Case("longest loop", size(3, 1), 3, k, cases.sparse)
 
 
 def _trial(bench: Workbench, variant: Variant, case: _Case, dtype: DType) -> Trial:

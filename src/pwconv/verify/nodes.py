@@ -25,6 +25,9 @@ from pwconv.shaders import Variant
 from pwconv.verify.workbench import Trial, Workbench, extent_limit, pad_lanes, storage_of
 
 _C = 6
+# A square image for which one texel a trip would be 65,535 trips and more.
+_LONG_SIDE = 2909
+_FEW_TAPS, _MANY_TAPS = Geometry((2, 1), (1, 1), (3, 3)), Geometry((1, 1), (1, 1), (31, 33))
 _NONE = parse_activation(None)
 # A mean is a division, or a product with what one gives: 3 roundings.
 _MEAN_BOUND = 3 * 2.0**-23
@@ -42,15 +45,28 @@ def trials(bench: Workbench, variant: Variant) -> Iterator[Trial]:
         "deepest": (most // 3, _C, 1, 1),
     }
     storage = storage_of(variant)
+    family = variant.family.removesuffix(f"_{storage}")
     for name, (n, c, h, w) in sizes.items():
-        for make in _MAKERS[variant.family.removesuffix(f"_{storage}")]:
+        for make in _MAKERS[family]:
             yield make(bench, storage, (n, c, h, w), dtype, name)
+    if family == "global_avg_pool":
+        side = min(_LONG_SIDE, most)
+        yield _pool(bench, storage, (1, 1, side, side), dtype, "longest loop")
+    if family == "conv2d_dw":
+        shape = 1, _C, *_MANY_TAPS.kernel
+        yield _depthwise(bench, storage, shape, dtype, "longest loop", _MANY_TAPS)
 
 
-def _depthwise(bench: Workbench, storage: str, shape: Shape4, dtype: DType, name: str) -> Trial:
-    geometry = Geometry((2, 1), (1, 1), (3, 3))
-    rng = np.random.default_rng(1)
-    weight = rng.integers(-3, 4, (shape[1], 3, 3)).astype(FLOAT32)
+def _depthwise(
+    bench: Workbench,
+    storage: str,
+    shape: Shape4,
+    dtype: DType,
+    name: str,
+    geometry: Geometry = _FEW_TAPS,
+) -> Trial:
+    rng = np.random.default_rng(3)
+    weight = rng.integers(-3, 4, (shape[1], *geometry.kernel)).astype(FLOAT32)
     bias = rng.integers(-9, 10, shape[1]).astype(FLOAT32)
 
     def resources() -> dict[str, Resource]:

@@ -12,12 +12,25 @@ import numpy as np
 
 from pwconv import reference
 from pwconv.activation import parse_activation
-from pwconv.dispatch import Plan, Resource
+from pwconv.dispatch import MOST_TRIPS, Dispatcher, Plan, Resource
 from pwconv.dtypes import FLOAT16, FLOAT32, Array, DType
-from pwconv.kernels.conv2d_pw_pair import PairProblem, most_channels, plan_conv2d_pw_pair
+from pwconv.kernels.conv2d_pw_pair import (
+    PairProblem,
+    most_channels,
+    pair_trips,
+    plan_conv2d_pw_pair,
+)
 from pwconv.layout import Shape4
 from pwconv.shaders import Variant
-from pwconv.verify.workbench import Trial, Workbench, pad_lanes, storage_of
+from pwconv.verify import cases
+from pwconv.verify.workbench import (
+    Trial,
+    Workbench,
+    is_smallest,
+    pad_lanes,
+    storage_of,
+    weight_limit,
+)
 
 # Parts of every variant's blocks.
 _K, _H, _N = 37, 43, 29
@@ -54,11 +67,11 @@ class _Case:
 def trials(bench: Workbench, variant: Variant) -> Iterator[Trial]:
     """Yield every case."""
     dtype = FLOAT32 if variant.axes["dtype"] == "fp32" else FLOAT16
-    for case in _cases(variant):
+    for case in _cases(bench.dispatcher, variant, dtype):
         yield _trial(bench, variant, case, dtype)
 
 
-def _cases(variant: Variant) -> Iterator[_Case]:
+def _cases(dispatcher: Dispatcher, variant: Variant, dtype: DType) -> Iterator[_Case]:
     n, h, w = _SIZE
     for name, make in (
         ("identity", _identity),
@@ -73,6 +86,10 @@ def _cases(variant: Variant) -> Iterator[_Case]:
     shape = 1, int(min(most_k, 96)), 16, 16
     whole_h = 2 * variant.defines["BLOCK_H"]
     yield _Case("whole blocks", shape, whole_h, int(most_n), _with_extras, extras=True)
+    if is_smallest(dispatcher, variant):
+        hidden = MOST_TRIPS // pair_trips(variant, 5, 1) * variant.defines["BLOCK_H"]
+        hidden = min(hidden, weight_limit(dispatcher, variant, dtype))
+        yield _Case("longest loop", (1, 5, 1, 3), hidden - 1, 3, _sparse)
 
 
 def _identity(shape: Shape4, h: int, n: int, dtype: DType) -> _Operands:
@@ -107,6 +124,11 @@ def _not_a_number(shape: Shape4, h: int, n: int, dtype: DType) -> _Operands:
 def _whole_numbers(shape: Shape4, h: int, n: int, dtype: DType) -> _Operands:
     x = np.random.default_rng(shape).integers(-2, 3, shape).astype(dtype)
     return _Operands(x, *_signs(shape[1], h, n, dtype))
+
+
+def _sparse(shape: Shape4, h: int, n: int, dtype: DType) -> _Operands:
+    made = _whole_numbers(shape, h, n, dtype)
+    return replace(made, weights=(made.weights[0], cases.sparse(1, n, h, dtype).weight))
 
 
 def _with_extras(shape: Shape4, h: int, n: int, dtype: DType) -> _Operands:

@@ -7,22 +7,31 @@ from dataclasses import dataclass, replace
 from math import lcm, prod
 
 import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
 
 from pwconv.activation import parse_activation
-from pwconv.dispatch import Dispatcher, Plan, Resource
+from pwconv.dispatch import MOST_TRIPS, Dispatcher, Plan, Resource
 from pwconv.dtypes import FLOAT16, FLOAT32, Array, DType
-from pwconv.kernels.conv2d_pw import Geometry, Problem, plan_conv2d_pw, takes_scale
-from pwconv.kernels.tiling import block_shape
+from pwconv.kernels.conv2d_pw import MOST_SHARED, Geometry, Problem, plan_conv2d_pw, takes_scale
+from pwconv.kernels.tiling import block_shape, step_along_k
 from pwconv.layout import Shape4, ceil_div
 from pwconv.shaders import Variant
 from pwconv.verify import cases
 from pwconv.verify.cases import Operands
-from pwconv.verify.workbench import Trial, Workbench, extent_limit, pad_lanes, storage_of
+from pwconv.verify.workbench import (
+    Trial,
+    Workbench,
+    extent_limit,
+    is_smallest,
+    pad_lanes,
+    storage_of,
+    weight_limit,
+)
 
-# Compiling takes most of the time, so that two pipelines serve all cases, and between them both
-# values of whatever they are specialized by. The one is plain, and K and N are whole numbers of no
-# block; M and N let a kernel without a workgroup of its own have eight invocations along either.
-# Nor is any size of a texture a power of two.
+# Compiling takes most of the time, so that two pipelines serve nearly all cases, and between them
+# both values of whatever they are specialized by. The one is plain, and K and N are whole numbers
+# of no block; M and N let a kernel without a workgroup of its own have eight invocations along
+# either. Nor is any size of a texture a power of two.
 _K, _N = 37, 101
 _SIZE = (2, 17, 19)
 # Of the other K is whole blocks; the input is strided, padded and scaled, and something is added.
@@ -32,13 +41,14 @@ _WHOLE = 192
 _LARGE_K = 2304
 # Where outputs are many they are as few as they can be, for the host that looks at them all.
 _FEW_N, _FEW_K, _FEW_M = 57, 9, (5, 13)
-_FEWEST_N, _FEWEST_M = 9, (3, 3)
+_FEWEST_N, _FEWEST_M = 9, (1, MOST_SHARED + 1)
 _PLAIN, _STRIDED = Geometry(), Geometry((2, 1), (1, 2))
+_MANY_TAPS = Geometry(kernel=(32, 32))
 
 
 @dataclass(frozen=True)
 class _Case:
-    """A name that says all of it, an input's [N, H, W], the output channels, and K.
+    """A name that says all of it, an input's [N, H, W], the output channels, and the input's.
 
     ``make`` gives the operands, whose rows are the input's positions.
     """
@@ -52,11 +62,17 @@ class _Case:
     activation: str | None = None
     extras: bool = False
 
+    @property
+    def products(self) -> int:
+        """K."""
+        return self.geometry.products(self.k)
+
     def operands(self, dtype: DType) -> Operands:
         """Return the operands; they are the same every time."""
-        return replace(
-            self.make(prod(self.size), self.n, self.k, dtype), activation=self.activation
-        )
+        made = self.make(prod(self.size), self.n, self.k, dtype)
+        if self.products != self.k:
+            made = replace(made, weight=self.make(1, self.n, self.products, dtype).weight)
+        return replace(made, activation=self.activation)
 
 
 def trials(bench: Workbench, variant: Variant) -> Iterator[Trial]:
@@ -99,6 +115,19 @@ def _cases(dispatcher: Dispatcher, variant: Variant, dtype: DType) -> Iterator[_
     large_k = whole_k * ceil_div(_LARGE_K, whole_k)
     yield _Case("large-K", (2, 15, 9), _FEW_N, large_k, cases.large_k, *more)
     yield _Case(f"random {whole_n}×{whole_k}", size, whole_n, whole_k, cases.random, *more)
+    if variant.has_constant("SHARED"):
+        yield _Case("tiny images", (19, 4, 1), _N, whole_k, cases.random, *more)  # outputs 3 × 5
+        if storage_of(variant) == "buffer":
+            single = (Geometry((3, 3), (1, 1)), *more[1:])
+            yield _Case("single positions", (67, 2, 2), _N, whole_k, cases.random, *single)
+    if is_smallest(dispatcher, variant):
+        k = MOST_TRIPS * step_along_k(variant)
+        k = min(k, weight_limit(dispatcher, variant, dtype))
+        if storage_of(variant) == "buffer":
+            yield _Case("longest loop", (1, 1, 3), 3, k - 1, cases.sparse)
+        else:  # a texture's depth is less, but each of its channels may have many taps
+            channels = k // prod(_MANY_TAPS.kernel) // 4 * 4
+            yield _Case("longest loop", (1, 32, 34), 3, channels, cases.sparse, _MANY_TAPS)
 
 
 def _trial(bench: Workbench, variant: Variant, case: _Case, dtype: DType) -> Trial:
@@ -188,13 +217,23 @@ def _expect(
     if scaled:
         x = x * _scale((case.size[0], case.k, *case.size[1:]), x.dtype)
     (stride_h, stride_w), (pad_h, pad_w) = case.geometry.stride, case.geometry.padding
-    x = np.pad(x, ((0, 0), (0, 0), (pad_h, pad_h), (pad_w, pad_w)))[:, :, ::stride_h, ::stride_w]
-    moved = replace(operands, x=_to_rows(x))
+    x = np.pad(x, ((0, 0), (0, 0), (pad_h, pad_h), (pad_w, pad_w)))
+    windows = sliding_window_view(x, case.geometry.kernel, (2, 3))[:, :, ::stride_h, ::stride_w]
+    moved = replace(operands, x=_to_rows(_taps_as_channels(windows)))
     if case.extras:
         moved = replace(moved, bias=operands.bias + _to_rows(_residual(operands, out_shape)))
     n, _, h, w = out_shape
     expected, bound = moved.expect(accumulate)
     return _from_rows(expected, (n, h, w)), _from_rows(bound, (n, h, w))
+
+
+def _taps_as_channels(windows: Array) -> Array:
+    """Return [N, C, H, W, KH, KW] as [N, K, H, W], as include/kernel_taps.glslh counts K."""
+    n, c, h, w, kh, kw = windows.shape
+    if kh * kw == 1:
+        return windows[..., 0, 0]
+    vec4s = windows.reshape(n, c // 4, 4, h, w, kh * kw)
+    return vec4s.transpose(0, 1, 5, 2, 3, 4).reshape(n, -1, h, w)
 
 
 def _to_rows(array: Array) -> Array:

@@ -6,16 +6,18 @@ from collections.abc import Callable, Hashable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import cached_property
+from math import prod
 from types import TracebackType
 from typing import Any, TypeVar, cast
 
 import numpy as np
 
+from pwconv import shaders
 from pwconv.dispatch import Dispatch, Dispatcher, Plan, Resource
 from pwconv.dtypes import FLOAT32, Array, DType
 from pwconv.errors import UnsupportedError
 from pwconv.kernels import pack_linear_weight, transfer
-from pwconv.layout import Shape4, bias_length, ceil_div
+from pwconv.layout import Shape4, bias_length, ceil_div, weight_rows_extent
 from pwconv.shaders import Variant
 from pwconv.staging import upload_buffer
 from pwconv.tensor import VK_FORMATS, acquire_resource
@@ -24,6 +26,9 @@ from pwconv.vk import api as vk
 from pwconv.vk.resources import DEVICE, DOWNLOAD, Buffer, Image, image_limit
 
 _T = TypeVar("_T")
+
+# Of a weight, whatever a device allows: its memory may be another's too.
+_MOST_BYTES = 2**30
 
 
 @dataclass(frozen=True, eq=False)
@@ -235,6 +240,39 @@ def storage_of(variant: Variant) -> str:
     """Return how a variant's output is stored."""
     image = dict(variant.bindings)["t_out"] == "storage_image"
     return "texture3d" if image else "buffer"
+
+
+def is_smallest(dispatcher: Dispatcher, variant: Variant) -> bool:
+    """Return whether of the variants that loop and differ in their tile alone its is the smallest.
+
+    What all of them would show alike, and takes long, is tried on that one.
+    """
+
+    def key(v: Variant) -> dict[str, str]:
+        return {**v.axes, "tile": ""}
+
+    def products(v: Variant) -> int:
+        blocks = [size for name, size in v.defines.items() if name.startswith("BLOCK_")]
+        tiles = [size for name, size in v.defines.items() if name.startswith("TILE_")]
+        return prod(blocks or tiles)
+
+    looping = (v for v in shaders.variants(variant.family) if "UNROLL" not in v.defines)
+    alike = (v for v in looping if key(v) == key(variant))
+    able = [v for v in alike if not v.unmet(dispatcher.limits, dispatcher.features)]
+    return variant is min(able, key=products, default=None)
+
+
+def weight_limit(dispatcher: Dispatcher, variant: Variant, dtype: DType) -> int:
+    """Return nearly the most of N or K, where the other is few, of a weight a variant is given."""
+    if variant.axes.get("weight") == "texture2d":
+        found = image_limit(dispatcher.device, VK_FORMATS[dtype], 2)
+        most: int = dispatcher.limits["maxImageDimension2D"]
+        return (min(most, *found.extent[:2]) if found else most) - 5
+    most_bytes: int = min(dispatcher.limits["maxStorageBufferRange"], _MOST_BYTES)
+    if any(name.endswith("_rows") for name, _ in variant.bindings):
+        rows, padding = weight_rows_extent(4, 0)
+        return int(most_bytes // (2 * rows) - padding)
+    return int(most_bytes // (4 * dtype.itemsize))
 
 
 def extent_limit(dispatcher: Dispatcher, dtype: DType) -> int:
