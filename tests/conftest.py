@@ -34,9 +34,9 @@ settings.load_profile("pwconv")
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
-        "--full-size",
+        "--exhaustive",
         action="store_true",
-        help="run EdgeTAM's layers at their full size, and every tile in every way in float16 too",
+        help="run what is marked exhaustive too: sweeps over every tile and type, fuzz, full sizes",
     )
     parser.addoption(
         "--fuzz",
@@ -52,6 +52,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         metavar="CALLS",
         help="calls of mixed shapes in one process, over which memory must not grow (1000)",
     )
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if not config.getoption("--exhaustive"):
+        left = [item for item in items if item.get_closest_marker("exhaustive")]
+        config.hook.pytest_deselected(items=left)
+        items[:] = [item for item in items if item not in set(left)]
 
 
 def pytest_report_header() -> list[str]:

@@ -14,6 +14,7 @@ from pwconv.dtypes import axis_name
 from pwconv.kernels import conv2d_pw_choice
 from pwconv.kernels.conv2d_pw import takes_scale
 from pwconv.kernels.matrix_units import has_flexible_matrix, plan_matrices
+from pwconv.kernels.tiling import step_along_k
 from support import inside
 from support.accuracy import check_infinite_weight, check_layer, random_problem
 from support.mirror import Mirror, random_weight
@@ -66,6 +67,24 @@ TILE_SHAPES = (
     (130, 200, (9, 31)),
     (96, 96, (16, 16)),
 )
+SMALL_TILES = ("m1n1k1", "32x32x32s4")
+
+
+def sweep(*ways: tuple[str, ...], always: int = 1) -> list:
+    """Return every tile in some ways; in the first of them always, and the small ones in all.
+
+    A driver's compiler takes up to seconds for each: the rest is exhaustive.
+    """
+    return [
+        pytest.param(
+            *found,
+            *way,
+            marks=[pytest.mark.exhaustive]
+            * (way not in ways[:always] and found[2] not in SMALL_TILES),
+        )
+        for found in TILES
+        for way in ways
+    ]
 
 
 @pytest.fixture
@@ -107,11 +126,13 @@ def test_accuracy_shapes(device, rng, c_in, c_out, size, dtype, with_bias):
     check_layer(layer, x, weight, bias if with_bias else None)
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(
+    "dtype", ["float32", pytest.param("float16", marks=pytest.mark.exhaustive)]
+)
 @pytest.mark.parametrize(("c_in", "c_out", "size"), EDGETAM)
 def test_edgetam_shapes(device, rng, request, c_in, c_out, size, dtype):
-    if not request.config.getoption("--full-size"):
-        size //= 8
+    if not request.config.getoption("--exhaustive"):
+        size //= 16
     x, weight, bias = random_problem(rng, c_in, c_out, (size, size), dtype, batch=1)
     layer = pwconv.PointwiseConv2d(weight, bias, activation="gelu", device=device)
     check_layer(layer, x, weight, bias)
@@ -131,54 +152,88 @@ def first_infinite(scale: np.ndarray) -> np.ndarray:
     return np.concatenate([np.full_like(scale[:, :1], np.inf), scale[:, 1:]], axis=1)
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize(("storage", "family", "tile"), TILES)
-def test_every_tile(device, rng, request, force, storage, family, tile, dtype):
-    force(family, tile, dtype=axis_name(np.dtype(dtype)))
+WAYS = [(dtype, weight) for dtype in DTYPES for weight in ("buffer", "texture2d")]
 
-    def check(shape, weight_storage, **settings):
+
+@pytest.fixture
+def check(device, rng):
+    """Check a layer of [c_in, c_out, size], and that its infinite weight meets no padding."""
+
+    def check(shape, dtype, weight_storage, **settings):
         c_in, c_out, size = shape
         x, weight, bias = random_problem(rng, c_in, c_out, size, dtype, batch=2)
-        settings = {"activation": "silu", "storage": storage, "device": device, **settings}
 
         def make(weight):
             packed = pwconv.pack_linear_weight(weight, storage=weight_storage, device=device)
-            return pwconv.PointwiseConv2d(packed, bias, **settings)
+            return pwconv.PointwiseConv2d(
+                packed, bias, activation="silu", device=device, **settings
+            )
 
         check_layer(make(weight), x, weight, bias)
         if "stride" not in settings:
             last = np.moveaxis(x, 1, -1)
             check_infinite_weight(lambda w: np.moveaxis(make(w)(x), 1, -1), last, weight)
 
-    # A pipeline takes up to seconds to compile on a CPU.
-    every_case = dtype == "float32" or request.config.getoption("--full-size")
-    for shape in TILE_SHAPES if every_case else TILE_SHAPES[-2:]:
-        check(shape, "buffer")
-    if every_case:
-        check((9, 37, (3, 11)), "texture2d")
-        check((13, 27, (5, 7)), "buffer", stride=(2, 1), padding=(1, 2))
+    return check
 
 
-@pytest.mark.parametrize(("storage", "family", "tile"), TILES)
-def test_every_tile_scales_adds_a_residual_and_gathers_taps(
-    device, rng, force, storage, family, tile
-):
-    force(family, tile, dtype="fp16")
-    mirror = Mirror(device, "float16", storage)
-    arrays = {"x": (2, 13, 5, 7), "scale": (2, 13, 1, 1), "residual": (2, 27, 5, 7)}
+@pytest.mark.parametrize(("storage", "family", "tile", "dtype", "weight"), sweep(*WAYS))
+def test_every_tile(device, force, check, storage, family, tile, dtype, weight):
+    """On edges: one step of K and a part, and parts of blocks. All take one pipeline."""
+    force(family, tile, dtype=axis_name(np.dtype(dtype)))
+    (variant,) = shaders.variants(family, tile=tile, dtype="fp32", weight="buffer")
+    step = step_along_k(variant)
+    for shape in (
+        (step + 1, 1, (17, 1)),
+        (2 * step - 1, 27, (5, 7)),
+        (step + 2, 37, (3, 11)),
+        (2 * step - 3, 200, (9, 31)),
+    ):
+        check(shape, dtype, weight, storage=storage)
+
+
+@pytest.mark.parametrize(("storage", "family", "tile", "dtype"), sweep(("float32",), ("float16",)))
+def test_every_tile_scales_and_adds_a_residual(device, rng, force, storage, family, tile, dtype):
+    """Of whole steps along K, so many that they are a loop, and at its end padding and residual."""
+    force(family, tile, dtype=axis_name(np.dtype(dtype)))
+    (variant,) = shaders.variants(family, tile=tile, dtype="fp32", weight="buffer")
+    k = 66 * step_along_k(variant)
+    mirror = Mirror(device, dtype, storage)
+    arrays = {"x": (2, k, 5, 7), "scale": (2, k, 1, 1), "residual": (2, 27, 7, 11)}
     x, scale, residual = (mirror.input(name, shape) for name, shape in arrays.items())
-    weight, bias = random_weight(rng, "float16", 27, 13)
-    scaled = mirror.mul(x, scale)
-    y = mirror.conv2d_pw(scaled, weight, bias, activation="relu", residual=residual)
-    mirror.output("y", y)
-    weight, bias = random_weight(rng, "float16", 9, 13, 3, 3)
-    mirror.output("taps", mirror.conv2d(x, weight, bias, stride=(1, 2), padding=1))
-    inputs = {n: rng.standard_normal(s).astype(np.float16) for n, s in arrays.items()}
+    weight, bias = random_weight(rng, dtype, 27, k)
+    settings = {"activation": "relu", "residual": residual, "padding": (1, 2)}
+    mirror.output("y", mirror.conv2d_pw(mirror.mul(x, scale), weight, bias, **settings))
+    inputs = {n: rng.standard_normal(s).astype(dtype) for n, s in arrays.items()}
     mirror.check(inputs)
-    assert mirror.families() == [family, family]
+    assert mirror.families() == [family]
     # An infinity times what is zero past K is NaN.
     inputs["scale"] = first_infinite(inputs["scale"])
-    assert not np.isnan(mirror.graph.run(**inputs)["y"]).any()
+    assert not np.isnan(mirror.graph.run(**inputs)["y"][:, :, 1:-1, 2:-2]).any()
+
+
+@pytest.mark.parametrize(
+    ("storage", "family", "tile", "dtype"), sweep(("float32",), ("float16",), always=0)
+)
+def test_every_tile_gathers_taps(device, rng, force, storage, family, tile, dtype):
+    force(family, tile, dtype=axis_name(np.dtype(dtype)))
+    mirror = Mirror(device, dtype, storage)
+    weight, bias = random_weight(rng, dtype, 9, 13, 3, 3)
+    x = mirror.input("x", (2, 13, 5, 7))
+    mirror.output("y", mirror.conv2d(x, weight, bias, stride=(1, 2), padding=1))
+    mirror.check({"x": rng.standard_normal((2, 13, 5, 7)).astype(dtype)})
+    assert mirror.families() == [family]
+
+
+@pytest.mark.exhaustive
+@pytest.mark.parametrize(("dtype", "weight"), WAYS)
+@pytest.mark.parametrize(("storage", "family", "tile"), TILES)
+def test_every_tile_at_every_shape(device, force, check, storage, family, tile, dtype, weight):
+    """Each with as many steps along K as it has, and so a pipeline of its own."""
+    force(family, tile, dtype=axis_name(np.dtype(dtype)))
+    for shape in TILE_SHAPES:
+        check(shape, dtype, weight, storage=storage)
+    check((13, 27, (5, 7)), dtype, weight, storage=storage, stride=(2, 1), padding=(1, 2))
 
 
 MATRIX_VARIANTS = shaders.variants("conv2d_pw_coopmat") + shaders.variants("conv2d_pw_coopmat2")
@@ -229,7 +284,7 @@ def test_matrix_units_scale_as_a_product_would(device, rng, monkeypatch, force, 
         np.testing.assert_array_equal(*infinite)
 
 
-@pytest.mark.parametrize(("storage", "family", "tile"), TILES)
+@pytest.mark.parametrize(("storage", "family", "tile"), sweep((), always=0))
 def test_half_accumulation(device, rng, force, storage, family, tile):
     settings = {"accumulate": "float16", "storage": storage, "device": device}
     x, weight, bias = random_problem(rng, 37, 23, (5, 7), "float16", batch=2)
@@ -260,9 +315,20 @@ def test_batches_and_ragged_sizes(device, rng, batch, size, dtype):
     check_layer(pwconv.PointwiseConv2d(weight, bias, device=device), x, weight, bias)
 
 
-@settings(max_examples=40)
+@settings(max_examples=10)
+@given(data=st.data())
+def test_some_geometries(device, data):
+    check_any_geometry(device, data)
+
+
+@pytest.mark.exhaustive
+@settings(max_examples=100)
 @given(data=st.data())
 def test_any_geometry(device, data):
+    check_any_geometry(device, data)
+
+
+def check_any_geometry(device, data):
     draw = data.draw
     dtype = draw(st.sampled_from(DTYPES))
     stride = (draw(st.integers(1, 4)), draw(st.integers(1, 4)))

@@ -186,7 +186,7 @@ def check_other_positions(pair: PairOfLayers, x: np.ndarray, residual: np.ndarra
 def test_every_tile(make, rng, request, storage, tile, dtype):
     turn = TILES.index((storage, tile))
     ways = [("buffer", False), ("texture2d", True), ("texture2d", False), ("buffer", True)]
-    if not request.config.getoption("--full-size"):
+    if not request.config.getoption("--exhaustive"):
         # Each way is compiled: seconds.
         ways = ways[:2] if dtype == "float32" else [ways[turn % 2]]
     for way, (weight_storage, whole) in enumerate(ways):

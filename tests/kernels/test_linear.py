@@ -14,7 +14,7 @@ from pwconv import reference, shaders
 from pwconv.dispatch import Dispatcher
 from pwconv.dtypes import FLOAT32
 from pwconv.kernels import linear
-from pwconv.kernels.tiling import Choice
+from pwconv.kernels.tiling import Choice, step_along_k
 from support import inside, texels
 from support.accuracy import assert_within, check_infinite_weight, check_linear, random_linear
 
@@ -30,10 +30,24 @@ TILES = tuple(
     for family in families
     for variant in shaders.variants(family, dtype="fp32", weight="buffer")
 )
-STAGED_TILES = [tile for _, family, tile in TILES if family == "linear_staged_buffer"]
-# They take a driver seconds to compile: how weights are stored, and vectors of a ragged K, are for
-# the smaller ones to test.
-LARGE_TILES = [*STAGED_TILES[:-1], "m16n3k1", "m16n3k1l4"]
+# They take a driver seconds to compile: in which ways is for the smaller ones to test.
+SMALL_TILES = [tile for _, _, tile in TILES if tile.startswith(("m1n1", "m4n1", "32x32"))]
+WAYS = [(dtype, weight) for dtype in ("float32", "float16") for weight in ("buffer", "texture2d")]
+
+
+def sweep(*ways: tuple[str, ...], always: int = 1) -> list:
+    """Return every tile in some ways; in the first of them always, and the small ones in all."""
+    return [
+        pytest.param(
+            *found,
+            *way,
+            marks=[pytest.mark.exhaustive]
+            * (way not in ways[:always] and found[2] not in SMALL_TILES),
+        )
+        for found in TILES
+        for way in ways
+    ]
+
 
 # Smaller than any tile, ragged in every direction, and whole steps of K, blocks of M and of N. With
 # one of C a texture has its rows in one lane, with more in four.
@@ -77,25 +91,14 @@ def run_poisoned(layer: pwconv.Linear, x: np.ndarray, storage: str) -> pwconv.Te
     return layer(layer.device.tensor(x, storage=storage), out=out)
 
 
-@pytest.mark.parametrize("weight_storage", ["texture2d", "buffer"])
-@pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize(("storage", "family", "tile"), TILES)
-def test_every_tile_and_weight_storage(
-    device, rng, force, storage, family, tile, dtype, weight_storage
-):
-    if tile in LARGE_TILES and weight_storage == "texture2d":
-        pytest.skip("compiled for one storage of the weight only")
-    force(family, tile)
-    (variant,) = shaders.variants(family, tile=tile, dtype="fp32", weight=weight_storage)
-    for x_shape, n in TILE_SHAPES:
-        if lanes_of(storage, x_shape) != variant.defines.get("LANES", 1):
-            continue
-        batch, c, h, k = x_shape
-        if tile in LARGE_TILES and h == 1 and k % 4:
-            x_shape = batch, c, 2, k  # compiled already
+@pytest.fixture
+def check(device, rng):
+    """Check a layer on rows of a shape, and that its infinite weight meets no padding."""
+
+    def check(x_shape, n, storage, dtype, weight_storage):
         x, weight, bias = random_linear(rng, x_shape, (n, x_shape[-1]), dtype)
 
-        def run(weight, x=x, bias=bias):
+        def run(weight):
             packed = pwconv.pack_linear_weight(weight, storage=weight_storage, device=device)
             layer = pwconv.Linear(packed, bias, activation="silu", device=device)
             return run_poisoned(layer, x, storage).numpy()
@@ -107,12 +110,38 @@ def test_every_tile_and_weight_storage(
         )
         check_infinite_weight(run, x, weight)
 
+    return check
 
-@pytest.mark.parametrize("weight_storage", ["texture2d", "buffer"])
+
+@pytest.mark.parametrize(("storage", "family", "tile", "dtype", "weight"), sweep(*WAYS))
+def test_every_tile(device, force, check, storage, family, tile, dtype, weight):
+    """In two pipelines: edges, a step of K and a part, parts of blocks; and all of them whole."""
+    force(family, tile)
+    (variant,) = shaders.variants(family, tile=tile, dtype="fp32", weight=weight)
+    step = step_along_k(variant)
+    many = variant.defines.get("LANES", 1) != 1  # a texture with more than one of C has four lanes
+    for rows, n, k in ((7, 27, step + 1), (37, 101, 2 * step - 1), (131, 35, step + 3)):
+        check((2, rows, 2, k) if many else (2, 1, rows, k), n, storage, dtype, weight)
+    check((1, 128, 1, 2 * step) if many else (1, 1, 128, 2 * step), 64, storage, dtype, weight)
+
+
+@pytest.mark.exhaustive
+@pytest.mark.parametrize(("dtype", "weight"), WAYS)
 @pytest.mark.parametrize(("storage", "family", "tile"), TILES)
+def test_every_tile_at_every_shape(device, force, check, storage, family, tile, dtype, weight):
+    """Each with as many steps along K as it has, and so a pipeline of its own."""
+    force(family, tile)
+    (variant,) = shaders.variants(family, tile=tile, dtype="fp32", weight=weight)
+    for x_shape, n in TILE_SHAPES:
+        if lanes_of(storage, x_shape) == variant.defines.get("LANES", 1):
+            check(x_shape, n, storage, dtype, weight)
+
+
+@pytest.mark.parametrize(
+    ("storage", "family", "tile", "weight_storage"),
+    sweep(("buffer",), ("texture2d",), always=0),
+)
 def test_every_tile_with_batched_weights(device, rng, force, storage, family, tile, weight_storage):
-    if tile in LARGE_TILES:
-        pytest.skip("compiled for one weight only")
     force(family, tile)
     (variant,) = shaders.variants(family, tile=tile, dtype="fp32", weight=weight_storage)
     rows = 1 if variant.defines.get("LANES") == 1 else 5
@@ -126,10 +155,7 @@ def test_every_tile_with_batched_weights(device, rng, force, storage, family, ti
     )
 
 
-@pytest.mark.parametrize(
-    ("storage", "family", "tile"),
-    [found for found in TILES if found[2] not in LARGE_TILES],
-)
+@pytest.mark.parametrize(("storage", "family", "tile"), sweep((), always=0))
 def test_half_accumulation(device, rng, force, storage, family, tile):
     (variant,) = shaders.variants(family, tile=tile, dtype="fp32", weight="buffer")
     rows = 1 if variant.defines.get("LANES") == 1 else 5
@@ -187,9 +213,20 @@ def test_activations(device, rng, activation, dtype):
     check_linear(layer, x, weight, bias)
 
 
-@settings(max_examples=40)
+@settings(max_examples=10)
+@given(data=st.data())
+def test_some_shapes(device, data):
+    check_any_shape(device, data)
+
+
+@pytest.mark.exhaustive
+@settings(max_examples=100)
 @given(data=st.data())
 def test_any_shape(device, data):
+    check_any_shape(device, data)
+
+
+def check_any_shape(device, data):
     draw = data.draw
     dtype = draw(st.sampled_from(DTYPES))
     leading = tuple(draw(st.lists(st.integers(1, 6), max_size=4)))
