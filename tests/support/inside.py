@@ -13,8 +13,10 @@ from typing import Any
 import pwconv
 from pwconv import activation, demo, dispatch, files, reference, shaders, staging
 from pwconv import device as device_module
+from pwconv import layer as layer_module
 from pwconv.bench import command, peers, tune
-from pwconv.kernels import conv2d_pw_choice
+from pwconv.graph import graph as graph_module
+from pwconv.kernels import conv2d_pw_choice, pack_linear_weight
 from pwconv.kernels import linear as linear_kernel
 from pwconv.timing import ceilings, clocks
 from pwconv.tuning import race
@@ -79,7 +81,10 @@ slots = SimpleNamespace(
     most_bytes=(pipelines, "_MOST_BYTES"),
     ncnn=(peers, "_ncnn"),
     opened=(device_module, "_opened"),
+    pack_weight=(pack_linear_weight, "pack_weight"),
     package=(api, "_package"),
+    parameter_buffer=(layer_module, "Buffer"),
+    parameter_upload=(layer_module, "upload_buffer"),
     pillow_bound=(demo, "_PILLOW_BOUND"),
     plans_kept=(dispatch, "_PLANS_KEPT"),
     race_rounds=(race, "_RACE_ROUNDS"),
@@ -87,9 +92,11 @@ slots = SimpleNamespace(
     recordings_kept=(dispatch, "_RECORDINGS_KEPT"),
     samples_cpu=(ceilings, "_SAMPLES_CPU"),
     scaled=(clocks.Clocks, "_scaled"),
+    scratch=(graph_module, "Scratch"),
     seed_bytes=(ceilings, "_SEED_BYTES"),
     torch=(peers, "_torch"),
     tune=(tune, "_tune"),
+    unpack_rows=(device_module.Device, "_unpack_rows"),
     version=(physical_device, "_version"),
     workgroups=(race, "_WORKGROUPS"),
 )
@@ -105,6 +112,11 @@ def dispatcher(device: pwconv.Device) -> Any:
 
 def tuner(device: pwconv.Device) -> Any:
     return device._tuner
+
+
+def set_parts(device: pwconv.Device, logical: Any, dispatcher: Any, tuner: Any) -> None:
+    """Give a device that was not opened what an open one has."""
+    device._logical, device._dispatcher, device._tuner = logical, dispatcher, tuner
 
 
 def plans(dispatcher: dispatch.Dispatcher) -> Any:
