@@ -113,7 +113,7 @@ def check(plan_all: Any) -> None:
         plans = plan_all()
     except pwconv.UnsupportedError as error:
         problem = str(error)
-    assert "32 bits" in problem
+    assert "32 bits" in problem or "trips of a loop" in problem
     for plan in plans:
         assert_countable(plan)
 
@@ -133,8 +133,10 @@ def test_pointwise(dispatcher, drawn, storage, dtype):
     out_shape = geometry.output_shape(shape, c_out)
     assume(fits(dispatcher, storage, dtype, shape, out_shape))
     problem = Problem(storage, shape, out_shape, dtype, FLOAT32, geometry)
-    for variant in conv2d_pw_choice.candidates(dispatcher, problem, "buffer").values():
-        check(lambda variant=variant: [plan_conv2d_pw(dispatcher, variant, problem, NONE)])
+    check(lambda: [
+        plan_conv2d_pw(dispatcher, variant, problem, NONE)
+        for variant in conv2d_pw_choice.candidates(dispatcher, problem, "buffer").values()
+    ])  # fmt: skip
 
 
 @on_edges
@@ -143,10 +145,10 @@ def test_linear(dispatcher, drawn, storage, dtype):
     assume(fits(dispatcher, storage, dtype, shape, (*shape[:3], out_features)))
     for batches in {1, shape[0]}:
         problem = linear.Problem(storage, shape, out_features, batches, dtype, FLOAT32)
-        for variant in linear.candidates(dispatcher, problem, "buffer").values():
-            check(lambda variant=variant, problem=problem: [
-                linear.plan_linear(dispatcher, variant, problem, NONE)
-            ])  # fmt: skip
+        check(lambda problem=problem: [
+            linear.plan_linear(dispatcher, variant, problem, NONE)
+            for variant in linear.candidates(dispatcher, problem, "buffer").values()
+        ])  # fmt: skip
 
 
 @pytest.mark.parametrize("scale", [1, 3, 1024])
@@ -220,7 +222,7 @@ def test_a_grid_that_cannot_be_counted():
 # -- what lies in buffers besides tensors ----------------------------------------------------------
 
 
-@pytest.mark.parametrize(("n", "k"), [(2**22, 1), (1, 2**22)])
+@pytest.mark.parametrize(("n", "k"), [(2**20, 1), (1, 2**20)])
 def test_rows_of_a_weight_past_the_largest_buffer(n, k):
     """Padded for matrix units a weight of one channel takes 30 times its blocks, and more."""
     shape = (1, k, 8, 8)

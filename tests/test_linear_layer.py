@@ -221,7 +221,7 @@ def test_another_batch_than_the_weights(device, shape):
 def test_wrong_tensors(device, own_device):
     layer = pwconv.Linear(WEIGHT, device=device)
     x = device.empty((4, 3), "float32")
-    with pytest.raises(ValueError, match="on another device"):
+    with pytest.raises(ValueError, match="two openings of one physical device"):
         layer(own_device.empty((4, 3), "float32"))
     with pytest.raises(TypeError, match="a tensor of float16"):
         layer(device.empty((4, 3), "float16"))

@@ -276,8 +276,10 @@ def test_wrong_settings(device, arguments, settings, error, message):
 
 
 def test_wrong_device():
-    with pytest.raises(TypeError, match="device is 'llvmpipe'"):
-        pwconv.PointwiseConv2d(WEIGHT, device="llvmpipe")
+    with pytest.raises(TypeError, match=r"device is 1\.5; it must be a pwconv\.Device, an index"):
+        pwconv.PointwiseConv2d(WEIGHT, device=1.5)
+    with pytest.raises(pwconv.NoDeviceError, match="no device matches 'a potato'"):
+        pwconv.PointwiseConv2d(WEIGHT, device="a potato")
 
 
 @pytest.mark.parametrize(
@@ -300,9 +302,9 @@ def test_wrong_input(device, x, error, message):
 def test_wrong_tensors(device, own_device):
     layer = pwconv.PointwiseConv2d(WEIGHT, device=device)
     x = device.empty((3, 4, 4), "float32")
-    with pytest.raises(ValueError, match="on another device"):
+    with pytest.raises(ValueError, match="two openings of one physical device"):
         layer(own_device.empty((3, 4, 4), "float32"))
-    with pytest.raises(ValueError, match="on another device"):
+    with pytest.raises(ValueError, match="two openings of one physical device"):
         layer(x, out=own_device.empty((5, 4, 4), "float32"))
     with pytest.raises(TypeError, match="a tensor of float16"):
         layer(device.empty((3, 4, 4), "float16"))

@@ -29,7 +29,7 @@ def storage(request: pytest.FixtureRequest) -> str:
 @pytest.fixture
 def check(device, rng, monkeypatch, dtype, storage):
     """Run a graph on tensors; assert every element, and zeros in lanes past C."""
-    empty = inside.empty(device)
+    empty = getattr(device, inside.EMPTY)
 
     def poisoned(shape: tuple[int, ...], dtype: np.dtype, storage: str) -> pwconv.Tensor:
         tensor = empty(shape, dtype, storage)
