@@ -56,9 +56,24 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     if not config.getoption("--exhaustive"):
-        left = [item for item in items if item.get_closest_marker("exhaustive")]
+        left = [item for item in items if _is_exhaustive(item)]
         config.hook.pytest_deselected(items=left)
         items[:] = [item for item in items if item not in set(left)]
+
+
+def _is_exhaustive(item: pytest.Item) -> bool:
+    """Return whether it is marked so, is fuzz, or crosses types and storages that others pair.
+
+    What is of kernels, one by one, says itself in which ways they are tried.
+    """
+    settings = getattr(item, "callspec", None)
+    way = settings and (settings.params.get("dtype"), settings.params.get("storage"))
+    crossed = way in (("float32", "buffer"), ("float16", "texture3d"))
+    return (
+        item.get_closest_marker("exhaustive") is not None
+        or "fuzz" in getattr(item, "fixturenames", ())
+        or (crossed and item.path.parent.name != "kernels")
+    )
 
 
 def pytest_report_header() -> list[str]:

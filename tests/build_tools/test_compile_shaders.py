@@ -220,6 +220,7 @@ def test_no_version_line(tree, tmp_path):
         compile_all(tree, tmp_path / "out")
 
 
+@pytest.mark.exhaustive
 def test_the_package_holds_what_the_tree_gives(tmp_path):
     """Compiled afresh, byte for byte what is installed; so the build is reproducible."""
     fresh = compile_all(SHADERS, tmp_path / "out")

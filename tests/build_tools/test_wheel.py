@@ -62,6 +62,7 @@ def test_a_wheel_from_the_sdist_is_pure_and_complete(wheel):
     assert others == []
 
 
+@pytest.mark.exhaustive
 def test_the_wheel_is_the_same_from_the_tree(wheel, tmp_path):
     from_tree = zipfile.ZipFile(build(ROOT, tmp_path, "wheel"))
     from_sdist = zipfile.ZipFile(wheel)

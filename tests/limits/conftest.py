@@ -70,9 +70,16 @@ class Limited:
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "_opened" in metafunc.fixturenames:
-        found = [(info, cap) for cap in CAPS for info in pwconv.devices()]
+        marker = metafunc.definition.get_closest_marker("caps")
+        caps = [c for c in CAPS if marker is None or _concerns(c, *marker.args, **marker.kwargs)]
+        found = [(info, cap) for cap in caps for info in pwconv.devices()]
         names = [f"{info.name.split()[0]}-{cap}" for info, cap in found]
         metafunc.parametrize("_opened", found, indirect=True, ids=names, scope="module")
+
+
+def _concerns(cap: Cap, *names: str, discrete: bool = True) -> bool:
+    """Return whether a cap is on one of some limits or features, perhaps of no discrete GPU."""
+    return (discrete or not cap.discrete) and not {*cap.limits, *cap.without}.isdisjoint(names)
 
 
 @pytest.fixture(scope="module")

@@ -37,6 +37,18 @@ SOME_DEVICES_ONLY = {
     "conv2d_pw_staged_buffer",
 }
 
+# What kernels, and the choice among them, depend on.
+of_kernels = pytest.mark.caps(
+    *("maxComputeWorkGroupInvocations", "maxComputeSharedMemorySize", "maxPushConstantsSize"),
+    *("maxComputeWorkGroupCount", "maxImageDimension3D", "maxStorageBufferRange"),
+    *("maxPerStageDescriptorStorageBuffers", "subgroupSize"),
+    *("shaderFloat16", "storageBuffer16BitAccess"),
+)
+of_storage = pytest.mark.caps(
+    *("maxImageDimension2D", "maxStorageBufferRange", "maxComputeWorkGroupCount"),
+    *("maxComputeWorkGroupInvocations", "storageBuffer16BitAccess"),
+)
+
 
 @contextmanager
 def refused(*limits: str, unless: bool = False) -> Iterator[None]:
@@ -50,6 +62,7 @@ def refused(*limits: str, unless: bool = False) -> Iterator[None]:
         assert limit in str(raised.value)
 
 
+@of_kernels
 @pytest.mark.parametrize("storage", STORAGES)
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_convolutions(limited, rng, dtype, storage):
@@ -64,6 +77,7 @@ def test_convolutions(limited, rng, dtype, storage):
     check_layer(strided, x, weight, bias)
 
 
+@of_kernels
 def test_what_is_left_to_the_device(limited, rng):
     """Arrays through a layer that may store its tensors and its weight as it likes."""
     x, weight, bias = random_problem(rng, 13, 7, (5, 300), "float32")
@@ -72,6 +86,7 @@ def test_what_is_left_to_the_device(limited, rng):
     assert_within(y, reference.conv2d_pw(x, weight, bias), bound)
 
 
+@of_kernels
 @pytest.mark.parametrize("storage", STORAGES)
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_linear_layers(limited, rng, dtype, storage):
@@ -86,6 +101,7 @@ def test_linear_layers(limited, rng, dtype, storage):
         check_linear(layer, x, weight, bias, storage=storage)
 
 
+@pytest.mark.caps("shaderFloat16", "maxComputeSharedMemorySize")
 def test_sums_in_half_precision(limited, rng):
     x, weight, bias = random_problem(rng, 13, 7, (5, 7), "float16")
     for storage in STORAGES:
@@ -96,6 +112,7 @@ def test_sums_in_half_precision(limited, rng):
             check_layer(layer, x, weight, bias, accumulate="float16")
 
 
+@of_kernels
 def test_what_a_device_is_said_to_run_is_within_its_limits(limited):
     """By the SPIR-V itself, of every variant; and something is left for every layer."""
     info, dispatcher = limited.device.info, inside.dispatcher(limited.device)
@@ -117,6 +134,7 @@ def test_what_a_device_is_said_to_run_is_within_its_limits(limited):
         assert any(v.family == family for v in taken), family
 
 
+@of_storage
 @pytest.mark.parametrize("storage", ["texture2d", "buffer"])
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_packed_weights(limited, rng, dtype, storage):
@@ -134,6 +152,7 @@ def test_packed_weights(limited, rng, dtype, storage):
     np.testing.assert_array_equal(packed.numpy(), reference.pack_linear_weight(weight))
 
 
+@of_storage
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_arrays_there_and_back(limited, rng, dtype):
     device = limited.device
@@ -149,15 +168,15 @@ def test_arrays_there_and_back(limited, rng, dtype):
             np.testing.assert_array_equal(device.tensor(array).numpy(), array)
 
 
+@pytest.mark.caps("maxStorageBufferRange")
 def test_a_tensor_past_every_storage_names_both_limits(limited):
     limits = limited.device.info.limits
     elements = 4 * (limits["maxStorageBufferRange"] // 16 + 1)
-    if elements > 2**22:
-        pytest.skip("the cap is not on buffers")
     with refused("maxImageDimension3D", "maxStorageBufferRange"):
         limited.device.empty((1, 1, 1, elements), "float32")
 
 
+@of_kernels
 @pytest.mark.parametrize("storage", STORAGES)
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_a_graph(limited, rng, dtype, storage):
@@ -182,6 +201,7 @@ def test_a_graph(limited, rng, dtype, storage):
     mirror.check({"x": rng.standard_normal((2, 12, 5, 11)).astype(dtype)})
 
 
+@of_kernels
 @pytest.mark.parametrize("storage", STORAGES)
 def test_pairs(limited, rng, monkeypatch, storage):
     """Two convolutions fused by the first kernel that the device can run, where there is one."""
@@ -201,12 +221,11 @@ def test_pairs(limited, rng, monkeypatch, storage):
     assert len(mirror.families()) == (1 if found else 2)
 
 
+@pytest.mark.caps("maxImageDimension2D")
 def test_a_residual_that_is_one_binding_too_many(limited, rng):
     """Of a convolution whose weight is a buffer, since it is past a texture."""
     limits = limited.device.info.limits
     n = limits["maxImageDimension2D"] // 4 * 4 + 4
-    if n > 260:
-        pytest.skip("the cap leaves large textures")
     graph = pwconv.Graph(limited.device, storage="buffer")
     x, residual = graph.input("x", (1, 5, 3, 3)), graph.input("residual", (1, n, 3, 3))
     weight, bias = random_weight(rng, "float32", n, 5)
@@ -222,15 +241,15 @@ def test_a_residual_that_is_one_binding_too_many(limited, rng):
         np.testing.assert_allclose(y, expected, rtol=0, atol=1e-4)
 
 
+@pytest.mark.caps("maxStorageBufferRange")
 def test_a_depthwise_weight_past_a_buffer(limited, rng):
-    if limited.device.info.limits["maxStorageBufferRange"] >= 2**21:
-        pytest.skip("the cap is not on buffers")
     graph = pwconv.Graph(limited.device)
     x = graph.input("x", (1, 600, 32, 32))
     with refused("maxStorageBufferRange"):
         graph.conv2d_dw(x, np.ones((600, 1, 32, 32), np.float32))
 
 
+@of_kernels
 @settings(max_examples=2)
 @given(data=st.data())
 def test_random_graphs(limited, data):
@@ -238,12 +257,12 @@ def test_random_graphs(limited, data):
     drawn.mirror.check(drawn.arrays())
 
 
+# A CPU that says it is a discrete GPU would time itself for minutes.
+@pytest.mark.caps("timestampValidBits", "maxPushConstantsSize", discrete=False)
 def test_a_profile(limited, rng, monkeypatch):
     monkeypatch.setattr(*inside.slots.copy_bytes, {"cpu": 1 << 20})
     monkeypatch.setattr(*inside.slots.scaled, lambda self, target: 1)
     device = limited.device
-    if limited.cap.discrete and device.info.driver.startswith("llvmpipe"):
-        pytest.skip("a CPU that says it is a GPU would time itself for minutes")
     graph = pwconv.Graph(device)
     x = graph.input("x", (1, 8, 16, 16))
     weight = rng.standard_normal((8, 8)).astype(np.float32)
@@ -255,11 +274,10 @@ def test_a_profile(limited, rng, monkeypatch):
     assert bool(limited.usage.calls["vkCmdWriteTimestamp"]) == timed
 
 
+@pytest.mark.caps("maxMemoryAllocationCount")
 def test_memory_is_allocated_no_more_often_than_the_device_allows(limited, monkeypatch):
     device = limited.device
     most = device.info.limits["maxMemoryAllocationCount"]
-    if most > 64:
-        pytest.skip("the cap is not on allocations")
     # So that these tensors take an allocation each, and one heap holds them all.
     monkeypatch.setattr(memory, "BLOCK_SIZE", 1 << 20)
     tensors = []
