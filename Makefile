@@ -1,6 +1,7 @@
 # make demo          a photograph through a Vulkan device
-# make test          the test suite, on every Vulkan device found
-# make test-drivers  the test suite on each of DRIVERS, software drivers that it fetches
+# make test          the test suite, on every Vulkan device found, in minutes
+# make test-all      the same, and what is exhaustive: sweeps over every tile and type, and fuzz
+# make test-drivers  make test-all on each of DRIVERS, software drivers that it fetches
 # make coverage      make test, and which lines and branches of src/ it does not reach: 5 % at most
 # make lint          ruff, mypy in strict mode, and known vulnerabilities of what CI installs
 # make requirements  pin what CI installs anew, with hashes
@@ -12,23 +13,30 @@
 
 PYTHON ?= python3
 PYTEST ?=
+# As many processes as processors, the next test to whichever is free.
+PROCESSES ?= -n auto --dist worksteal
 DRIVERS ?= lavapipe-bookworm lavapipe-sid swiftshader
 VENV := .venv
 BIN := $(VENV)/bin
 SHADERS := $(wildcard shaders/* shaders/include/* build_tools/*.py)
 
-.PHONY: demo test test-drivers coverage lint requirements shaders clean
+.PHONY: demo test test-all test-drivers coverage lint requirements shaders clean
 
 demo: $(VENV)/installed-demo
 	@build_tools/ensure_vulkan.sh $(BIN)/python
 	$(BIN)/pwconv demo
 
+# On a CPU most of the time goes into compiling kernels that run once: LLVM does not optimize them.
 test: $(VENV)/installed-test
 	@build_tools/ensure_vulkan.sh $(BIN)/python --validation
-	$(BIN)/python $(UNDER) -m pytest $(PYTEST)
+	GALLIVM_PERF=nopt $(BIN)/python $(UNDER) -m pytest $(PROCESSES) $(PYTEST)
+
+test-all: $(VENV)/installed-test
+	@build_tools/ensure_vulkan.sh $(BIN)/python --validation
+	$(BIN)/python -m pytest $(PROCESSES) --exhaustive $(PYTEST)
 
 test-drivers: $(VENV)/installed-test
-	$(BIN)/python tests/drivers/run.py $(DRIVERS) --pytest $(PYTEST)
+	$(BIN)/python tests/drivers/run.py $(DRIVERS) --pytest $(PROCESSES) --exhaustive $(PYTEST)
 
 coverage: $(VENV)/installed-test
 	@$(BIN)/coverage erase

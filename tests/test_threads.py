@@ -1,6 +1,6 @@
 """Eight threads at once, switched as often as Python can: each call of each kind, right each time.
 
-What one layer or one graph promises of threads is in test_modules.py and graph/test_graph.py.
+What one layer or one graph promises of threads is in test_layers.py and graph/test_graph.py.
 """
 
 from __future__ import annotations
