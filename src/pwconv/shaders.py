@@ -87,24 +87,28 @@ class Variant:
         """Return the named specialization constants by their ids."""
         return {identifier: int(values[name]) for name, identifier in self._constant_ids.items()}
 
+    @functools.cached_property
+    def _needs(self) -> tuple[tuple[str, int], ...]:
+        """The least that a device must have of each limit."""
+        types = [kind for _, kind in self.bindings]
+        return (
+            *self.limits.items(),
+            ("maxPushConstantsSize", self.push_constant_size),
+            ("maxComputeSharedMemorySize", self.shared_memory),
+            ("maxComputeWorkGroupInvocations", math.prod(self.workgroup or (1, 1, 1))),
+            *((limit, types.count(kind)) for kind, limit in _BINDING_LIMITS.items()),
+            ("maxPerStageResources", len(types)),
+        )
+
     def unmet(self, limits: Mapping[str, Any], features: frozenset[str]) -> str | None:
         """Return what the device lacks to run this variant, or None."""
         for feature in self.features:
             if feature not in features:
                 return f"the feature {feature}"
-        types = [kind for _, kind in self.bindings]
-        workgroup = self.workgroup or (1, 1, 1)
-        needs = [
-            *self.limits.items(),
-            ("maxPushConstantsSize", self.push_constant_size),
-            ("maxComputeSharedMemorySize", self.shared_memory),
-            ("maxComputeWorkGroupInvocations", math.prod(workgroup)),
-            *((limit, types.count(kind)) for kind, limit in _BINDING_LIMITS.items()),
-            ("maxPerStageResources", len(types)),
-        ]
-        for limit, least in needs:
+        for limit, least in self._needs:
             if limits[limit] < least:
                 return f"{limit} of at least {least} (it is {limits[limit]})"
+        workgroup = self.workgroup or (1, 1, 1)
         most = limits["maxComputeWorkGroupSize"]
         if any(size > limit for size, limit in zip(workgroup, most, strict=True)):
             return f"maxComputeWorkGroupSize of at least {workgroup} (it is {most})"
@@ -113,11 +117,7 @@ class Variant:
 
 def variants(family: str, **axes: str) -> list[Variant]:
     """Return the variants of a family with these choices, in the order of variants.toml."""
-    return [
-        variant
-        for variant in _manifest().values()
-        if variant.family == family and axes.items() <= variant.axes.items()
-    ]
+    return [v for v in _families().get(family, ()) if axes.items() <= v.axes.items()]
 
 
 @functools.cache
@@ -128,7 +128,7 @@ def names() -> tuple[str, ...]:
 
 def families() -> list[str]:
     """Return the names of all families."""
-    return list(dict.fromkeys(variant.family for variant in _manifest().values()))
+    return list(_families())
 
 
 @functools.cache
@@ -148,6 +148,14 @@ def code_digest(name: str) -> str | None:
 def digest() -> str:
     """Return what tells these shaders from those of any other build: a digest of the manifest."""
     return hashlib.sha256(_manifest_bytes()).hexdigest()
+
+
+@functools.cache
+def _families() -> dict[str, list[Variant]]:
+    found: dict[str, list[Variant]] = {}
+    for variant in _manifest().values():
+        found.setdefault(variant.family, []).append(variant)
+    return found
 
 
 def _manifest_bytes() -> bytes:

@@ -26,18 +26,18 @@ from support import inside
 
 NOT_VERIFIED = re.compile("bench_")
 
-# Of each family what compiles fastest, in every choice of types and storages.
+# Of each family what compiles fastest, and most of it in other choices of types and storages.
 QUICK = [
     "tiled_fp32_texture2d_m1n1",
     "tiled_fp16_buffer_m1n1",
     "staged_texture3d_fp32_buffer_32x32",
-    "staged_buffer_fp16_texture2d_32x32",
-    "four_buffers_fp32",
+    pytest.param("staged_buffer_fp16_texture2d_32x32", marks=pytest.mark.exhaustive),
+    pytest.param("four_buffers_fp32", marks=pytest.mark.exhaustive),
     "linear_tiled_texture3d_fp16_buffer_m1n1k1l1",
-    "linear_tiled_texture3d_fp32_texture2d_m4n1k1l4",
+    pytest.param("linear_tiled_texture3d_fp32_texture2d_m4n1k1l4", marks=pytest.mark.exhaustive),
     "linear_tiled_buffer_fp16acc16_buffer_m1n1",
     "linear_sliced_texture3d_fp32_texture2d_m1n1s16l1",
-    "linear_sliced_buffer_fp32_buffer_m1n1",
+    pytest.param("linear_sliced_buffer_fp32_buffer_m1n1", marks=pytest.mark.exhaustive),
     "linear_staged_buffer_fp32_buffer_64x32",
     "conv2d_dw",
     "elementwise",
@@ -46,7 +46,7 @@ QUICK = [
     "upsample",
     "subsample",
     "pair_staged_buffer_fp32_buffer_64x48x16",
-    "pair_staged_texture3d_fp16_texture2d_32x96x16",
+    pytest.param("pair_staged_texture3d_fp16_texture2d_32x96x16", marks=pytest.mark.exhaustive),
     "nchw_to_texture3d",
     "texture3d_to_nchw",
     "copy_rows",
