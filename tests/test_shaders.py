@@ -26,9 +26,11 @@ def copied(tmp_path, monkeypatch):
     monkeypatch.setattr(*inside.slots.folder, folder)
     monkeypatch.setattr(shaders, "__file__", str(folder.parent / "shaders.py"))
     inside.manifest.cache_clear()
+    inside.families.cache_clear()
     shaders.variant.cache_clear()
     yield folder
     inside.manifest.cache_clear()
+    inside.families.cache_clear()
     shaders.variant.cache_clear()
 
 
@@ -145,6 +147,7 @@ def test_stale_code_is_refused_beside_its_sources(copied, tmp_path):
     shutil.copytree(ROOT / "shaders", tmp_path / "shaders")
     assert shaders.variants("conv2d_pw_tiled")
     inside.manifest.cache_clear()
+    inside.families.cache_clear()
     with (tmp_path / "shaders/conv2d_pw_tiled.comp").open("a") as stream:
         stream.write("// changed\n")
     with pytest.raises(PwconvError, match="has changed since the shaders were compiled"):

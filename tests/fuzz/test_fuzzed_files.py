@@ -210,9 +210,11 @@ def copied(tmp_path, monkeypatch):
     monkeypatch.setattr(*inside.slots.folder, tmp_path)
     monkeypatch.setattr(shaders, "__file__", str(tmp_path / "shaders.py"))
     inside.manifest.cache_clear()
+    inside.families.cache_clear()
     shaders.variant.cache_clear()
     yield tmp_path
     inside.manifest.cache_clear()
+    inside.families.cache_clear()
     shaders.variant.cache_clear()
 
 
@@ -230,6 +232,7 @@ def test_manifest(fuzz, copied: Path):
         if changed == whole[name]:
             return
         inside.manifest.cache_clear()
+        inside.families.cache_clear()
         (copied / name).write_bytes(changed)
         with pytest.raises(pwconv.PwconvError, match="install pwconv again"):
             shaders.variants("conv2d_pw_tiled")

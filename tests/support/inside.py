@@ -38,6 +38,7 @@ gamma = reference._gamma
 as_pair = reference._pair
 SHADERS = shaders._FOLDER
 manifest = shaders._manifest
+families = shaders._families
 DUEL_ROUNDS = race._DUEL_ROUNDS
 race_scratch = race._scratch
 verify_lack = verify_run._lack
