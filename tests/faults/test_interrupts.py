@@ -39,8 +39,11 @@ def interrupted() -> Iterator[Callable[[Callable[[], object]], None]]:
     def interrupted(act: Callable[[], object]) -> None:
         start = time.monotonic()
         signal.setitimer(signal.ITIMER_REAL, SIGNAL_SECONDS)
-        with pytest.raises(KeyboardInterrupt):
-            act()
+        try:
+            with pytest.raises(KeyboardInterrupt):
+                act()
+        finally:
+            signal.setitimer(signal.ITIMER_REAL, 0)
         assert time.monotonic() - start < SIGNAL_SECONDS + ANSWER_SECONDS
 
     yield interrupted

@@ -323,7 +323,7 @@ def test_some_geometries(device, data):
 
 
 @pytest.mark.exhaustive
-@settings(max_examples=100)
+@settings(max_examples=40)
 @given(data=st.data())
 def test_any_geometry(device, data):
     check_any_geometry(device, data)

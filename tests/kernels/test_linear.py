@@ -222,7 +222,7 @@ def test_some_shapes(device, data):
 
 
 @pytest.mark.exhaustive
-@settings(max_examples=100)
+@settings(max_examples=40)
 @given(data=st.data())
 def test_any_shape(device, data):
     check_any_shape(device, data)
