@@ -172,17 +172,23 @@ def choose_tile(
         smallest = min(by_tile.values(), key=lambda v: math.prod(block_shape(v)))
         reason = "the smallest tile: those that the device prefers are denied, or K is too long"
         return Choice(smallest, preference.workgroup, reason)
-    filling = [v for v, least in known if math.prod(blocks(v, problem.outputs)) >= least]
+    # Of a block with more rows than twice M most is idle, however many batches there are of it.
+    filling = [
+        v
+        for v, least in known
+        if math.prod(blocks(v, problem.outputs)) >= least
+        and block_shape(v)[0] <= 2 * problem.outputs[0]
+    ]
     least_waste = min((_waste(v, problem) for v in filling), default=0.0)
     for variant in filling:
         if _waste(variant, problem) <= least_waste * _WASTE_ALLOWED:
             count = math.prod(blocks(variant, problem.outputs))
             reason = (
                 f"the first of {', '.join(v.axes['tile'] for v, _ in known)} that fills the device "
-                f"(blocks: {count}) and wastes little on N"
+                f"(blocks: {count}) and wastes little on M and N"
             )
             return Choice(variant, preference.workgroup, reason)
-    reason = "no tile cuts the output into blocks enough to fill the device: the smallest"
+    reason = "no tile that M half fills cuts the output into blocks enough: the smallest"
     return Choice(known[-1][0], preference.workgroup, reason)
 
 
