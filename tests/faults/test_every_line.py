@@ -150,6 +150,7 @@ def test_closing_ends_after_an_exception_before_any_of_its_lines(device, rng):
 
 
 @pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="needs a signal that comes later")
+@pytest.mark.usefixtures("untraced")
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_exceptions_of_a_signal_handler_at_random_moments(device, rng):
     """Between any two steps of the interpreter, which lines are made of."""
@@ -176,9 +177,6 @@ def test_exceptions_of_a_signal_handler_at_random_moments(device, rng):
     wrong: list[object] = []
 
     def work() -> None:
-        # Traced, as for coverage, CPython 3.11 does not get past a call while a signal waits for
-        # the main thread, which waits for this one.
-        sys.settrace(None)
         while not stop.is_set():
             try:
                 bench.check()
@@ -211,6 +209,7 @@ def test_exceptions_of_a_signal_handler_at_random_moments(device, rng):
 
 
 @pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="needs a signal that comes later")
+@pytest.mark.usefixtures("untraced")
 def test_a_lock_is_not_left_held_by_a_signal_handler():
     lock = inside.SignalSafeLock()
     moments = random.Random(7)

@@ -19,9 +19,12 @@ from support import inside
 from support.accuracy import assert_within, random_problem
 from support.injector import UNDONE_BY, injected
 
-pytestmark = pytest.mark.skipif(
-    not hasattr(signal, "setitimer"), reason="needs a signal that comes after a while"
-)
+pytestmark = [
+    pytest.mark.skipif(
+        not hasattr(signal, "setitimer"), reason="needs a signal that comes after a while"
+    ),
+    pytest.mark.usefixtures("untraced"),
+]
 
 # How long the device is at work, when the signal comes, and how soon it must be answered then.
 BUSY_SECONDS, SIGNAL_SECONDS, ANSWER_SECONDS = 3.0, 0.3, 1.0

@@ -16,6 +16,7 @@ from support import inside
 
 pytestmark = [
     pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="needs a signal that comes later"),
+    pytest.mark.usefixtures("untraced"),
 ]
 
 
