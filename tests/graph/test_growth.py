@@ -18,7 +18,7 @@ from pwconv.kernels.channels import Piece, plan_channels
 from support import inside
 
 # Eight times the work; by the square it would take 64 times as long.
-FEW, MANY, MOST = 1000, 8000, 24
+FEW, MANY, MOST = 1000, 8000, 40
 
 
 def seconds(call: Callable[[int], object], size: int) -> float:

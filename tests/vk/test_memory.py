@@ -222,7 +222,7 @@ def test_time_to_allocate_and_free_does_not_grow_with_what_there_is(driver):
             allocator.free(piece)
 
     # Eight times the work: by the square it takes 64 times as long.
-    assert seconds(lambda: work(8000)) < 25 * seconds(lambda: work(1000))
+    assert seconds(lambda: work(8000)) < 50 * seconds(lambda: work(1000))
 
 
 def test_time_to_make_a_tensor_does_not_grow_with_what_was_freed(own_device):
