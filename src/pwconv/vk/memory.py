@@ -10,6 +10,7 @@ from __future__ import annotations
 import weakref
 from bisect import bisect_left, insort
 from collections.abc import Callable, Iterable
+from itertools import chain
 from typing import Any
 
 from pwconv.errors import OutOfMemoryError
@@ -38,6 +39,10 @@ class Allocation:
         self.mapped: memoryview | None = (
             block.mapped[offset : offset + size] if block.mapped is not None else None
         )
+
+
+# Ranges that are long enough, but perhaps not once a piece in them is aligned.
+_MOST_TRIED = 16
 
 
 class _Block:
@@ -76,7 +81,11 @@ class _Block:
 
     def take(self, size: int, alignment: int) -> Allocation | None:
         """Return so many bytes of the shortest range that they fit, or None."""
-        for position in range(bisect_left(self._by_length, (size, 0)), len(self._by_length)):
+        shortest = bisect_left(self._by_length, (size, 0))
+        # From here on all fit, wherever they start; before, many may be left of alignment.
+        fitting = bisect_left(self._by_length, (size + alignment - 1, 0))
+        few = range(shortest, min(shortest + _MOST_TRIED, fitting))
+        for position in chain(few, range(fitting, len(self._by_length))):
             length, start = self._by_length[position]
             offset = -(-start // alignment) * alignment
             if offset + size <= start + length and self._ends.get(start) == start + length:
