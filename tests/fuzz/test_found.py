@@ -17,13 +17,19 @@ ONES = np.ones((3, 3), np.float32)
 
 @pytest.mark.parametrize("wanted", [1.5, [0], b"0", 0j, {}, np.zeros(2)], ids=repr)
 def test_a_device_of_no_such_type(wanted):
-    with pytest.raises(TypeError, match="must be an index, or a name or part of one; there are 0"):
+    with pytest.raises(TypeError, match="or a name or part of one; there are 0: "):
         pwconv.Device(wanted)
 
 
-@pytest.mark.parametrize("wanted", ["9" * 5000, "-1", -1, 10**30], ids=lambda w: str(w)[:9])
+@pytest.mark.parametrize("wanted", ["9" * 5000, "-1"], ids=lambda w: w[:9])
+def test_a_device_of_no_such_name(wanted):
+    with pytest.raises(pwconv.NoDeviceError, match=f"no device matches '{wanted}'; there are 0: "):
+        pwconv.Device(wanted)
+
+
+@pytest.mark.parametrize("wanted", [-1, 10**30], ids=lambda w: str(w)[:9])
 def test_a_device_that_does_not_exist(wanted):
-    with pytest.raises(pwconv.NoDeviceError, match=r"no.* (exist|matches .*); there are 0: "):
+    with pytest.raises(pwconv.NoDeviceError, match="does not exist; there are 0: "):
         pwconv.Device(wanted)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 
 import numpy as np
@@ -16,21 +15,16 @@ from pwconv.graph.resampling import GlobalAvgPool
 from pwconv.graph.schedule import schedule
 from pwconv.kernels.channels import Piece, plan_channels
 from support import inside
+from support.growth import seconds
 
 # Eight times the work; by the square it would take 64 times as long.
-FEW, MANY, MOST = 1000, 8000, 40
-
-
-def seconds(call: Callable[[int], object], size: int) -> float:
-    start = time.thread_time()  # whatever else the processor does meanwhile
-    call(size)
-    return time.thread_time() - start
+FEW, MANY, MOST = 1000, 8000, 24
 
 
 def assert_grows_slowly(call: Callable[[int], object]) -> None:
     call(10)
-    few = min(seconds(call, FEW) for _ in range(3))
-    assert seconds(call, MANY) < MOST * few + 0.05
+    few = seconds(lambda: call(FEW))
+    assert seconds(lambda: call(MANY)) < MOST * few + 0.05
 
 
 def chain(size: int) -> list[tuple[int, ...]]:
@@ -158,5 +152,5 @@ def test_many_outputs(device):
         assert all((y == 2).all() for y in results.values())
 
     run(10)
-    few = min(seconds(run, 125) for _ in range(2))
-    assert seconds(run, 1000) < MOST * few + 0.5
+    few = seconds(lambda: run(125))
+    assert seconds(lambda: run(1000)) < MOST * few + 0.5

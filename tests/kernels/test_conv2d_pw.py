@@ -18,6 +18,7 @@ from pwconv.kernels.tiling import step_along_k
 from support import inside
 from support.accuracy import check_infinite_weight, check_layer, random_problem
 from support.mirror import Mirror, random_weight
+from support.sweep import sweep
 
 DTYPES = ("float32", "float16")
 ACTIVATIONS = (
@@ -68,23 +69,6 @@ TILE_SHAPES = (
     (96, 96, (16, 16)),
 )
 SMALL_TILES = ("m1n1k1", "32x32x32s4")
-
-
-def sweep(*ways: tuple[str, ...], always: int = 1) -> list:
-    """Return every tile in some ways; in the first of them always, and the small ones in all.
-
-    A driver's compiler takes up to seconds for each: the rest is exhaustive.
-    """
-    return [
-        pytest.param(
-            *found,
-            *way,
-            marks=[pytest.mark.exhaustive]
-            * (way not in ways[:always] and found[2] not in SMALL_TILES),
-        )
-        for found in TILES
-        for way in ways
-    ]
 
 
 @pytest.fixture
@@ -178,7 +162,9 @@ def check(device, rng):
     return check
 
 
-@pytest.mark.parametrize(("storage", "family", "tile", "dtype", "weight"), sweep(*WAYS))
+@pytest.mark.parametrize(
+    ("storage", "family", "tile", "dtype", "weight"), sweep(TILES, SMALL_TILES, *WAYS)
+)
 def test_every_tile(device, force, check, storage, family, tile, dtype, weight):
     """On edges: one step of K and a part, and parts of blocks. All take one pipeline."""
     force(family, tile, dtype=axis_name(np.dtype(dtype)))
@@ -193,7 +179,9 @@ def test_every_tile(device, force, check, storage, family, tile, dtype, weight):
         check(shape, dtype, weight, storage=storage)
 
 
-@pytest.mark.parametrize(("storage", "family", "tile", "dtype"), sweep(("float32",), ("float16",)))
+@pytest.mark.parametrize(
+    ("storage", "family", "tile", "dtype"), sweep(TILES, SMALL_TILES, ("float32",), ("float16",))
+)
 def test_every_tile_scales_and_adds_a_residual(device, rng, force, storage, family, tile, dtype):
     """Of whole steps along K, so many that they are a loop, and at its end padding and residual."""
     force(family, tile, dtype=axis_name(np.dtype(dtype)))
@@ -214,7 +202,8 @@ def test_every_tile_scales_and_adds_a_residual(device, rng, force, storage, fami
 
 
 @pytest.mark.parametrize(
-    ("storage", "family", "tile", "dtype"), sweep(("float32",), ("float16",), always=0)
+    ("storage", "family", "tile", "dtype"),
+    sweep(TILES, SMALL_TILES, ("float32",), ("float16",), always=0),
 )
 def test_every_tile_gathers_taps(device, rng, force, storage, family, tile, dtype):
     force(family, tile, dtype=axis_name(np.dtype(dtype)))
@@ -287,7 +276,7 @@ def test_matrix_units_scale_as_a_product_would(device, rng, monkeypatch, force, 
         np.testing.assert_array_equal(*infinite)
 
 
-@pytest.mark.parametrize(("storage", "family", "tile"), sweep((), always=0))
+@pytest.mark.parametrize(("storage", "family", "tile"), sweep(TILES, SMALL_TILES, (), always=0))
 def test_half_accumulation(device, rng, force, storage, family, tile):
     settings = {"accumulate": "float16", "storage": storage, "device": device}
     x, weight, bias = random_problem(rng, 37, 23, (5, 7), "float16", batch=2)

@@ -17,6 +17,7 @@ from pwconv.kernels import linear
 from pwconv.kernels.tiling import Choice, step_along_k
 from support import inside, texels
 from support.accuracy import assert_within, check_infinite_weight, check_linear, random_linear
+from support.sweep import sweep
 
 DTYPES = ("float32", "float16")
 STORAGES = ("texture3d", "buffer")
@@ -33,20 +34,6 @@ TILES = tuple(
 # They take a driver seconds to compile: in which ways is for the smaller ones to test.
 SMALL_TILES = [tile for _, _, tile in TILES if tile.startswith(("m1n1", "m4n1", "32x32"))]
 WAYS = [(dtype, weight) for dtype in ("float32", "float16") for weight in ("buffer", "texture2d")]
-
-
-def sweep(*ways: tuple[str, ...], always: int = 1) -> list:
-    """Return every tile in some ways; in the first of them always, and the small ones in all."""
-    return [
-        pytest.param(
-            *found,
-            *way,
-            marks=[pytest.mark.exhaustive]
-            * (way not in ways[:always] and found[2] not in SMALL_TILES),
-        )
-        for found in TILES
-        for way in ways
-    ]
 
 
 # Smaller than any tile, ragged in every direction, and whole steps of K, blocks of M and of N. With
@@ -113,7 +100,9 @@ def check(device, rng):
     return check
 
 
-@pytest.mark.parametrize(("storage", "family", "tile", "dtype", "weight"), sweep(*WAYS))
+@pytest.mark.parametrize(
+    ("storage", "family", "tile", "dtype", "weight"), sweep(TILES, SMALL_TILES, *WAYS)
+)
 def test_every_tile(device, force, check, storage, family, tile, dtype, weight):
     """In two pipelines: edges, a step of K and a part, parts of blocks; and all of them whole."""
     force(family, tile)
@@ -139,7 +128,7 @@ def test_every_tile_at_every_shape(device, force, check, storage, family, tile, 
 
 @pytest.mark.parametrize(
     ("storage", "family", "tile", "weight_storage"),
-    sweep(("buffer",), ("texture2d",), always=0),
+    sweep(TILES, SMALL_TILES, ("buffer",), ("texture2d",), always=0),
 )
 def test_every_tile_with_batched_weights(device, rng, force, storage, family, tile, weight_storage):
     force(family, tile)
@@ -155,7 +144,7 @@ def test_every_tile_with_batched_weights(device, rng, force, storage, family, ti
     )
 
 
-@pytest.mark.parametrize(("storage", "family", "tile"), sweep((), always=0))
+@pytest.mark.parametrize(("storage", "family", "tile"), sweep(TILES, SMALL_TILES, (), always=0))
 def test_half_accumulation(device, rng, force, storage, family, tile):
     (variant,) = shaders.variants(family, tile=tile, dtype="fp32", weight="buffer")
     rows = 1 if variant.defines.get("LANES") == 1 else 5

@@ -265,9 +265,7 @@ def is_smallest(dispatcher: Dispatcher, variant: Variant) -> bool:
 def weight_limit(dispatcher: Dispatcher, variant: Variant, dtype: DType) -> int:
     """Return nearly the most of N or K, where the other is few, of a weight a variant is given."""
     if variant.axes.get("weight") == "texture2d":
-        found = image_limit(dispatcher.device, VK_FORMATS[dtype], 2)
-        most: int = dispatcher.limits["maxImageDimension2D"]
-        return (min(most, *found.extent[:2]) if found else most) - 5
+        return extent_limit(dispatcher, dtype, 2)
     most_bytes: int = min(dispatcher.limits["maxStorageBufferRange"], _MOST_BYTES)
     if any(name.endswith("_rows") for name, _ in variant.bindings):
         rows, padding = weight_rows_extent(4, 0)
@@ -275,11 +273,11 @@ def weight_limit(dispatcher: Dispatcher, variant: Variant, dtype: DType) -> int:
     return int(most_bytes // (4 * dtype.itemsize))
 
 
-def extent_limit(dispatcher: Dispatcher, dtype: DType) -> int:
-    """Return nearly the most texels that a texture3d may have along every axis.
+def extent_limit(dispatcher: Dispatcher, dtype: DType, dimensions: int = 3) -> int:
+    """Return nearly the most texels that a texture may have along every axis.
 
     Buffers are tried with as many. It is no power of two, for which some drivers compile anew.
     """
-    most: int = dispatcher.limits["maxImageDimension3D"]
-    found = image_limit(dispatcher.device, VK_FORMATS[dtype], 3)
-    return (min(most, *found.extent) if found else most) - 5
+    most: int = dispatcher.limits[f"maxImageDimension{dimensions}D"]
+    found = image_limit(dispatcher.device, VK_FORMATS[dtype], dimensions)
+    return (min(most, *found.extent[:dimensions]) if found else most) - 5
