@@ -11,6 +11,10 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
+# Else numpy imports it when it is first used: Ctrl-C there leaves the lock of the import held, on
+# which the threads that compile would wait for ever.
+import numpy.random  # noqa: F401
+
 from pwconv import shaders
 from pwconv.dispatch import Dispatcher
 from pwconv.errors import ClosedError, DeviceLostError, PwconvError, UnsupportedError
