@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -141,6 +142,8 @@ def test_ctrl_c_is_one_line(device):
         stderr=subprocess.PIPE,
         text=True,
         env=untraced,
+        # A suite in a shell's background ignores it, and so would this.
+        preexec_fn=partial(signal.signal, signal.SIGINT, signal.SIG_DFL),
     ) as process:
         try:
             assert process.stdout.readline().startswith("device ")
