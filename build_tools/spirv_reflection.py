@@ -25,6 +25,7 @@ _OP_EXECUTION_MODE, _OP_SPEC_COMPOSITE, _OP_EXECUTION_MODE_ID = 16, 51, 331
 _OP_VARIABLE, _OP_DECORATE, _OP_MEMBER_DECORATE = 59, 71, 72
 
 _SPEC_ID, _BUILT_IN, _BINDING, _DESCRIPTOR_SET, _OFFSET = 1, 11, 33, 34, 35
+_NON_WRITABLE, _NON_READABLE = 24, 25
 _WORKGROUP_SIZE, _LOCAL_SIZE, _LOCAL_SIZE_ID = 25, 17, 38
 _UNIFORM_CONSTANT, _WORKGROUP, _PUSH_CONSTANT, _STORAGE_BUFFER = 0, 4, 9, 12
 _SAMPLED, _STORAGE = 1, 2
@@ -71,6 +72,7 @@ class _Module:
         self.member_names: dict[tuple[int, int], str] = {}
         self.decorations: dict[tuple[int, int], int] = {}
         self.offsets: dict[tuple[int, int], int] = {}
+        self.restricted: set[tuple[int, int]] = set()
         self.types: dict[int, tuple[int, tuple[int, ...]]] = {}
         self.constants: dict[int, int] = {}
         self.spec_constants: list[tuple[int, int, int]] = []
@@ -86,8 +88,12 @@ class _Module:
             self.member_names[words[0], words[1]] = _string(words[2:])
         elif opcode == _OP_DECORATE and len(words) > 2:
             self.decorations[words[0], words[1]] = words[2]
+        elif opcode == _OP_DECORATE:
+            self.restricted.add((words[0], words[1]))
         elif opcode == _OP_MEMBER_DECORATE and words[2] == _OFFSET:
             self.offsets[words[0], words[1]] = words[3]
+        elif opcode == _OP_MEMBER_DECORATE and words[1] == 0:
+            self.restricted.add((words[0], words[2]))  # of a buffer's one member
         elif _OP_TYPE_BOOL <= opcode <= _OP_TYPE_POINTER:
             self.types[words[0]] = (opcode, words[1:])
         elif opcode == _OP_CONSTANT:
@@ -121,18 +127,27 @@ class _Module:
             if self.decorations.get((variable, _DESCRIPTOR_SET)) != 0:
                 raise ReflectionError(f"{self._name(variable)}: only descriptor set 0 is used")
             pointee = self._pointee(pointer)
+            kind = self._descriptor_type(pointee, storage_class)
             found.append(
                 {
                     # A buffer without an instance name goes by its one member.
                     "name": self._name(variable) or self.member_names[pointee, 0],
                     "binding": self.decorations[variable, _BINDING],
-                    "type": self._descriptor_type(pointee, storage_class),
+                    "type": kind,
+                    "access": "r" if kind == "sampled_image" else self._access(variable, pointee),
                 }
             )
         found.sort(key=lambda binding: binding["binding"])
         if [binding["binding"] for binding in found] != list(range(len(found))):
             raise ReflectionError(f"bindings must be 0, 1, 2 … and all be used; they are {found}")
         return found
+
+    def _access(self, variable: int, pointee: int) -> str:
+        """Return "r", "w" or "rw": what ``readonly`` and ``writeonly`` leave."""
+        restricted = {kind for owner, kind in self.restricted if owner in (variable, pointee)}
+        if _NON_WRITABLE in restricted:
+            return "r"
+        return "w" if _NON_READABLE in restricted else "rw"
 
     def specialization_constants(self) -> list[dict[str, Any]]:
         found = [

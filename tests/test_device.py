@@ -300,9 +300,9 @@ def test_no_validation_layer(tmp_path):
 def test_validation_by_environment(device, monkeypatch):
     monkeypatch.setenv("PWCONV_VALIDATE", "1")
     with pwconv.Device(device.info.index) as opened:
-        assert inside.vulkan_instance(inside.logical(opened)).messenger is not None
+        assert inside.vulkan_instance(inside.context(opened)).messenger is not None
     with pwconv.Device(device.info.index, validate=False) as opened:
-        assert inside.vulkan_instance(inside.logical(opened)).messenger is None
+        assert inside.vulkan_instance(inside.context(opened)).messenger is None
     monkeypatch.setenv("PWCONV_VALIDATE", "perhaps")
     with pytest.raises(pwconv.PwconvError, match=r"PWCONV_VALIDATE is 'perhaps'; .* 1, true, yes"):
         pwconv.Device()
@@ -355,19 +355,19 @@ def test_one_that_was_opened_for_a_layer_lives_as_long_as_it(device, monkeypatch
     first = pwconv.Linear(WEIGHT, device=device.info.index)
     second = pwconv.Linear(WEIGHT, device=device.info.index)
     assert first.device is second.device
-    logical = inside.logical(first.device)
+    context = inside.context(first.device)
     with pwconv.Device(device.info.index, validate=True) as other:
         assert other is not first.device  # who opens one has one
     del first
     gc.collect()
-    assert not logical.closed
+    assert not context.closed
     second.device.close()
     third = pwconv.Linear(WEIGHT, device=device.info.index)
-    assert inside.logical(third.device).usable
-    logical = inside.logical(third.device)
+    assert inside.context(third.device).usable
+    context = inside.context(third.device)
     del second, third
     gc.collect()
-    assert logical.closed
+    assert context.closed
 
 
 def test_a_tensor_says_which_opening_is_meant(device, own_device):
@@ -415,24 +415,24 @@ def test_everything_after_close_is_an_error(own_device):
 @pytest.mark.parametrize("order", ["tensor", "device", "layer", "together"])
 def test_garbage_collection_in_any_order(device, order):
     opened = pwconv.Device(device.info.index, validate=True)
-    logical = inside.logical(opened)
+    context = inside.context(opened)
     tensor = opened.tensor(np.ones((3, 2, 2), np.float32))
     layer = pwconv.PointwiseConv2d(WEIGHT, device=opened)
     layer(tensor)
     if order == "tensor":
         del tensor
-        assert not logical.closed
+        assert not context.closed
     elif order == "device":
         del opened
         gc.collect()
-        assert not logical.closed  # the tensor and the layer still need it
+        assert not context.closed  # the tensor and the layer still need it
         assert layer(tensor).numpy().shape == (5, 2, 2)
     elif order == "layer":
         del layer
     opened = tensor = layer = None
     gc.collect()
-    assert logical.closed
-    assert not logical.live
+    assert context.closed
+    assert not context.live
 
 
 def test_interpreter_exit_with_everything_alive(device):
@@ -451,10 +451,10 @@ def test_interpreter_exit_with_everything_alive(device):
 
 def test_the_validation_layer_is_heard(own_device):
     """A planted mistake, so that silence elsewhere means something."""
-    inside.logical(own_device).queue.run_once(lambda _: None)
+    inside.context(own_device).queue.run_once(lambda _: None)
     info = vk.VkBufferCreateInfo(size=0, usage=vk.VK_BUFFER_USAGE_STORAGE_BUFFER_BIT, sharingMode=0)
-    handle = vk.vkCreateBuffer(inside.logical(own_device).handle, info, None)
-    vk.vkDestroyBuffer(inside.logical(own_device).handle, handle, None)
+    handle = vk.vkCreateBuffer(inside.context(own_device).handle, info, None)
+    vk.vkDestroyBuffer(inside.context(own_device).handle, handle, None)
     with pytest.raises(pwconv.ValidationError, match="VUID-VkBufferCreateInfo-size-00912"):
         own_device.synchronize()
 
@@ -462,12 +462,12 @@ def test_the_validation_layer_is_heard(own_device):
 def test_memory_exhausted(own_device, monkeypatch):
     """Everything made before stays usable, and so does the device."""
     tensor = own_device.tensor(np.ones((3, 2, 2), np.float32))
-    heaps = inside.logical(own_device).physical.heap_sizes
+    heaps = inside.context(own_device).physical.heap_sizes
     small = [1 << 20] * len(heaps)  # less than is in use in some heaps, nothing in others
-    monkeypatch.setattr(inside.logical(own_device).physical, "heap_sizes", small)
+    monkeypatch.setattr(inside.context(own_device).physical, "heap_sizes", small)
     with pytest.raises(pwconv.OutOfMemoryError, match="smaller batches"):
         own_device.empty((128, 64, 64, 64), "float32")
-    monkeypatch.setattr(inside.logical(own_device).physical, "heap_sizes", heaps)
+    monkeypatch.setattr(inside.context(own_device).physical, "heap_sizes", heaps)
     np.testing.assert_array_equal(tensor.numpy(), 1)
     assert own_device.empty((128, 64, 64, 64), "float32").numpy().shape == (128, 64, 64, 64)
 

@@ -58,10 +58,10 @@ def test_a_repeated_call_records_nothing(own_device, rng):
     layer = pwconv.PointwiseConv2d(weight, bias, device=own_device)
     tensor, out = own_device.tensor(x), own_device.empty((8, 4, 4), "float32")
     layer(tensor, out=out)
-    recordings = dict(inside.recordings(inside.dispatcher(own_device)))
+    recordings = dict(inside.recordings(inside.context(own_device)))
     for _ in range(5):
         layer(tensor, out=out)
-    assert inside.recordings(inside.dispatcher(own_device)) == recordings
+    assert inside.recordings(inside.context(own_device)) == recordings
 
 
 def test_repeated_arrays_reuse_images_and_recordings(own_device, rng):
@@ -69,10 +69,10 @@ def test_repeated_arrays_reuse_images_and_recordings(own_device, rng):
     layer = pwconv.PointwiseConv2d(weight, bias, device=own_device)
     for _ in range(20):  # until every order in which the pools give has come up
         layer(x)
-    before = len(inside.logical(own_device).live)
+    before = len(inside.context(own_device).live)
     for _ in range(50):
         layer(x)
-    assert len(inside.logical(own_device).live) == before
+    assert len(inside.context(own_device).live) == before
 
 
 @pytest.mark.parametrize("activation", [("leaky_relu", 0.0), ("clamp", 0.0, 1.0)], ids=str)
@@ -97,5 +97,5 @@ def test_recordings_are_bounded(own_device, rng, monkeypatch):
     for size in range(1, 12):
         x = rng.standard_normal((4, size, 3)).astype(np.float32)
         np.testing.assert_allclose(layer(x), np.einsum("oi,ihw->ohw", weight, x), atol=1e-4)
-    assert len(inside.recordings(inside.dispatcher(own_device))) == 4
-    assert len(inside.plans(inside.dispatcher(own_device))) == 4
+    assert len(inside.recordings(inside.context(own_device))) == 4
+    assert len(inside.plans(inside.context(own_device))) == 4

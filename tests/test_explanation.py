@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 import pwconv
-from pwconv.dispatch import Plan
 from pwconv.kernels import conv2d_pw_choice
+from pwconv.vk.commands import Plan
 from support import inside
 
 WEIGHT = np.ones((21, 9), np.float32)
@@ -17,19 +17,19 @@ WEIGHT = np.ones((21, 9), np.float32)
 
 def plans_of_a_call(layer: pwconv.PointwiseConv2d, x: object) -> list[Plan]:
     """Return the convolutions that a call submits."""
-    dispatcher = inside.dispatcher(layer.device)
+    context = inside.context(layer.device)
     seen = []
-    submit = dispatcher.submit
+    submit = context.submit
 
     def spy(*dispatches, **options):
         seen.extend(dispatches)
         return submit(*dispatches, **options)
 
-    dispatcher.submit = spy
+    context.submit = spy
     try:
         layer(x)
     finally:
-        del dispatcher.submit
+        del context.submit
     return [d.plan for d in seen if d.plan.variant.family.startswith("conv2d_pw")]
 
 
@@ -70,7 +70,7 @@ def test_it_says_why(device):
     layer = pwconv.PointwiseConv2d(WEIGHT, device=device)
     explained = layer.explain((2, 9, 5, 7), "buffer")
     task = inside.task(layer, "buffer", (2, 9, 5, 7), (2, 21, 5, 7))
-    choice = conv2d_pw_choice.choose(inside.dispatcher(device), task.problem, task.weight_storage)
+    choice = conv2d_pw_choice.choose(inside.context(device), task.problem, task.weight_storage)
     assert explained.reason == choice.reason
     lines = str(explained).splitlines()
     assert lines[0] == "x           (2, 9, 5, 7) → (2, 21, 5, 7), float32"

@@ -20,15 +20,6 @@ CIRCLES = {
             "pwconv.tuning.tuner",
         }
     ),
-    frozenset(
-        {
-            "pwconv.vk.commands",
-            "pwconv.vk.logical_device",
-            "pwconv.vk.pipelines",
-            "pwconv.vk.pools",
-            "pwconv.vk.resources",
-        }
-    ),
 }
 
 

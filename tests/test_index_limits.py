@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import threading
 from types import SimpleNamespace
 from typing import Any
 
@@ -20,7 +19,7 @@ from hypothesis import strategies as st
 import pwconv
 from pwconv import shaders
 from pwconv.activation import parse_activation
-from pwconv.dispatch import Dispatcher, Plan
+from pwconv.context import Context
 from pwconv.dtypes import FLOAT16, FLOAT32
 from pwconv.kernels import conv2d_pw_choice, conv2d_pw_pair_choice, linear, transfer
 from pwconv.kernels.channels import Piece, plan_channels
@@ -33,6 +32,7 @@ from pwconv.kernels.pack_linear_weight import packed_storage
 from pwconv.kernels.upsample import plan_upsample
 from pwconv.layout import Shape4, weight_rows_bytes
 from pwconv.tensor import choose_storage
+from pwconv.vk.commands import Plan
 from pwconv.vk.physical_device import ImageLimit
 from support import inside
 from support.cards import FIXED, FLEXIBLE, KHR, NV, card
@@ -52,18 +52,16 @@ def huge_device(groups: int, **limits: Any) -> Any:
     found = card(features=NV, matrices=(FIXED, *FLEXIBLE), **{**HUGE, **counts, **limits})
     extent = (2**14, 2**14, 2**14)
     image = {(f, d): ImageLimit(extent, 2**44) for f in (109, 97) for d in (2, 3)}
-    return SimpleNamespace(
-        info=found.device.info,
+    return inside.paper_context(
+        found.info,
         physical=SimpleNamespace(image_limits=image),
         pipelines=SimpleNamespace(get=lambda *_: None),
-        lock=threading.RLock(),
-        require_open=lambda: None,
     )
 
 
 @pytest.fixture(params=[65535, 2**31 - 1], ids=["65535 groups", "2**31 groups"])
-def dispatcher(request) -> Dispatcher:
-    return Dispatcher(huge_device(request.param))
+def context(request) -> Context:
+    return huge_device(request.param)
 
 
 @st.composite
@@ -85,11 +83,11 @@ EDGES = (
 )
 
 
-def fits(dispatcher: Dispatcher, storage: str, dtype: Any, *tensors: Shape4) -> bool:
+def fits(context: Context, storage: str, dtype: Any, *tensors: Shape4) -> bool:
     """Return whether tensors may exist: what a call asks first."""
     try:
         named = {f"tensor {i}": shape for i, shape in enumerate(tensors)}
-        choose_storage(dispatcher.device, named, dtype, (storage,))
+        choose_storage(context, named, dtype, (storage,))
     except pwconv.UnsupportedError:
         return False
     return True
@@ -127,37 +125,37 @@ def on_edges(test: Any) -> Any:
 
 
 @on_edges
-def test_pointwise(dispatcher, drawn, storage, dtype):
+def test_pointwise(context, drawn, storage, dtype):
     shape, c_out = drawn
     geometry = Geometry((1, 1), (2**20, 1) if shape[2] % 2 else (0, 0))
     out_shape = geometry.output_shape(shape, c_out)
-    assume(fits(dispatcher, storage, dtype, shape, out_shape))
+    assume(fits(context, storage, dtype, shape, out_shape))
     problem = Problem(storage, shape, out_shape, dtype, FLOAT32, geometry)
     check(lambda: [
-        plan_conv2d_pw(dispatcher, variant, problem, NONE)
-        for variant in conv2d_pw_choice.candidates(dispatcher, problem, "buffer").values()
+        plan_conv2d_pw(context, variant, problem, NONE)
+        for variant in conv2d_pw_choice.candidates(context, problem, "buffer").values()
     ])  # fmt: skip
 
 
 @on_edges
-def test_linear(dispatcher, drawn, storage, dtype):
+def test_linear(context, drawn, storage, dtype):
     shape, out_features = drawn
-    assume(fits(dispatcher, storage, dtype, shape, (*shape[:3], out_features)))
+    assume(fits(context, storage, dtype, shape, (*shape[:3], out_features)))
     for batches in {1, shape[0]}:
         problem = linear.Problem(storage, shape, out_features, batches, dtype, FLOAT32)
         check(lambda problem=problem: [
-            linear.plan_linear(dispatcher, variant, problem, NONE)
-            for variant in linear.candidates(dispatcher, problem, "buffer").values()
+            linear.plan_linear(context, variant, problem, NONE)
+            for variant in linear.candidates(context, problem, "buffer").values()
         ])  # fmt: skip
 
 
 @pytest.mark.parametrize("scale", [1, 3, 1024])
 @on_edges
-def test_nodes(dispatcher, scale, drawn, storage, dtype):
+def test_nodes(context, scale, drawn, storage, dtype):
     shape, _ = drawn
     n, c, h, w = shape
-    assume(fits(dispatcher, storage, dtype, shape))
-    where = dispatcher, storage
+    assume(fits(context, storage, dtype, shape))
+    where = context, storage
     geometry = Geometry((1, 1), (1, 1), (3, 3))
     check(lambda: [plan_elementwise(*where, ADD, shape, dtype, NONE)])
     check(lambda: [plan_global_avg_pool(*where, shape, dtype)])
@@ -172,10 +170,10 @@ def test_nodes(dispatcher, scale, drawn, storage, dtype):
 
 
 @on_edges
-def test_transfers(dispatcher, drawn, storage, dtype):
+def test_transfers(context, drawn, storage, dtype):
     """The first and the last chunk that an array passes through staging in."""
     shape, _ = drawn
-    assume(fits(dispatcher, storage, dtype, shape))
+    assume(fits(context, storage, dtype, shape))
     n, c, h, w = shape
     length, row = min(n, 2), min(h * w, 64)
     for first, channel, start in ((0, 0, 0), (n - length, (c - 1) // 4 * 4, (h * w - row) & ~7)):
@@ -185,8 +183,8 @@ def test_transfers(dispatcher, drawn, storage, dtype):
         assume(c - channel <= 2**16)
         tensor, staged = FakeImage() if storage == "texture3d" else FakeBuffer(), FakeBuffer()
         for dispatch in (
-            transfer.upload_dispatch(dispatcher, shape, FLOAT32, chunk, staged, tensor, dtype),
-            transfer.download_dispatch(dispatcher, tensor, chunk, staged, shape, dtype),
+            transfer.upload_dispatch(context, shape, FLOAT32, chunk, staged, tensor, dtype),
+            transfer.download_dispatch(context, tensor, chunk, staged, shape, dtype),
         ):
             assert_countable(dispatch.plan)
 
@@ -205,18 +203,18 @@ class FakeBuffer(pwconv.vk.resources.Buffer):
 
 def test_a_grid_that_cannot_be_counted():
     """The narrow tile of a wide row takes 2**33 invocations, and a device of few groups cuts it."""
-    dispatcher = Dispatcher(huge_device(65535))
+    context = huge_device(65535)
     shape = (1, 1, 1, 2**31 - 512)
     problem = Problem("buffer", shape, shape, FLOAT16, FLOAT32, Geometry())
     (variant,) = shaders.variants(
         "conv2d_pw_staged_buffer", dtype="fp16", weight="buffer", tile="32x32x32s4"
     )
     with pytest.raises(pwconv.UnsupportedError, match=r"takes 8,589,.* invocations along x"):
-        plan_conv2d_pw(dispatcher, variant, problem, NONE)
+        plan_conv2d_pw(context, variant, problem, NONE)
     chosen = conv2d_pw_choice.choose(
-        Dispatcher(huge_device(65535, maxComputeSharedMemorySize=48 << 10)), problem, "buffer"
+        huge_device(65535, maxComputeSharedMemorySize=48 << 10), problem, "buffer"
     )
-    assert_countable(plan_conv2d_pw(dispatcher, chosen.variant, problem, NONE))
+    assert_countable(plan_conv2d_pw(context, chosen.variant, problem, NONE))
 
 
 # -- what lies in buffers besides tensors ----------------------------------------------------------
@@ -247,11 +245,11 @@ def small(own_device, monkeypatch) -> pwconv.Device:
     info = own_device.info
     limits = {**info.limits, "maxStorageBufferRange": 2**16}
     monkeypatch.setattr(
-        inside.logical(own_device), "info", dataclasses.replace(info, limits=limits)
+        inside.context(own_device), "info", dataclasses.replace(info, limits=limits)
     )
-    monkeypatch.setattr(inside.dispatcher(own_device), "limits", limits)
+    monkeypatch.setattr(inside.context(own_device), "limits", limits)
     largest = {(f, d): ImageLimit((2**14,) * 3, 2**12) for f in (109, 97) for d in (2, 3)}
-    monkeypatch.setattr(inside.logical(own_device).physical, "image_limits", largest)
+    monkeypatch.setattr(inside.context(own_device).physical, "image_limits", largest)
     return own_device
 
 
@@ -304,15 +302,15 @@ def test_a_texture_past_the_bytes_of_an_image(small):
 
 
 def test_a_packed_weight_past_the_bytes_of_an_image(small):
-    dispatcher = inside.dispatcher(small)
-    assert packed_storage(dispatcher, (1, 32, 32), FLOAT32, "auto") == "texture2d"
-    assert packed_storage(dispatcher, (1, 33, 32), FLOAT32, "auto") == "buffer"
+    context = inside.context(small)
+    assert packed_storage(context, (1, 32, 32), FLOAT32, "auto") == "texture2d"
+    assert packed_storage(context, (1, 33, 32), FLOAT32, "auto") == "buffer"
     with pytest.raises(pwconv.UnsupportedError, match="it packs into a texture2d of 36 × 8"):
-        packed_storage(dispatcher, (1, 33, 32), FLOAT32, "texture2d")
+        packed_storage(context, (1, 33, 32), FLOAT32, "texture2d")
 
 
 def test_the_bytes_of_an_image_are_asked_of_the_driver(device):
-    limits = inside.logical(device).physical.image_limits
+    limits = inside.context(device).physical.image_limits
     device.empty((3, 4, 5), "float32", "texture3d")
     # Vulkan promises so much, wherever there is such an image at all.
     assert all(limit.size >= 2**31 - 1 for limit in limits.values() if limit)

@@ -184,7 +184,7 @@ def test_arrays_pass_through_in_one_submission(device, rng, kind, parameters, st
     layer = kind.layer(weight, bias, storage=storage, device=device)
     x = rng.standard_normal(kind.shape(7, 2, 5, 6), np.float32)
     layer(x)
-    queue = inside.logical(device).queue
+    queue = inside.context(device).queue
     before = queue.last
     layer(x)
     assert queue.last == before + 1
@@ -218,9 +218,9 @@ def test_arrays_of_many_chunks_give_the_same(
     whole = layer(x)
     kind.check(whole, x, weight, bias, dtype=dtype)
     monkeypatch.setattr(*inside.slots.chunk_bytes, limit)
-    before = inside.logical(device).queue.last
+    before = inside.context(device).queue.last
     np.testing.assert_array_equal(layer(x), whole)
-    assert inside.logical(device).queue.last > before + 2
+    assert inside.context(device).queue.last > before + 2
 
 
 def test_an_interrupted_call_leaves_a_usable_layer(own_device, rng, kind, parameters, monkeypatch):
@@ -228,7 +228,7 @@ def test_an_interrupted_call_leaves_a_usable_layer(own_device, rng, kind, parame
     layer = kind.layer(weight, bias, device=own_device)
     x = rng.standard_normal(kind.shape(7, 5, 6), np.float32)
     expected = layer(x)
-    setattr(inside.logical(own_device).queue, inside.SPIN_SECONDS, 0.0)
+    setattr(inside.context(own_device).queue, inside.SPIN_SECONDS, 0.0)
     with monkeypatch.context() as patch:
 
         def interrupt(*_: object) -> None:
@@ -555,17 +555,17 @@ def test_it_explains_what_the_call_dispatches(device, storage, shape):
     explained = layer.explain(shape, storage)
     x = np.ones(shape, np.float32)
     seen = []
-    submit = inside.dispatcher(device).submit
+    submit = inside.context(device).submit
 
     def spy(*dispatches, **options):
         seen.extend(d.plan for d in dispatches if d.plan.variant.family.startswith("linear"))
         return submit(*dispatches, **options)
 
-    inside.dispatcher(device).submit = spy
+    inside.context(device).submit = spy
     try:
         y = layer(x if storage == "auto" else device.tensor(x, storage=storage))
     finally:
-        del inside.dispatcher(device).submit
+        del inside.context(device).submit
     (plan,) = seen
     assert explained.variant == plan.variant.name
     assert explained.workgroup == plan.workgroup

@@ -45,7 +45,7 @@ def test_500_calls_of_mixed_sizes(device, objects, rng):
     inputs = [rng.standard_normal(size).astype(np.float32) for size in sizes]
     with pwconv.Device(device.info.index, validate=True) as own:
         layer = pwconv.PointwiseConv2d(weight, bias, device=own)
-        memory = inside.logical(own).memory
+        memory = inside.context(own).memory
         order = random.Random(3)
 
         def calls(count: int) -> None:
@@ -54,7 +54,7 @@ def test_500_calls_of_mixed_sizes(device, objects, rng):
                 layer(x)
                 layer(own.tensor(x))
             own.synchronize()
-            inside.logical(own).queue.collect()
+            inside.context(own).queue.collect()
 
         calls(500)  # until every input has met every staging buffer
         before = (+objects, memory.reserved, memory.block_count)

@@ -78,12 +78,12 @@ class Load:
     def tell(self, done: int) -> None:
         """Print what there is after so many calls, caches as they are."""
         self.device.synchronize()
-        logical = inside.logical(self.device)
-        logical.queue.collect()
+        context = inside.context(self.device)
+        context.queue.collect()
         print(
             f"{done:7,} calls: {resident() / 2**20:.1f} MiB resident; of the device "
-            f"{logical.memory.reserved / 2**20:.1f} MiB taken, {logical.memory.used / 2**20:.2f} "
-            f"MiB handed out, {len(logical.live)} objects"
+            f"{context.memory.reserved / 2**20:.1f} MiB taken, {context.memory.used / 2**20:.2f} "
+            f"MiB handed out, {len(context.live)} objects"
         )
 
 
@@ -107,7 +107,7 @@ def test_memory_is_flat(unvalidated, request):
         done = mark
         load.tell(done)
         host = resident()
-        figures.append((host, inside.logical(unvalidated).memory.reserved, *settled(unvalidated)))
+        figures.append((host, inside.context(unvalidated).memory.reserved, *settled(unvalidated)))
     first, last = figures[0], figures[-1]
     assert last[0] <= first[0] + _SPARE
     assert last[1] <= first[1]

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
 
 import pwconv
-from pwconv.dispatch import Dispatcher, grid_parts, short_parts
-from pwconv.vk import commands
-from pwconv.vk.commands import LONGEST_SUBMISSION, Step, short_submissions
+from pwconv.dispatch import grid_parts, short_parts
+from pwconv.vk import queue
+from pwconv.vk.commands import LONGEST_SUBMISSION, Dispatch, Plan
 from support import inside
 from support.accuracy import check_layer, check_linear, random_linear, random_problem
 from support.mirror import Mirror, random_weight
@@ -24,15 +25,15 @@ def slow(device, monkeypatch) -> Callable[[float], list[int]]:
     def slow(flop_per_second: float) -> list[int]:
         kind = device.info.type
         monkeypatch.setitem(inside.SLOWEST_RATE, kind, flop_per_second)
-        monkeypatch.setattr(device, inside.DISPATCHER, Dispatcher(inside.logical(device)))
+        monkeypatch.setattr(device, inside.CONTEXT, inside.another_context(device))
         submitted = []
-        submit = commands.Queue.submit
+        submit = queue.Queue.submit
 
-        def counted(queue, command_buffer, **settings):
+        def counted(self, command_buffer, **settings):
             submitted.append(1)
-            return submit(queue, command_buffer, **settings)
+            return submit(self, command_buffer, **settings)
 
-        monkeypatch.setattr(commands.Queue, "submit", counted)
+        monkeypatch.setattr(queue.Queue, "submit", counted)
         return submitted
 
     return slow
@@ -45,9 +46,7 @@ def test_a_layer(device, rng, slow, storage):
     submitted = slow(flop / (7.5 * LONGEST_SUBMISSION))
     layer = pwconv.PointwiseConv2d(weight, bias, storage=storage, device=device)
     check_layer(layer, x, weight, bias)
-    plans = [
-        p for p in inside.plans(inside.dispatcher(device)).values() if "conv2d" in p.variant.name
-    ]
+    plans = [p for p in inside.plans(inside.context(device)).values() if "conv2d" in p.variant.name]
     # As many pieces as there are workgroups, at most.
     assert all(len(plan.parts) > 1 for plan in plans)
     assert len(submitted) > len(plans[0].parts) / 2
@@ -79,7 +78,7 @@ def test_short_work_is_one_submission(device, rng, slow):
     layer = pwconv.PointwiseConv2d(np.ones((8, 8), np.float32), device=device)
     recording = None
     layer(rng.standard_normal((1, 8, 40, 40)).astype(np.float32))
-    for recording in inside.recordings(inside.dispatcher(device)).values():
+    for recording in inside.recordings(inside.context(device)).values():
         assert len(recording.command_buffers) == 1
     assert recording is not None
 
@@ -99,30 +98,31 @@ def test_limits_hold_for_short_work():
     assert short_parts((9, 9, 9), (4, 5, 6), 0.0) == (4, 5, 6)
 
 
-def step(parts: int, share: float) -> Step:
-    """Return a step of parts that each take a share of the longest submission."""
-    groups = [(bytes([n]), (1, 1, 1)) for n in range(parts)]
-    return Step(None, (), tuple(groups), seconds=share * LONGEST_SUBMISSION)
+def entry(parts: int, share: float) -> Any:
+    """Return a dispatch of parts that each take a share of the longest submission."""
+    every = tuple((bytes([n]), (1, 1, 1)) for n in range(parts))
+    plan = Plan(None, (1, 1, 1), None, every, share * LONGEST_SUBMISSION)
+    return inside.Entry(Dispatch(plan, {}), every, True, [])
 
 
 @pytest.mark.parametrize(
-    "steps",
+    "entries",
     [
-        [step(1, 0.0)] * 40,
-        [step(1, 0.4)] * 7,
-        [step(5, 0.3), step(1, 0.0), step(2, 0.9), step(3, 2.0)],
-        [step(1, 5.0), step(1, 0.5), step(9, 0.5)],
+        [entry(1, 0.0)] * 40,
+        [entry(1, 0.4)] * 7,
+        [entry(5, 0.3), entry(1, 0.0), entry(2, 0.9), entry(3, 2.0)],
+        [entry(1, 5.0), entry(1, 0.5), entry(9, 0.5)],
     ],
 )
-def test_submissions_are_short(steps):
-    submissions = list(short_submissions(steps))
+def test_submissions_are_short(entries):
+    submissions = list(inside.short_submissions(entries))
     assert all(submissions)
     for submission in submissions:
-        seconds = sum(len(each.parts) * each.seconds for each in submission)
+        seconds = sum(len(each.parts) * each.dispatch.plan.seconds for each in submission)
         alone = len(submission) == 1 and len(submission[0].parts) == 1
         assert alone or seconds <= LONGEST_SUBMISSION * (1 + 1e-9)
-    given = [part for each in steps for part in each.parts]
+    given = [part for each in entries for part in each.parts]
     assert [part for s in submissions for each in s for part in each.parts] == given
     # What waits, waits still: at the beginning of a submission, or within it.
     first_parts = [each for s in submissions for each in s if each.waits]
-    assert len(first_parts) == len(steps)
+    assert len(first_parts) == len(entries)

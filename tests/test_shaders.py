@@ -93,10 +93,10 @@ def test_what_a_device_lacks_is_named():
 )
 def test_bindings_are_counted_by_type(name, limit, least):
     variant = inside.manifest()[name]
-    dispatcher = card(**{limit: least})
-    assert variant.unmet(dispatcher.limits, dispatcher.features) is None
-    dispatcher = card(**{limit: least - 1})
-    assert variant.unmet(dispatcher.limits, dispatcher.features) == (
+    context = card(**{limit: least})
+    assert variant.unmet(context.limits, context.features) is None
+    context = card(**{limit: least - 1})
+    assert variant.unmet(context.limits, context.features) == (
         f"{limit} of at least {least} (it is {least - 1})"
     )
 

@@ -141,7 +141,7 @@ def test_a_type_the_device_cannot_store(device, monkeypatch):
     def properties(*_: object) -> None:
         raise refuse
 
-    monkeypatch.setattr(inside.logical(device).physical, "image_limits", {})
+    monkeypatch.setattr(inside.context(device).physical, "image_limits", {})
     name = "vkGetPhysicalDeviceImageFormatProperties"
     monkeypatch.setattr(vk, name, inside.raising(name, properties))
     with pytest.raises(pwconv.UnsupportedError, match=r"cannot store float16 in textures"):

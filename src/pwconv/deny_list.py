@@ -6,7 +6,7 @@ An entry of the list, a denial::
     why      what was wrong, in a line
     shader   digest of the SPIR-V that was wrong
 
-``pwconv verify --deny`` writes it; a dispatcher runs nothing that is on it. Every version of pwconv
+``pwconv verify --deny`` writes it; a context runs nothing that is on it. Every version of pwconv
 shares the list: a denial holds until its variant passes. Of a list that cannot be read no one knows
 what it denies: that is an error.
 """

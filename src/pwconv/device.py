@@ -14,8 +14,8 @@ from typing import Any
 
 import numpy as np
 
+from pwconv.context import Context, Denied
 from pwconv.deny_list import DenyList
-from pwconv.dispatch import Denied, Dispatcher
 from pwconv.dtypes import Array, DType, as_dtype, as_float_array
 from pwconv.errors import NoDeviceError, PwconvError, UnsupportedError
 from pwconv.files import cache_folder
@@ -35,7 +35,6 @@ from pwconv.tuning.tuner import Tuner, tuning_mode
 from pwconv.vk import api as vk
 from pwconv.vk import process
 from pwconv.vk.instance import describe_loader, resident_instance
-from pwconv.vk.logical_device import LogicalDevice
 from pwconv.vk.physical_device import DeviceInfo, PhysicalDevice
 from pwconv.vk.resources import Buffer
 
@@ -120,13 +119,12 @@ class Device:
         deny_list = DenyList(info)
         denied = Denied(frozenset(deny_list.read()), deny_list.file)
         with process.using_vulkan(), ExitStack() as made:
-            self._logical = open_logical(info, validate=validate)
-            made.callback(self._logical.close)
-            self._dispatcher = Dispatcher(self._logical, denied)
-            self._tuner = Tuner(self._dispatcher, mode)
+            self._context = open_context(info, validate=validate, denied=denied)
+            made.callback(self._context.close)
+            self._tuner = Tuner(self._context, mode)
             self._validate = validate
             # At garbage collection; tensors and layers hold the device, so they go first.
-            self._finalizer = weakref.finalize(self, self._logical.close)
+            self._finalizer = weakref.finalize(self, self._context.close)
             self._finalizer.atexit = False
             _opened[next(_openings)] = self
             made.pop_all()
@@ -134,12 +132,12 @@ class Device:
     @property
     def info(self) -> DeviceInfo:
         """What the device is and can do; readable after close too."""
-        return self._logical.info
+        return self._context.info
 
     @property
     def closed(self) -> bool:
         """Whether :meth:`close` was called."""
-        return self._logical.closed
+        return self._context.closed
 
     def tensor(self, array: Any, dtype: Any = None, storage: str = "auto") -> Tensor:
         """Copy an array to the device.
@@ -162,7 +160,7 @@ class Device:
         UnsupportedError
             The tensor is past the device's limits.
         """
-        self._logical.enter()
+        self._context.enter()
         return self._tensor(array, dtype, storage)
 
     def _tensor(self, array: Any, dtype: Any, storage: str) -> Tensor:
@@ -171,12 +169,12 @@ class Device:
         target = source.dtype.newbyteorder("=") if dtype is None else as_dtype(dtype)
         shape = source.shape
         storage = choose_storage(
-            self._logical, {"array": shape}, target, storage_order(self._logical, storage)
+            self._context, {"array": shape}, target, storage_order(self._context, storage)
         )
         tensor = self._empty(shape, target, storage)
         full_shape = shape4(shape, "array")
         if 0 not in full_shape:
-            transfer.upload(self._dispatcher, source.reshape(full_shape), tensor.resource, target)
+            transfer.upload(self._context, source.reshape(full_shape), tensor.resource, target)
         return tensor
 
     def empty(self, shape: Any, dtype: Any, storage: str = "auto") -> Tensor:
@@ -195,11 +193,11 @@ class Device:
         TypeError, ValueError, ClosedError, OutOfMemoryError, UnsupportedError
             As :meth:`tensor`.
         """
-        self._logical.enter()
+        self._context.enter()
         check_storage(storage)
         shape, dtype = as_shape(shape), as_dtype(dtype)
         storage = choose_storage(
-            self._logical, {"shape": shape}, dtype, storage_order(self._logical, storage)
+            self._context, {"shape": shape}, dtype, storage_order(self._context, storage)
         )
         return self._empty(shape, dtype, storage)
 
@@ -210,13 +208,13 @@ class Device:
         ------
         ClosedError, DeviceLostError, ValidationError
         """
-        self._logical.enter()
-        with self._logical.lock:
-            self._logical.resources.settle()
-        self._logical.queue.wait()
-        with self._logical.lock:
-            self._logical.queue.collect()
-            self._logical.check()
+        self._context.enter()
+        with self._context.lock:
+            self._context.resources.settle()
+        self._context.queue.wait()
+        with self._context.lock:
+            self._context.queue.collect()
+            self._context.check()
 
     def memory(self) -> Memory:
         """Return the device memory that there is, in bytes.
@@ -225,13 +223,13 @@ class Device:
         ------
         ClosedError, DeviceLostError
         """
-        self._logical.enter()
-        with self._logical.lock:
-            cached = self._logical.resources.size + self._logical.staging.size
+        self._context.enter()
+        with self._context.lock:
+            cached = self._context.resources.size + self._context.staging.size
             return Memory(
-                allocated=self._logical.memory.used - cached,
+                allocated=self._context.memory.used - cached,
                 cached=cached,
-                reserved=self._logical.memory.reserved,
+                reserved=self._context.memory.reserved,
             )
 
     def empty_cache(self) -> None:
@@ -244,9 +242,9 @@ class Device:
         ------
         ClosedError, DeviceLostError
         """
-        self._logical.enter()
-        self._dispatcher.forget_recordings()
-        self._logical.free_unused()
+        self._context.enter()
+        self._context.forget_recordings()
+        self._context.free_unused()
 
     def close(self) -> None:
         """Wait for the device and free everything on it. Tensors and layers on it become unusable.
@@ -254,7 +252,7 @@ class Device:
         Closing twice is no error. Where Ctrl-C ends the waiting, nothing is freed yet, and closing
         again goes on.
         """
-        self._logical.close()
+        self._context.close()
         self._finalizer.detach()
 
     def __reduce__(self) -> str:
@@ -281,7 +279,7 @@ class Device:
         """Return a tensor that is known to fit its storage, its contents undefined."""
         tensor = Tensor(self, shape, dtype, storage)
         # Made before, so that it returns the resource wherever an exception comes.
-        tensor._resource = acquire_resource(self._logical, shape, dtype, storage, "shape")
+        tensor._resource = acquire_resource(self._context, shape, dtype, storage, "shape")
         return tensor
 
     def _as_buffer(self, tensor: Tensor) -> Tensor:
@@ -290,20 +288,20 @@ class Device:
         full_shape = shape4(tensor.shape, "tensor")
         if 0 not in full_shape:
             transfer.texture3d_to_buffer(
-                self._dispatcher, tensor.resource, copy.resource, full_shape, tensor.dtype
+                self._context, tensor.resource, copy.resource, full_shape, tensor.dtype
             )
         return copy
 
     def _download(self, tensor: Tensor) -> Array:
-        self._logical.enter()
+        self._context.enter()
         full_shape = shape4(tensor.shape, "tensor")
         if 0 in full_shape:
             return np.empty(tensor.shape, tensor.dtype)
-        array = transfer.download(self._dispatcher, tensor.resource, full_shape, tensor.dtype)
+        array = transfer.download(self._context, tensor.resource, full_shape, tensor.dtype)
         return array.reshape(tensor.shape)
 
     def _unpack_rows(self, weight: PackedWeight) -> Buffer:
-        return pack_linear_weight.unpack_rows(self._dispatcher, weight.resource, weight.shape)
+        return pack_linear_weight.unpack_rows(self._context, weight.resource, weight.shape)
 
     def _packed_reduction(self, weight: PackedWeight) -> tuple[object, ...]:
         """Return what pickle is told of a packed weight: the array, and where it is packed."""
@@ -314,10 +312,8 @@ class Device:
         return _pack_again, (np.ascontiguousarray(array), weight.storage, info.index, info.name)
 
     def _download_packed(self, weight: PackedWeight) -> Array:
-        self._logical.enter()
-        return pack_linear_weight.unpack(
-            self._dispatcher, weight.resource, weight.shape, weight.dtype
-        )
+        self._context.enter()
+        return pack_linear_weight.unpack(self._context, weight.resource, weight.shape, weight.dtype)
 
 
 def _pack_again(array: Array, storage: str, index: int, name: str) -> PackedWeight:
@@ -350,7 +346,7 @@ def default_device() -> Device:
     global _default
     process.enter(_default_lock, "pwconv")
     with _default_lock:
-        if _default is None or not _default._logical.usable:
+        if _default is None or not _default._context.usable:
             _default = Device()
         return _default
 
@@ -407,8 +403,10 @@ def choose_device(wanted: Any) -> DeviceInfo:
     return found[_choose(wanted, found)]
 
 
-def open_logical(info: DeviceInfo, *, validate: bool | None = None) -> LogicalDevice:
-    """Open a device whatever its deny list says.
+def open_context(
+    info: DeviceInfo, *, validate: bool | None = None, denied: Denied | None = None
+) -> Context:
+    """Open a device; without ``denied``, whatever its deny list says.
 
     Raises
     ------
@@ -418,7 +416,12 @@ def open_logical(info: DeviceInfo, *, validate: bool | None = None) -> LogicalDe
     if validate is None:
         validate = _validate_by_default()
     with process.using_vulkan():
-        return LogicalDevice(info.index, validate=validate, cache_folder=cache_folder("pipelines"))
+        return Context(
+            info.index,
+            validate=validate,
+            cache_folder=cache_folder("pipelines"),
+            denied=denied,
+        )
 
 
 def _find_or_open(wanted: Any, preferred: Sequence[Device]) -> Device:
@@ -434,7 +437,7 @@ def _find_or_open(wanted: Any, preferred: Sequence[Device]) -> Device:
         for opened in (_default, *(reference() for reference in _opened.valuerefs())):
             if (
                 opened is not None
-                and opened._logical.usable
+                and opened._context.usable
                 and (opened.info.index, opened._validate) == (index, validate)
             ):
                 return opened

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from pwconv.dispatch import Size3
+from pwconv.vk.commands import Size3
 
 
 @dataclass(frozen=True)

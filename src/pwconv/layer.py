@@ -11,7 +11,6 @@ import numpy as np
 
 from pwconv.activation import parse_activation
 from pwconv.device import Device, DeviceLike, resolve_device
-from pwconv.dispatch import Dispatch, Plan, Resource
 from pwconv.dtypes import FLOAT16, FLOAT32, Array, DType, as_dtype, as_float_array
 from pwconv.errors import UnsupportedError
 from pwconv.explanation import Explanation
@@ -28,7 +27,8 @@ from pwconv.tensor import (
     shape4,
     storage_order,
 )
-from pwconv.vk.resources import DEVICE, Buffer
+from pwconv.vk.commands import Dispatch, Plan
+from pwconv.vk.resources import DEVICE, Buffer, Resource
 
 _PLANS_KEPT = 32
 
@@ -56,7 +56,7 @@ class Layer(ABC):
         check_storage(storage)
         self._storage = storage
         self._device = resolve_device(device, weight)
-        self._device._logical.enter()
+        self._device._context.enter()
         self._activation = parse_activation(activation)
         self._named_activation = activation
         self._converts = dtype is not None
@@ -64,7 +64,7 @@ class Layer(ABC):
         self._dtype = self._weight.dtype
         self._accumulate = self._parse_accumulate(accumulate)
         # Says at once what the device lacks, rather than at the first call.
-        self._require_variant(storage_order(self._device._logical, storage)[0])
+        self._require_variant(storage_order(self._device._context, storage)[0])
         self._bias_array = check_bias(bias, self._weight.shape[1], self._bias_axis)
         self._bias = self._upload_bias()
         self._plans: OrderedDict[tuple[str, Shape], tuple[Plan, Shape, str]] = OrderedDict()
@@ -141,7 +141,7 @@ class Layer(ABC):
             The input or output is past the device's limits.
         OutOfMemoryError, ClosedError, DeviceLostError
         """
-        self._device._logical.enter()
+        self._device._context.enter()
         if not isinstance(x, Tensor) and out is None:
             return self._from_array(self._check_array(x))
         tensor, out_shape = self._place(x, out)
@@ -175,7 +175,7 @@ class Layer(ABC):
             The input or output is past the device's limits.
         OutOfMemoryError, ClosedError
         """
-        self._device._logical.enter()
+        self._device._context.enter()
         x_shape = as_shape(shape)
         check_storage(storage)
         if storage != "auto":
@@ -241,7 +241,7 @@ class Layer(ABC):
         if 0 in out_shape:
             return np.empty(out_shape, self._dtype)
         return transfer.pass_through(
-            self._device._dispatcher,
+            self._device._context,
             array.reshape(shape4(array.shape, "x")),
             x.resource,
             self._dispatch(x, y),
@@ -251,7 +251,7 @@ class Layer(ABC):
         ).reshape(out_shape)
 
     def _submit(self, x: Tensor, out: Tensor) -> None:
-        self._device._dispatcher.submit(self._dispatch(x, out))
+        self._device._context.submit(self._dispatch(x, out))
 
     def _dispatch(self, x: Tensor, out: Tensor) -> Dispatch:
         plan, _, _ = self._plan(x.storage, x.shape, out.shape)
@@ -274,13 +274,13 @@ class Layer(ABC):
 
     def _parameters(self, plan: Plan) -> dict[str, Resource]:
         """Return the weight and the bias, as a plan's bindings name them."""
-        if "weight_rows" in plan.binding_names:
+        if "weight_rows" in plan.variant.binding_names:
             return {"weight_rows": self._weight.rows(), "bias": self._bias}
         return {"packed_weight": self._weight.resource, "bias": self._bias}
 
     def _plan(self, storage: str, x_shape: Shape, out_shape: Shape) -> tuple[Plan, Shape, str]:
         """Return the plan for a shape, the output's shape, and why the plan's variant."""
-        lock = self._device._logical.lock
+        lock = self._device._context.lock
         with lock:
             known = self._plans.get((storage, x_shape))
             if known is not None:
@@ -318,7 +318,7 @@ class Layer(ABC):
             return weight
         array = self._weight_matrix(as_float_array(weight, "weight"))
         storage = self._weight_storage(
-            storage_order(self._device._logical, self._storage)[0],
+            storage_order(self._device._context, self._storage)[0],
             array.dtype if dtype is None else as_dtype(dtype),
             array.shape,
         )
@@ -374,7 +374,7 @@ class Layer(ABC):
         """Return the output's shape, and the first storage that x and the output fit."""
         out_shape = self._output_shape(x_shape)
         shapes = {"x": x_shape, "the output": out_shape}
-        return out_shape, choose_storage(self._device._logical, shapes, self._dtype, storages)
+        return out_shape, choose_storage(self._device._context, shapes, self._dtype, storages)
 
     def _storages(self, x: Any, out: Any) -> tuple[str, ...]:
         """Return the storages to try for x and its output, best first."""
@@ -387,7 +387,7 @@ class Layer(ABC):
     def _storages_from(self, storage: str) -> tuple[str, ...]:
         """Return the storages to try for a tensor stored so, or for an array, which is "auto"."""
         if storage == "auto":
-            return storage_order(self._device._logical, self._storage)
+            return storage_order(self._device._context, self._storage)
         # A texture whose output is past a texture's limit becomes a buffer.
         may_change = self._storage == "auto" and storage == "texture3d"
         return ("texture3d", "buffer") if may_change else (storage,)
@@ -459,6 +459,6 @@ def upload_parameter(device: Device, array: Array) -> Buffer:
     UnsupportedError, OutOfMemoryError, ClosedError
     """
     check_parameter(device, array.nbytes)
-    buffer = Buffer(device._logical, array.nbytes, DEVICE)
-    upload_buffer(device._logical, array, buffer)
+    buffer = Buffer(device._context, array.nbytes, DEVICE)
+    upload_buffer(device._context, array, buffer)
     return buffer

@@ -9,7 +9,6 @@ import numpy as np
 
 from pwconv.activation import Activation
 from pwconv.device import DeviceLike
-from pwconv.dispatch import Plan
 from pwconv.dtypes import Array, DType
 from pwconv.errors import UnsupportedError
 from pwconv.kernels import conv2d_pw, conv2d_pw_choice, linear
@@ -18,6 +17,7 @@ from pwconv.packed_weight import PackedWeight
 from pwconv.shaders import Variant
 from pwconv.tensor import Shape, as_pair, shape4
 from pwconv.tuning.race import Task
+from pwconv.vk.commands import Plan
 
 
 class PointwiseConv2d(Layer):
@@ -149,7 +149,7 @@ class PointwiseConv2d(Layer):
 
     def _weight_storage(self, storage: str, dtype: DType, shape: Shape) -> str:
         return conv2d_pw_choice.preferred_weight_storage(
-            self._device._dispatcher, storage, dtype, *shape
+            self._device._context, storage, dtype, *shape
         )
 
     def _require_variant(self, storage: str) -> None:
@@ -157,7 +157,7 @@ class PointwiseConv2d(Layer):
         problem = conv2d_pw.Problem(
             storage, x_shape, out_shape, self._dtype, self._accumulate, self._geometry
         )
-        conv2d_pw_choice.candidates(self._device._dispatcher, problem, self._weight.storage)
+        conv2d_pw_choice.candidates(self._device._context, problem, self._weight.storage)
 
     def _make_plan(self, storage: str, x_shape: Shape, out_shape: Shape) -> tuple[Plan, str]:
         return self._plan_with(storage, x_shape, out_shape, self._activation)
@@ -177,7 +177,7 @@ class PointwiseConv2d(Layer):
         task = self._task(storage, x_shape, out_shape, geometry)
         choice = self._device._tuner.choose(task)
         plan = conv2d_pw.plan_conv2d_pw(
-            self._device._dispatcher,
+            self._device._context,
             choice.variant,
             task.problem,
             activation,
@@ -328,7 +328,7 @@ class Linear(Layer):
 
     def _from_array(self, array: Array) -> Array:
         out_shape = self._output_shape(array.shape)
-        self._device._logical.require_open()
+        self._device._context.require_open()
         if 0 in out_shape:
             return np.empty(out_shape, self._dtype)
         stored = self._array_shape(array.shape)
@@ -371,13 +371,13 @@ class Linear(Layer):
     def _weight_storage(self, storage: str, dtype: DType, shape: Shape) -> str:
         batches, n, k = shape if len(shape) == 3 else (1, *shape)
         return linear.preferred_weight_storage(
-            self._device._dispatcher, storage, dtype, (batches, n, k)
+            self._device._context, storage, dtype, (batches, n, k)
         )
 
     def _require_variant(self, storage: str) -> None:
         x_shape = (1, 1, 1, self.in_features)
         problem = linear.Problem(storage, x_shape, 1, 1, self._dtype, self._accumulate)
-        linear.candidates(self._device._dispatcher, problem, self._weight.storage)
+        linear.candidates(self._device._context, problem, self._weight.storage)
 
     def _make_plan(self, storage: str, x_shape: Shape, out_shape: Shape) -> tuple[Plan, str]:
         return self._plan_with(storage, x_shape, self._activation)
@@ -392,9 +392,9 @@ class Linear(Layer):
             self._dtype,
             self._accumulate,
         )
-        dispatcher = self._device._dispatcher
-        choice = linear.choose(dispatcher, problem, self._weight.storage)
-        plan = linear.plan_linear(dispatcher, choice.variant, problem, activation, choice.workgroup)
+        context = self._device._context
+        choice = linear.choose(context, problem, self._weight.storage)
+        plan = linear.plan_linear(context, choice.variant, problem, activation, choice.workgroup)
         return plan, choice.reason
 
 

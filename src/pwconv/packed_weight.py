@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from pwconv.dtypes import Array, DType
-from pwconv.vk.resources import Buffer, Image
+from pwconv.vk.resources import Buffer, Image, Resource
 
 if TYPE_CHECKING:
     from pwconv.device import Device
@@ -35,7 +35,7 @@ class PackedWeight:
         device: Device,
         shape: tuple[int, int, int],
         dtype: DType,
-        resource: Image | Buffer,
+        resource: Resource,
     ) -> None:
         self._device = device
         self._shape = shape
@@ -64,14 +64,14 @@ class PackedWeight:
         return "texture2d" if isinstance(self._resource, Image) else "buffer"
 
     @property
-    def resource(self) -> Image | Buffer:
+    def resource(self) -> Resource:
         """The image or buffer.
 
         Raises
         ------
         ClosedError
         """
-        self._device._logical.require_open()
+        self._device._context.require_open()
         return self._resource
 
     def rows(self) -> Buffer:
@@ -83,7 +83,7 @@ class PackedWeight:
         """
         if self._rows is None:
             rows = self.device._unpack_rows(self)
-            with self.device._logical.lock:  # of several threads the first one's are kept
+            with self.device._context.lock:  # of several threads the first one's are kept
                 self._rows = self._rows or rows
         return self._rows
 

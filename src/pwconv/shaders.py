@@ -41,6 +41,8 @@ class Variant:
         What it needs of a device, by Vulkan's names.
     bindings : tuple of (str, str)
         Name and descriptor type, in binding order.
+    written : tuple of int
+        The bindings that it writes; the others it only reads.
     workgroup : tuple of int or None
         The workgroup size, where the shader has it fixed.
     shared_memory : int
@@ -54,6 +56,7 @@ class Variant:
     features: tuple[str, ...]
     limits: Mapping[str, int]
     bindings: tuple[tuple[str, str], ...]
+    written: tuple[int, ...]
     workgroup: tuple[int, int, int] | None
     shared_memory: int
     _file: str
@@ -69,6 +72,11 @@ class Variant:
         if hashlib.sha256(code).hexdigest() != self._sha256:
             raise PwconvError(f"{_FOLDER / self._file} is damaged; install pwconv again")
         return code
+
+    @functools.cached_property
+    def binding_names(self) -> tuple[str, ...]:
+        """The names of the bindings, in order."""
+        return tuple(name for name, _ in self.bindings)
 
     @property
     def push_constant_size(self) -> int:
@@ -194,6 +202,7 @@ def _variant(name: str, entry: Mapping[str, Any]) -> Variant:
         features=tuple(entry["features"]),
         limits=entry["limits"],
         bindings=tuple((b["name"], b["type"]) for b in entry["bindings"]),
+        written=tuple(b["binding"] for b in entry["bindings"] if "w" in b["access"]),
         workgroup=tuple(entry["workgroup"]) if entry["workgroup"] else None,
         shared_memory=entry["shared_memory"],
         _file=entry["file"],

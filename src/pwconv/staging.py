@@ -9,10 +9,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from pwconv.context import Context
 from pwconv.dtypes import Array, DType
 from pwconv.layout import Chunk, staging_chunks
 from pwconv.vk import api as vk
-from pwconv.vk.logical_device import LogicalDevice
 from pwconv.vk.resources import Buffer
 
 # The host copies one chunk while the device copies another: the smaller they are, the sooner both
@@ -48,22 +48,20 @@ class Staged:
         array[self.chunk.outer, self.chunk.middle, self.chunk.inner] = self.rows()
 
 
-def upload_chunks(
-    device: LogicalDevice, array: Array, submit: Callable[[Chunk, Buffer], int]
-) -> None:
+def upload_chunks(context: Context, array: Array, submit: Callable[[Chunk, Buffer], int]) -> None:
     """Pass an array [outer, middle, inner] to the device.
 
     ``submit(chunk, buffer)`` consumes a chunk that lies in the buffer, rows padded, and returns the
     submission's serial. Returns when the last chunk is submitted, not done: the array is free.
     """
     dtype = array.dtype.newbyteorder("=")
-    for chunk in _chunks(device, array.shape, array.dtype.itemsize):
-        with device.in_use(), _staged(device, chunk, dtype, upload=True) as staged:
+    for chunk in _chunks(context, array.shape, array.dtype.itemsize):
+        with context.in_use(), _staged(context, chunk, dtype, upload=True) as staged:
             staged.fill(array)
             staged.serial = submit(chunk, staged.buffer)
 
 
-def upload_buffer(device: LogicalDevice, array: Array, target: Buffer) -> None:
+def upload_buffer(context: Context, array: Array, target: Buffer) -> None:
     """Copy a contiguous array into a buffer."""
 
     def submit(chunk: Chunk, buffer: Buffer) -> int:
@@ -74,14 +72,12 @@ def upload_buffer(device: LogicalDevice, array: Array, target: Buffer) -> None:
             )
             vk.vkCmdCopyBuffer(command_buffer, buffer.handle, target.handle, 1, [region])
 
-        return device.queue.run_once(record)
+        return context.queue.run_once(record)
 
-    upload_chunks(device, array.reshape(1, 1, -1), submit)
+    upload_chunks(context, array.reshape(1, 1, -1), submit)
 
 
-def download_chunks(
-    device: LogicalDevice, array: Array, submit: Callable[[Chunk, Buffer], int]
-) -> None:
+def download_chunks(context: Context, array: Array, submit: Callable[[Chunk, Buffer], int]) -> None:
     """Fill an array [outer, middle, inner] from the device.
 
     ``submit(chunk, buffer)`` has a chunk written to the buffer, rows padded, and returns the
@@ -90,14 +86,14 @@ def download_chunks(
     asked: deque[Staged] = deque()
 
     def take_first() -> None:
-        device.queue.wait(asked[0].serial)
+        context.queue.wait(asked[0].serial)
         asked[0].empty(array)
-        _release(device, asked.popleft(), upload=False)
+        _release(context, asked.popleft(), upload=False)
 
-    with device.in_use():
+    with context.in_use():
         try:
-            for chunk in _chunks(device, array.shape, array.dtype.itemsize):
-                asked.append(_acquire(device, chunk, array.dtype, upload=False))
+            for chunk in _chunks(context, array.shape, array.dtype.itemsize):
+                asked.append(_acquire(context, chunk, array.dtype, upload=False))
                 asked[-1].serial = submit(chunk, asked[-1].buffer)
                 if len(asked) == _ASKED_AHEAD:
                     take_first()
@@ -105,17 +101,17 @@ def download_chunks(
                 take_first()
         finally:
             while asked:
-                _release(device, asked.popleft(), upload=False)
+                _release(context, asked.popleft(), upload=False)
 
 
-def one_chunk(device: LogicalDevice, shape: tuple[int, ...], itemsize: int) -> Chunk | None:
+def one_chunk(context: Context, shape: tuple[int, ...], itemsize: int) -> Chunk | None:
     """Return all of an array [outer, middle, inner], if it passes through staging at once."""
-    chunks = _chunks(device, shape, itemsize)
+    chunks = _chunks(context, shape, itemsize)
     return chunks[0] if len(chunks) == 1 else None
 
 
 def exchange(
-    device: LogicalDevice,
+    context: Context,
     array: Array,
     result: Array,
     submit: Callable[[Chunk, Buffer, Chunk, Buffer], int],
@@ -126,43 +122,43 @@ def exchange(
     written, and returns the serial of the one submission that does it all.
     """
     dtype = array.dtype.newbyteorder("=")
-    (sent,) = _chunks(device, array.shape, dtype.itemsize)
-    (received,) = _chunks(device, result.shape, result.dtype.itemsize)
+    (sent,) = _chunks(context, array.shape, dtype.itemsize)
+    (received,) = _chunks(context, result.shape, result.dtype.itemsize)
     with (
-        device.in_use(),
-        _staged(device, sent, dtype, upload=True) as source,
-        _staged(device, received, result.dtype, upload=False) as target,
+        context.in_use(),
+        _staged(context, sent, dtype, upload=True) as source,
+        _staged(context, received, result.dtype, upload=False) as target,
     ):
         source.fill(array)
         serial = submit(sent, source.buffer, received, target.buffer)
         source.serial = target.serial = serial
-        device.queue.wait(serial)
+        context.queue.wait(serial)
         target.empty(result)
 
 
 @contextmanager
-def _staged(device: LogicalDevice, chunk: Chunk, dtype: DType, *, upload: bool) -> Iterator[Staged]:
+def _staged(context: Context, chunk: Chunk, dtype: DType, *, upload: bool) -> Iterator[Staged]:
     """Lend a staging buffer to a chunk."""
     lent: list[Staged] = []
     try:
-        lent.append(_acquire(device, chunk, dtype, upload=upload))
+        lent.append(_acquire(context, chunk, dtype, upload=upload))
         yield lent[0]
     finally:
         while lent:
-            _release(device, lent.pop(), upload=upload)
+            _release(context, lent.pop(), upload=upload)
 
 
-def _acquire(device: LogicalDevice, chunk: Chunk, dtype: DType, *, upload: bool) -> Staged:
+def _acquire(context: Context, chunk: Chunk, dtype: DType, *, upload: bool) -> Staged:
     size = chunk_bytes(chunk, dtype)
-    return Staged(chunk, device.staging.acquire(size, upload=upload), dtype)
+    return Staged(chunk, context.staging.acquire(size, upload=upload), dtype)
 
 
-def _release(device: LogicalDevice, staged: Staged, *, upload: bool) -> None:
-    device.staging.release(staged.buffer, staged.serial, upload=upload)
+def _release(context: Context, staged: Staged, *, upload: bool) -> None:
+    context.staging.release(staged.buffer, staged.serial, upload=upload)
 
 
-def _chunks(device: LogicalDevice, shape: tuple[int, ...], itemsize: int) -> list[Chunk]:
-    limit = min(_CHUNK_BYTES, device.info.limits["maxStorageBufferRange"])
+def _chunks(context: Context, shape: tuple[int, ...], itemsize: int) -> list[Chunk]:
+    limit = min(_CHUNK_BYTES, context.info.limits["maxStorageBufferRange"])
     outer, middle, inner = shape
     return list(staging_chunks((outer, middle, inner), itemsize, limit))
 

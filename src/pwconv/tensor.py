@@ -8,11 +8,11 @@ import operator
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
+from pwconv.context import Context
 from pwconv.dtypes import FLOAT16, FLOAT32, Array, DType
 from pwconv.errors import UnsupportedError
 from pwconv.layout import Shape4, buffer_bytes, texture3d_extent
-from pwconv.vk.logical_device import LogicalDevice
-from pwconv.vk.resources import Buffer, Image, image_limit
+from pwconv.vk.resources import Buffer, Image, Resource, image_limit
 
 if TYPE_CHECKING:
     from pwconv.device import Device
@@ -55,13 +55,13 @@ class Tensor:
         self._shape = shape
         self._dtype = dtype
         self._storage = storage
-        self._resource: Image | Buffer | None = None
+        self._resource: Resource | None = None
 
     # A tensor a call: weakref.finalize, which also runs at exit, takes four times as long.
     def __del__(self) -> None:
         resource = getattr(self, "_resource", None)
         if resource is not None:
-            self._device._logical.resources.release(resource)
+            self._device._context.resources.release(resource)
 
     def __reduce__(self) -> str:
         raise TypeError("a tensor cannot be copied or pickled; copy or pickle tensor.numpy()")
@@ -92,14 +92,14 @@ class Tensor:
         return math.prod(self.shape) * self.dtype.itemsize
 
     @property
-    def resource(self) -> Image | Buffer:
+    def resource(self) -> Resource:
         """The image or buffer; a tensor of no elements has none.
 
         Raises
         ------
         ClosedError
         """
-        self._device._logical.require_open()
+        self._device._context.require_open()
         assert self._resource is not None
         return self._resource
 
@@ -187,7 +187,7 @@ def check_storage(storage: str) -> None:
 
 
 def choose_storage(
-    device: LogicalDevice,
+    context: Context,
     shapes: Mapping[str, Shape],
     dtype: DType,
     storages: tuple[str, ...],
@@ -207,12 +207,12 @@ def choose_storage(
     UnsupportedError
         The device cannot store the type, or a tensor is past its limits.
     """
-    device.require_open()
+    context.require_open()
     full_shapes = {name: shape4(shape, name) for name, shape in shapes.items()}
     problems = []
     for candidate in storages:
         for name, shape in full_shapes.items():
-            lack = _unmet(device, shape, dtype, candidate)
+            lack = _unmet(context, shape, dtype, candidate)
             if lack:
                 problems.append(f"{name} has shape {shapes[name]}: {lack}")
                 break
@@ -222,8 +222,8 @@ def choose_storage(
 
 
 def acquire_resource(
-    device: LogicalDevice, shape: Shape, dtype: DType, storage: str, argument: str
-) -> Image | Buffer | None:
+    context: Context, shape: Shape, dtype: DType, storage: str, argument: str
+) -> Resource | None:
     """Return a resource for a tensor that fits its storage, its contents undefined.
 
     There is none for a tensor of no elements.
@@ -233,13 +233,17 @@ def acquire_resource(
     ClosedError
     OutOfMemoryError
     """
-    device.require_open()
+    context.require_open()
     full_shape = shape4(shape, argument)
     if 0 in full_shape:
         return None
-    if storage == "texture3d":
-        return device.resources.acquire_image(texture3d_extent(full_shape), VK_FORMATS[dtype])
-    return device.resources.acquire_buffer(buffer_bytes(full_shape, dtype.itemsize))
+
+    def make() -> Resource:
+        if storage == "texture3d":
+            return Image(context, texture3d_extent(full_shape), VK_FORMATS[dtype], pooled=True)
+        return Buffer(context, buffer_bytes(full_shape, dtype.itemsize), pooled=True)
+
+    return context.resources.acquire((shape, dtype, storage), make)
 
 
 # What "auto" tries, in order. Measured over the EdgeTAM layers: on an NVIDIA H100 buffers take 0.6
@@ -248,14 +252,14 @@ _AUTO = {"discrete": ("buffer", "texture3d")}
 _AUTO_ELSEWHERE = ("texture3d", "buffer")
 
 
-def storage_order(device: LogicalDevice, storage: str) -> tuple[str, ...]:
+def storage_order(context: Context, storage: str) -> tuple[str, ...]:
     """Return the storages to try, best first; ``storage`` itself unless it is "auto"."""
-    return _AUTO.get(device.info.type, _AUTO_ELSEWHERE) if storage == "auto" else (storage,)
+    return _AUTO.get(context.info.type, _AUTO_ELSEWHERE) if storage == "auto" else (storage,)
 
 
-def _unmet(device: LogicalDevice, shape: Shape4, dtype: DType, storage: str) -> str | None:
+def _unmet(context: Context, shape: Shape4, dtype: DType, storage: str) -> str | None:
     """Return why a tensor cannot be stored so, and what to do, or None."""
-    name, limits = device.info.name, device.info.limits
+    name, limits = context.info.name, context.info.limits
     if storage == "buffer":
         size, most = buffer_bytes(shape, dtype.itemsize), limits["maxStorageBufferRange"]
         if size <= most:
@@ -264,7 +268,7 @@ def _unmet(device: LogicalDevice, shape: Shape4, dtype: DType, storage: str) -> 
             f"its buffer of {size:,} bytes is past maxStorageBufferRange = {most:,} of {name}; use "
             "a smaller batch, or cut it into rows"
         )
-    largest = image_limit(device, VK_FORMATS[dtype], 3)
+    largest = image_limit(context, VK_FORMATS[dtype], 3)
     if largest is None:
         return (
             f"{name} cannot store {dtype} in textures: it has no 3D storage images of format "

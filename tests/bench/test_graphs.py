@@ -87,8 +87,8 @@ def test_a_small_run(device, tmp_path):
 def test_what_does_not_fit_is_a_failure_of_its_own(device):
     size = 32 * (4 * device.info.limits["maxImageDimension3D"] // 32 + 1)
     large, small = (graph_workload("edgetam-mixers", each)[0] for each in (size, 32))
-    stopwatch, _ = make_stopwatch(inside.logical(device))
-    clocks = Clocks(inside.dispatcher(device), stopwatch)
+    stopwatch, _ = make_stopwatch(inside.context(device))
+    clocks = Clocks(inside.context(device), stopwatch)
     failed = ours_graphs.measure(device, clocks, large, "float16", "texture3d", "pwconv")
     found = ours_graphs.measure(device, clocks, small, "float16", "buffer", "pwconv")
     assert failed.sample is None

@@ -92,7 +92,7 @@ class Bench:
         gc.collect()
         self.device.empty_cache()
         self.device.synchronize()
-        return len(inside.logical(self.device).live)
+        return len(inside.context(self.device).live)
 
 
 ACTS: dict[str, Callable[[Bench], object]] = {

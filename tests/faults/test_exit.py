@@ -112,12 +112,12 @@ def test_a_thread_that_stays_at_work_is_named(own_device, monkeypatch):
     monkeypatch.setattr(process, "CLOSE_SECONDS", 0.05)
     entered, leave = threading.Event(), threading.Event()
 
-    logical = inside.logical(own_device)
+    context = inside.context(own_device)
 
     def work() -> None:
-        setattr(logical.queue, inside.SPIN_SECONDS, 0.0)
-        setattr(logical.queue, inside.WAIT_SLICE, lambda _fence: entered.set() or leave.wait())
-        logical.queue.wait(logical.queue.run_once(lambda _: None))
+        setattr(context.queue, inside.SPIN_SECONDS, 0.0)
+        setattr(context.queue, inside.WAIT_SLICE, lambda _fence: entered.set() or leave.wait())
+        context.queue.wait(context.queue.run_once(lambda _: None))
 
     thread = threading.Thread(target=work, name="the busy one")
     thread.start()
@@ -129,5 +129,5 @@ def test_a_thread_that_stays_at_work_is_named(own_device, monkeypatch):
     finally:
         leave.set()
         thread.join()
-    delattr(logical.queue, inside.WAIT_SLICE)
+    delattr(context.queue, inside.WAIT_SLICE)
     own_device.close()

@@ -56,19 +56,19 @@ def interrupted() -> Iterator[Callable[[Callable[[], object]], None]]:
 
 def keep_busy(device: pwconv.Device) -> None:
     """Submit work for some seconds, in pieces that no driver takes for a hang."""
-    queue = inside.logical(device).queue
-    kernel = FmaKernel(inside.dispatcher(device), "fp32", 2**14)
+    queue = inside.context(device).queue
+    kernel = FmaKernel(inside.context(device), "fp32", 2**14)
     iterations, seconds = 64, 0.0
     while seconds < BUSY_SECONDS / 30:
         iterations *= 2
-        recording = Recording(inside.logical(device), [kernel.step(iterations)], host_reads=False)
+        recording = Recording(queue, [[kernel.dispatch(iterations)]])
         times = []
         for _ in range(2):
             start = time.monotonic()
             queue.wait(recording.submit(awaited=True))
             times.append(time.monotonic() - start)
         seconds = min(times)
-    recording = Recording(inside.logical(device), [kernel.step(iterations)], host_reads=False)
+    recording = Recording(queue, [[kernel.dispatch(iterations)]])
     for _ in range(round(BUSY_SECONDS / seconds)):
         recording.submit()
 

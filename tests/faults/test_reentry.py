@@ -184,15 +184,15 @@ def test_a_busy_call_changes_nothing(own_device, rng):
             except pwconv.BusyError as error:
                 answers.append(str(error))
 
-    check = inside.logical(own_device).check
-    inside.logical(own_device).check = lambda: (
+    check = inside.context(own_device).check
+    inside.context(own_device).check = lambda: (
         check(),
         interrupt(own_device),
     )  # called under the lock
     try:
-        inside.dispatcher(own_device).submit(inside.dispatch_of(problem.layer, problem.tensor, out))
+        inside.context(own_device).submit(inside.dispatch_of(problem.layer, problem.tensor, out))
     finally:
-        inside.logical(own_device).check = check
+        inside.context(own_device).check = check
     assert len(answers) >= len(uses)
     assert all("is in the middle of a call of this same thread" in answer for answer in answers)
     problem.check()

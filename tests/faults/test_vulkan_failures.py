@@ -238,23 +238,23 @@ def attempt(calls: Injector, fault: Fault, act: Callable[[], object]) -> str:
 def assert_nothing_is_left(device: pwconv.Device, calls: Injector) -> None:
     """Assert that only what is kept for the next call exists: pipelines and recordings."""
     gc.collect()
-    logical = inside.logical(device)
-    logical.resources.clear()
-    logical.staging.clear()
+    context = inside.context(device)
+    context.resources.clear()
+    context.staging.clear()
     device.synchronize()
-    logical.queue.collect()
-    recordings = list(inside.recordings(inside.dispatcher(device)).values())
-    assert set(logical.live) == {recording.uid for recording in recordings}
-    assert logical.memory.used == 0
-    pipelines = len(inside.pipelines_of(logical.pipelines))
-    queue = logical.queue
+    context.queue.collect()
+    recordings = list(inside.recordings(inside.context(device)).values())
+    assert set(context.live) == {recording.uid for recording in recordings}
+    assert context.memory.used == 0
+    pipelines = len(inside.pipelines_of(context.pipelines))
+    queue = context.queue
     expected = {
         "vkCreateInstance": 1,
         "vkCreateDebugUtilsMessengerEXT": 1,
         "vkCreateDevice": 1,
         "vkCreateCommandPool": 1,
         "vkCreatePipelineCache": 1,
-        "vkAllocateMemory": logical.memory.block_count,
+        "vkAllocateMemory": context.memory.block_count,
         "vkCreateComputePipelines": pipelines,
         "vkCreatePipelineLayout": pipelines,
         "vkCreateDescriptorSetLayout": pipelines,
@@ -418,16 +418,16 @@ def test_waiting_by_fence_and_for_idle_both_fail(device, problems, calls):
     opened = pwconv.Device(device.info.index, validate=True)
     layer = pwconv.PointwiseConv2d(problems.weight, device=opened)
     tensor = layer(opened.tensor(problems.x))
-    real = inside.queue_wait(inside.logical(opened).queue)
+    real = inside.queue_wait(inside.context(opened).queue)
 
     def fail(_serial: int) -> None:
         raise pwconv.OutOfMemoryError("vkCreateFence: VkErrorOutOfHostMemory")
 
-    setattr(inside.logical(opened).queue, inside.WAIT, fail)
+    setattr(inside.context(opened).queue, inside.WAIT, fail)
     fault = Fault("vkDeviceWaitIdle", 1, vulkan.OUT_OF_HOST_MEMORY)
     assert attempt(calls, fault, opened.close) == "error"
     assert calls.existing()["vkCreateDevice"] == 1  # it may still be at work
-    setattr(inside.logical(opened).queue, inside.WAIT, real)
+    setattr(inside.context(opened).queue, inside.WAIT, real)
     with pytest.raises(pwconv.ClosedError):
         tensor.numpy()
     opened.close()
@@ -467,7 +467,7 @@ def test_a_result_of_no_known_name(device, problems, calls):
     assert calls.existing() == {}
 
 
-@pytest.mark.parametrize("what", ["Tuner", "Dispatcher"])
+@pytest.mark.parametrize("what", ["Tuner", "Context"])
 def test_what_fails_after_a_device_is_opened_closes_it(device, monkeypatch, what):
     def fail(*_: object) -> None:
         raise MemoryError

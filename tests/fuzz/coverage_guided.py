@@ -84,8 +84,8 @@ def state_dict(data: bytes, _: Path) -> None:
     shapes |= {f"a.bn.{part}": (2,) for part in ("weight", "bias", "running_mean", "running_var")}
     state = {}
     for name, shape in shapes.items():
-        dtype = (np.float32, np.float16, np.float64, np.uint8)[provider.ConsumeIntInRange(0, 3)]
-        raw = provider.ConsumeBytes(provider.ConsumeIntInRange(0, 16))
+        dtype = (np.float32, np.float16, np.float64, np.uint8)[provider.ConsumeIntInSpan(0, 3)]
+        raw = provider.ConsumeBytes(provider.ConsumeIntInSpan(0, 16))
         array = np.frombuffer(raw[: len(raw) // 8 * 8], dtype)
         state[name] = array.reshape(shape) if array.size == 2 else array
         if provider.ConsumeBool():

@@ -99,9 +99,9 @@ def task(own_device, rng):
 def test_tuning_file(fuzz, own_device, task, tmp_path, monkeypatch):
     """Whatever it says, a layer takes a variant that computes its problem."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    dispatcher = inside.dispatcher(own_device)
-    default = conv2d_pw_choice.choose(dispatcher, task.problem, task.weight_storage)
-    able = conv2d_pw_choice.candidates(dispatcher, task.problem, task.weight_storage)
+    context = inside.context(own_device)
+    default = conv2d_pw_choice.choose(context, task.problem, task.weight_storage)
+    able = conv2d_pw_choice.candidates(context, task.problem, task.weight_storage)
     other = next(name for name in able if name != default.variant.name)
     store = Store(own_device.info)
     entry = {
@@ -123,7 +123,7 @@ def test_tuning_file(fuzz, own_device, task, tmp_path, monkeypatch):
     document = {**inside.header(store), "verdicts": [entry, {**entry, "x_shape": [1, 5, 4, 5]}]}
     store.file.parent.mkdir(parents=True)
     store.file.write_text(json.dumps(document))
-    assert Tuner(dispatcher, "cached").choose(task).variant.name == other
+    assert Tuner(context, "cached").choose(task).variant.name == other
     # One of another kernel: right nowhere, wherever it is put.
     names = st.sampled_from([v.name for v in shaders.variants("conv2d_pw_tiled")][:3])
 
@@ -139,12 +139,12 @@ def test_tuning_file(fuzz, own_device, task, tmp_path, monkeypatch):
         verdicts, problem = store.examine()
         assert isinstance(problem, str) or problem is None
         assert not (problem and verdicts)
-        choice = Tuner(dispatcher, "cached").choose(task)
+        choice = Tuner(context, "cached").choose(task)
         assert choice.variant.name in able
         plan = plan_conv2d_pw(
-            dispatcher, choice.variant, task.problem, task.activation, choice.workgroup
+            context, choice.variant, task.problem, task.activation, choice.workgroup
         )
-        assert np.prod(plan.workgroup) <= dispatcher.limits["maxComputeWorkGroupInvocations"]
+        assert np.prod(plan.workgroup) <= context.limits["maxComputeWorkGroupInvocations"]
 
     fuzz(150, case)
 

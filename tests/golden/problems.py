@@ -237,7 +237,7 @@ def _graph(
     def ask(device: pwconv.Device) -> str:
         graph = pwconv.Graph(device, dtype, storage=storage)
         graph.output("y", make(graph, graph.input("x", shape)))
-        launches = [launch for node in inside.program(graph).launches.values() for launch in node]
+        launches = [launch for node in inside.program(graph).dispatches.values() for launch in node]
         return f"{graph.storage} " + " + ".join(map(_planned, launches))
 
     return f"graph: {what} {dtype} {storage}", ask

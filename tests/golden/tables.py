@@ -39,7 +39,7 @@ def choices(name: str) -> list[str]:
 def cases() -> list[str]:
     """Return a line for each variant that is verified: its name, and those of its cases."""
     with paper.device(HERE / "devices" / "h100.json") as device:
-        bench = Workbench(inside.dispatcher(device))
+        bench = Workbench(inside.context(device))
         trials = {v.name: FAMILIES[v.family](bench, v) for v in selected(())}
         return [f"{name}: {' | '.join(t.case for t in found)}" for name, found in trials.items()]
 

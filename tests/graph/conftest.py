@@ -15,8 +15,8 @@ def any_pair() -> Iterator[None]:
     Of the tiles without matrix units, the two that compile fastest: each has its own test.
     """
 
-    def choose_pair(dispatcher, problem, weight_storage):
-        able = conv2d_pw_pair_choice.candidates(dispatcher, problem, weight_storage)
+    def choose_pair(context, problem, weight_storage):
+        able = conv2d_pw_pair_choice.candidates(context, problem, weight_storage)
         staged = [v for v in able if "_staged_" in v.family]
         matrix_units = [v for v in able if v not in staged]
         able = [*sorted(staged, key=lambda v: v.shared_memory)[:2], *matrix_units]

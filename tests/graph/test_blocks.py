@@ -78,7 +78,7 @@ def test_1000_runs_of_sizes_in_turns(device, rng, storage):
     x = mirror.input("x", (1, 8, 6, 8))
     for name, pair in repvit(mirror, x, rng).items():
         mirror.output(name, pair)
-    graph, memory, live = mirror.graph, inside.logical(device).memory, inside.logical(device).live
+    graph, memory, live = mirror.graph, inside.context(device).memory, inside.context(device).live
     arrays = [rng.standard_normal(s).astype(np.float32) for s in ((1, 8, 6, 8), (2, 8, 3, 5))]
     tensors = [device.tensor(array, storage=storage) for array in arrays]
 
@@ -94,5 +94,5 @@ def test_1000_runs_of_sizes_in_turns(device, rng, storage):
         for found in run(turn % 2):
             np.testing.assert_array_equal(found, expected[turn % 2])
     device.synchronize()
-    inside.logical(device).queue.collect()
+    inside.context(device).queue.collect()
     assert (memory.used, memory.reserved, len(live)) <= before

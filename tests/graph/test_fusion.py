@@ -43,7 +43,7 @@ def check(mirror: Mirror, rng: np.random.Generator) -> list[str]:
     }
     mirror.check({n: rng.standard_normal(s).astype(mirror.dtype) for n, s in shapes.items()})
     program = inside.program(mirror.graph)
-    return [program.network.nodes[i].operation.kind for i in program.launches]
+    return [program.network.nodes[i].operation.kind for i in program.dispatches]
 
 
 @pytest.mark.parametrize("shape", [(2, 5, 6, 7), (37, 11, 13), (1, 48, 16, 16), (3, 96, 5, 8)])
@@ -119,7 +119,7 @@ def test_an_infinite_activation_of_zero(device, dtype, storage):
     )
     graph.output("y", graph.conv2d_pw(hidden, weight[:3]))
     y = graph.run(x=np.zeros(SHAPE, dtype))["y"]
-    assert len(inside.program(graph).launches) == 1
+    assert len(inside.program(graph).dispatches) == 1
     np.testing.assert_array_equal(y, np.full_like(y, np.inf))
 
 

@@ -145,12 +145,12 @@ def test_two_sizes_in_turns_cost_nothing(device, rng, monkeypatch, storage):
     def forbidden(*arguments: object) -> None:
         raise AssertionError("something is made anew")
 
-    memory = inside.logical(device).memory
+    memory = inside.context(device).memory
     before = memory.used, memory.reserved
     with monkeypatch.context() as patch:
         for name in ("vkCreateBuffer", "vkCreateImage", "vkAllocateMemory"):
             patch.setattr(f"pwconv.vk.api.{name}", forbidden, raising=False)
-        patch.setattr("pwconv.vk.commands.Queue.record", forbidden)
+        patch.setattr("pwconv.vk.queue.Queue.record", forbidden)
         for _ in range(3):
             for array, tensor, known in zip(arrays, tensors, expected, strict=False):
                 mirror.graph.resize(x=array.shape)
@@ -210,7 +210,7 @@ def test_memory_of_a_chain(device, rng, dtype, storage):
 
 @both
 def test_nothing_leaks(device, rng, storage):
-    live, memory = inside.logical(device).live, inside.logical(device).memory
+    live, memory = inside.context(device).live, inside.context(device).memory
     mirrors = [mixer(device, rng, "float32", storage)]
     shapes = [(1, 13, 3 + n, 15 - n) for n in range(12)]  # more than are kept
     arrays = [noise(rng, "float32", shape) for shape in shapes]
@@ -224,7 +224,7 @@ def test_nothing_leaks(device, rng, storage):
             graph.run(x=device.tensor(array, storage=storage))
         device.synchronize()
         gc.collect()
-        inside.logical(device).queue.collect()
+        inside.context(device).queue.collect()
         return len(live), memory.used
 
     rounds()
@@ -235,7 +235,7 @@ def test_nothing_leaks(device, rng, storage):
     mirrors.clear()
     gc.collect()
     device.synchronize()
-    inside.logical(device).queue.collect()
+    inside.context(device).queue.collect()
     assert len(live) < with_graph
 
 
@@ -251,8 +251,8 @@ def test_only_what_depends_waits(device, rng, storage):
     program = inside.program(mirror.graph)
     numbers = [*program.network.inputs.values(), *program.network.outputs.values()]
     tensors = {i: device.empty((1, 3, 4, 4), "float32", storage) for i in numbers}
-    commands = program.commands({i: tensor.resource for i, tensor in tensors.items()})
-    waits = [step.waits for steps in program.steps(commands) for step in steps]
+    groups = program.groups({i: tensor.resource for i, tensor in tensors.items()})
+    waits = [entry.waits for entry in inside.place_barriers(groups)]
     assert waits == [False, False, False, True, False, False]
 
 
@@ -405,5 +405,5 @@ def test_values_that_no_output_needs_are_not_run(device, rng):
     mirror.conv2d_pw(x, *random_weight(rng, "float32", 3, 3))
     mirror.output("y", mirror.conv2d_pw(x, *random_weight(rng, "float32", 3, 3)))
     mirror.check({"x": noise(rng, "float32", (1, 3, 4, 4))})
-    assert len(inside.program(mirror.graph).launches) == 1
+    assert len(inside.program(mirror.graph).dispatches) == 1
     assert mirror.graph.memory().scratch == 0

@@ -8,12 +8,13 @@ import numpy as np
 import pytest
 
 import pwconv
-from pwconv.graph.hazards import Hazards, Range
 from pwconv.graph.network import Network, Node
 from pwconv.graph.placement import Lifetime, place
 from pwconv.graph.resampling import GlobalAvgPool
 from pwconv.graph.schedule import schedule
 from pwconv.kernels.channels import Piece, plan_channels
+from pwconv.vk.barriers import Hazards
+from pwconv.vk.resources import Span
 from support import inside
 from support.growth import seconds
 
@@ -77,18 +78,18 @@ def test_hazards_of_steps_that_do_not_depend():
     def add(size: int) -> None:
         hazards = Hazards()
         for i in range(size):
-            place_of_its_own = Range(-1, 10 * (i * 7919 % size), 10 * (i * 7919 % size) + 9)
-            assert not hazards.add([Range(0, 0, 1)], [place_of_its_own, Range(i + 1, 0, 1)])
+            place_of_its_own = Span(-1, 10 * (i * 7919 % size), 10 * (i * 7919 % size) + 9)
+            assert not hazards.add([Span(0, 0, 1)], [place_of_its_own, Span(i + 1, 0, 1)])
 
     assert_grows_slowly(add)
 
 
 def test_pieces_of_a_concatenation(device):
     def plan(size: int) -> None:
-        inside.plans(inside.dispatcher(device)).clear()
+        inside.plans(inside.context(device)).clear()
         pieces = [Piece(i, 3, 0, 3) for i in range(size)]
         planned = plan_channels(
-            inside.dispatcher(device), "texture3d", pieces, (1, 3 * size, 1, 1), np.dtype("float32")
+            inside.context(device), "texture3d", pieces, (1, 3 * size, 1, 1), np.dtype("float32")
         )
         assert {-1, *range(size)} == {i for _, bindings in planned for i in bindings.values()}
 

@@ -49,7 +49,7 @@ def test_resized_over_rows(device, rng, dtype, storage):
         mirror.graph.resize(x=(rows, K))
         mirror.check({"x": noise(rng, dtype, (rows, K))})
     assert mirror.graph.storage == storage
-    assert len(inside.program(mirror.graph).launches) == 2
+    assert len(inside.program(mirror.graph).dispatches) == 2
 
 
 @both
@@ -77,7 +77,7 @@ def test_batched_weights_resized_over_rows(device, rng, dtype, storage):
 
 def test_batches_that_would_share_texels_become_buffers(device, rng):
     mirror = mlp(device, rng, "float32", "auto", (3, 7, K), (3,))
-    preferred = storage_order(inside.logical(device), "auto")[0]
+    preferred = storage_order(inside.context(device), "auto")[0]
     for shape, storage in (((3, 7, K), "buffer"), ((3, 7, 1, K), preferred), ((3, K), "buffer")):
         mirror.graph.resize(x=shape)
         assert mirror.graph.storage == storage
@@ -158,7 +158,7 @@ def test_what_it_tells_of_itself(device, rng):
     assert (first.flop, second.flop) == (2 * 10 * K * HIDDEN, 2 * 10 * HIDDEN * N)
     weights = sum(
         inside.program(graph).network.nodes[i].operation.weight_bytes
-        for i in inside.program(graph).launches
+        for i in inside.program(graph).dispatches
     )
     moved = 4 * 10 * (K + 2 * HIDDEN + N)
     assert first.least_bytes + second.least_bytes == moved + weights

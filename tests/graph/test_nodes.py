@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 
 import pwconv
-from pwconv.dispatch import Dispatcher
 from support import inside, texels
 from support.accuracy import random_linear
 from support.mirror import Mirror, random_weight
@@ -235,9 +234,9 @@ def test_padding_that_holds_nan_does_not_matter(device):
 )
 def test_small_limits(device, rng, monkeypatch, dtype, storage, check, limits):
     """Limits that other devices have: a grid past maxComputeWorkGroupCount goes in parts."""
-    dispatcher = Dispatcher(inside.logical(device))
-    dispatcher.limits = {**device.info.limits, **limits}
-    monkeypatch.setattr(device, inside.DISPATCHER, dispatcher)
+    context = inside.another_context(device)
+    context.limits = {**device.info.limits, **limits}
+    monkeypatch.setattr(device, inside.CONTEXT, context)
     mirror = Mirror(device, dtype, storage)
     x = mirror.input("x", (2, 14, 9, 35))
     y = mirror.conv2d_dw(x, *random_weight(rng, dtype, 14, 1, 3, 3), padding=1)

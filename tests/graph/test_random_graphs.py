@@ -52,14 +52,14 @@ def run_poisoned(graph: pwconv.Graph, arrays: dict[str, np.ndarray]) -> dict[str
     }
     for i in network.outputs.values():
         tensors[i] = inside.empty(graph.device, program.shapes[i], graph.dtype, storage)
-    commands = program.commands({i: tensor.resource for i, tensor in tensors.items()})
-    logical = inside.logical(graph.device)
-    order, readers = list(program.launches), network.readers()
+    groups = program.groups({i: tensor.resource for i, tensor in tensors.items()})
+    context = inside.context(graph.device)
+    order, readers = list(program.dispatches), network.readers()
     last = {i: max(readers.get(i, [i]), key=order.index) for i in order}
-    for i, steps in zip(order, program.steps(commands), strict=True):
-        recording = Recording(logical, steps, host_reads=False)
-        logical.queue.wait(recording.submit(awaited=True))
-        logical.queue.retire(recording.destroy)
+    for i, group in zip(order, groups, strict=True):
+        recording = Recording(context.queue, [group])
+        context.queue.wait(recording.submit(awaited=True))
+        context.retire(recording.destroy)
         for done in (j for j in order if last[j] == i and j in inside.program_resources(program)):
             poison(graph, inside.program_resources(program)[done])
     return {name: tensors[i] for name, i in network.outputs.items()}
@@ -71,12 +71,12 @@ def poison(graph: pwconv.Graph, resource: Buffer | Image) -> None:
             nan = np.full(2, math.nan, graph.dtype).view(np.uint32)[0]
             vk.vkCmdFillBuffer(command_buffer, resource.handle, 0, vk.WHOLE_SIZE, int(nan))
             return
-        everything = vk.VkImageSubresourceRange(aspectMask=1, levelCount=1, layerCount=1)
+        everything = vk.VkImageSubresourceSpan(aspectMask=1, levelCount=1, layerCount=1)
         colour = vk.VkClearColorValue(float32=[math.nan] * 4)
         layout = vk.VK_IMAGE_LAYOUT_GENERAL
         vk.vkCmdClearColorImage(command_buffer, resource.handle, layout, colour, 1, [everything])
 
-    inside.logical(graph.device).queue.run_once(record)
+    inside.context(graph.device).queue.run_once(record)
 
 
 def test_overlapping_memory_is_noticed(device, rng, monkeypatch):

@@ -48,7 +48,7 @@ def check(mirror: Mirror, rng: np.random.Generator) -> list[str]:
     }
     mirror.check({n: rng.standard_normal(s).astype(mirror.dtype) for n, s in shapes.items()})
     program = inside.program(mirror.graph)
-    return [program.network.nodes[i].operation.kind for i in program.launches]
+    return [program.network.nodes[i].operation.kind for i in program.dispatches]
 
 
 def scale_of(mirror: Mirror, shape: tuple[int, ...]) -> tuple[Pair, Pair]:
@@ -58,7 +58,7 @@ def scale_of(mirror: Mirror, shape: tuple[int, ...]) -> tuple[Pair, Pair]:
 def may_stay(mirror: Mirror) -> list[str]:
     """Return what stays where the device computes half rows by kernels that cannot scale."""
     program = inside.program(mirror.graph)
-    families = {launches[0].plan.variant.family for launches in program.launches.values()}
+    families = {launches[0].plan.variant.family for launches in program.dispatches.values()}
     return ["mul"] if "conv2d_pw_coopmat2" in families else []
 
 

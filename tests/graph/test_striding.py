@@ -46,7 +46,7 @@ def check(rng):
         for name, pair in mirror.outputs.items():
             assert graph.run(**arrays)[name].shape == pair.value.shape
         program = inside.program(graph)
-        return [program.network.nodes[i].operation.kind for i in program.launches]
+        return [program.network.nodes[i].operation.kind for i in program.dispatches]
 
     return check
 

@@ -9,7 +9,6 @@ from hypothesis import strategies as st
 
 import pwconv
 from pwconv import shaders
-from pwconv.dispatch import Dispatcher
 from pwconv.dtypes import axis_name
 from pwconv.kernels import conv2d_pw_choice
 from pwconv.kernels.conv2d_pw import takes_scale
@@ -85,8 +84,8 @@ def force(device: pwconv.Device, monkeypatch: pytest.MonkeyPatch):
             if family == "conv2d_pw_coopmat2" and not has_flexible_matrix(variant, device.info):
                 pytest.skip(f"{device.info.name} lists no flexible matrix that divides {tile}")
 
-        def choose(dispatcher, problem, weight_storage):
-            able = conv2d_pw_choice.candidates(dispatcher, problem, weight_storage).values()
+        def choose(context, problem, weight_storage):
+            able = conv2d_pw_choice.candidates(context, problem, weight_storage).values()
             (variant,) = (v for v in able if v.family == family and v.axes["tile"] == tile)
             return conv2d_pw_choice.Choice(variant, (8, 8, 1), "the test asks for it")
 
@@ -393,8 +392,8 @@ def test_half_overflow_is_infinite(device):
 )
 def test_small_limits(device, rng, monkeypatch, limits):
     """Limits that other devices have: a grid past maxComputeWorkGroupCount goes in parts."""
-    dispatcher = Dispatcher(inside.logical(device))
-    dispatcher.limits = {**device.info.limits, **limits}
-    monkeypatch.setattr(device, inside.DISPATCHER, dispatcher)
+    context = inside.another_context(device)
+    context.limits = {**device.info.limits, **limits}
+    monkeypatch.setattr(device, inside.CONTEXT, context)
     x, weight, bias = random_problem(rng, 11, 37, (13, 19), "float32", batch=3)
     check_layer(pwconv.PointwiseConv2d(weight, bias, device=device), x, weight, bias)

@@ -32,8 +32,8 @@ def problem(
     return Problem(storage, x_shape, geometry.output_shape(x_shape, n), *types, geometry)
 
 
-def chosen(dispatcher: Any, wanted: Problem) -> str:
-    return choose(dispatcher, wanted, "buffer").variant.name
+def chosen(context: Any, wanted: Problem) -> str:
+    return choose(context, wanted, "buffer").variant.name
 
 
 @pytest.mark.parametrize("storage", ["texture3d", "buffer"])
@@ -84,15 +84,15 @@ def test_matrix_units_by_what_the_device_has():
     ids=str,
 )
 def test_matrix_units_compute_rows_of_buffers_alone(other):
-    dispatcher = card(features=NV, matrices=(FIXED, *FLEXIBLE))
-    assert "coopmat" not in chosen(dispatcher, problem(96, 192, 128, "float16", **other))
+    context = card(features=NV, matrices=(FIXED, *FLEXIBLE))
+    assert "coopmat" not in chosen(context, problem(96, 192, 128, "float16", **other))
 
 
 def test_single_precision_is_never_lowered():
-    dispatcher = card(features=NV, matrices=(FIXED, *FLEXIBLE))
+    context = card(features=NV, matrices=(FIXED, *FLEXIBLE))
     for storage in ("texture3d", "buffer"):
         wanted = problem(96, 192, 128, storage=storage)
-        for variant in candidates(dispatcher, wanted, "buffer").values():
+        for variant in candidates(context, wanted, "buffer").values():
             assert variant.axes["dtype"] == "fp32"
             assert not variant.features
 
@@ -100,8 +100,8 @@ def test_single_precision_is_never_lowered():
 def test_where_a_scale_pays():
     """Not where matrices are loaded as they lie, and not by workgroups on a CPU."""
 
-    def pays(dispatcher: Any, wanted: Problem) -> bool:
-        return scale_pays(dispatcher, choose(dispatcher, wanted, "buffer").variant)
+    def pays(context: Any, wanted: Problem) -> bool:
+        return scale_pays(context, choose(context, wanted, "buffer").variant)
 
     halves = problem(96, 192, 128, "float16")
     assert pays(card(), halves)

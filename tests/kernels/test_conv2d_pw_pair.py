@@ -10,10 +10,10 @@ import pytest
 import pwconv
 from pwconv import shaders
 from pwconv.activation import parse_activation
-from pwconv.dispatch import Dispatch, Dispatcher
 from pwconv.dtypes import as_dtype, axis_name
 from pwconv.kernels.conv2d_pw_pair import PairProblem, most_channels, plan_conv2d_pw_pair
 from pwconv.kernels.matrix_units import flexible_pair_matrix, plan_pair_matrices
+from pwconv.vk.commands import Dispatch
 from support import inside, propagation, texels
 from support.accuracy import assert_within, random_problem
 
@@ -74,7 +74,7 @@ class PairOfLayers:
             self.storage, x.shape, first.out_channels, second.out_channels, as_dtype(x.dtype)
         )
         plan = plan_conv2d_pw_pair(
-            inside.dispatcher(self.device),
+            inside.context(self.device),
             self.variant,
             problem,
             *(parse_activation(activation) for activation in self.activations),
@@ -95,7 +95,7 @@ class PairOfLayers:
                 resources[f"{which}_rows"] = inside.weight(layer).rows()
             else:
                 resources[f"{which}_packed"] = inside.weight(layer).resource
-        inside.dispatcher(self.device).submit(Dispatch(plan, resources))
+        inside.context(self.device).submit(Dispatch(plan, resources))
         y = out.numpy()
         if self.storage == "texture3d":
             np.testing.assert_array_equal(texels.read(out), texels.channels_packed(y))
@@ -246,11 +246,11 @@ def test_infinity_meets_no_padding(make, variant):
 def test_past_the_workgroup_count(make, monkeypatch, storage):
     """A grid past maxComputeWorkGroupCount goes in parts."""
     x, pair = make(smallest(storage), storage, "float32", 5, 7, 3, (19, 11))
-    dispatcher = Dispatcher(inside.logical(pair.device))
-    dispatcher.limits = {**dispatcher.limits, "maxComputeWorkGroupCount": (3, 1, 1)}
-    monkeypatch.setattr(pair.device, inside.DISPATCHER, dispatcher)
+    context = inside.another_context(pair.device)
+    context.limits = {**context.limits, "maxComputeWorkGroupCount": (3, 1, 1)}
+    monkeypatch.setattr(pair.device, inside.CONTEXT, context)
     pair.check(x)
-    (plan,) = [p for p in inside.plans(dispatcher).values() if p.variant is pair.variant]
+    (plan,) = [p for p in inside.plans(context).values() if p.variant is pair.variant]
     assert len(plan.parts) > 2
 
 

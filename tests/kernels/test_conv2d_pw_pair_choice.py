@@ -25,8 +25,8 @@ def wide(hidden: int) -> PairProblem:
     return PairProblem("buffer", (1, 192, 64, 64), hidden, 192, np.dtype("float16"))
 
 
-def chosen(dispatcher, problem: PairProblem) -> str | None:
-    choice = choose_pair(dispatcher, problem, "buffer")
+def chosen(context, problem: PairProblem) -> str | None:
+    choice = choose_pair(context, problem, "buffer")
     return choice and choice.variant.name.removeprefix("conv2d_pw_pair_")
 
 
@@ -88,12 +88,12 @@ def test_where_nothing_was_measured_there_are_two(kind):
 
 @pytest.mark.parametrize("storage", ["buffer", "texture3d"])
 def test_candidates_hold_the_problem(storage):
-    dispatcher = card("discrete", NV, (FIXED, *FLEXIBLE))
+    context = card("discrete", NV, (FIXED, *FLEXIBLE))
     for channels in (5, 48, 50, 96, 192):
-        able = candidates(dispatcher, mixer(channels, 8, storage=storage), "buffer")
+        able = candidates(context, mixer(channels, 8, storage=storage), "buffer")
         assert able
         assert all(v.defines.get("BLOCK_N", channels) >= channels for v in able)
-    assert candidates(dispatcher, mixer(193, 8, storage=storage), "buffer") == []
+    assert candidates(context, mixer(193, 8, storage=storage), "buffer") == []
 
 
 def test_small_devices_have_no_large_tiles():

@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 
 import pwconv
 from pwconv import reference, shaders
-from pwconv.dispatch import Dispatcher
 from pwconv.dtypes import FLOAT32
 from pwconv.kernels import linear
 from pwconv.kernels.tiling import Choice, step_along_k
@@ -62,8 +61,8 @@ def force(device: pwconv.Device, monkeypatch: pytest.MonkeyPatch):
             if lack:
                 pytest.skip(f"{device.info.name} lacks {lack}")
 
-        def choose(dispatcher, problem, weight_storage):
-            able = linear.candidates(dispatcher, problem, weight_storage).values()
+        def choose(context, problem, weight_storage):
+            able = linear.candidates(context, problem, weight_storage).values()
             (variant,) = (v for v in able if v.family == family and v.axes["tile"] == tile)
             return Choice(variant, (8, 8, 1), "the test asks for it")
 
@@ -284,9 +283,9 @@ def test_halves_that_share_words(device, rng):
 @pytest.mark.parametrize("rows", [2, 40])
 def test_small_limits(device, rng, monkeypatch, limits, rows):
     """Limits that other devices have: a grid past maxComputeWorkGroupCount goes in parts."""
-    dispatcher = Dispatcher(inside.logical(device))
-    dispatcher.limits = {**device.info.limits, **limits}
-    monkeypatch.setattr(device, inside.DISPATCHER, dispatcher)
+    context = inside.another_context(device)
+    context.limits = {**device.info.limits, **limits}
+    monkeypatch.setattr(device, inside.CONTEXT, context)
     x, weight, bias = random_linear(rng, (2, rows, 1, 11), (2, 137, 11), "float32")
     check_linear(pwconv.Linear(weight, bias, device=device), x, weight, bias)
 
@@ -295,16 +294,16 @@ def test_small_limits(device, rng, monkeypatch, limits, rows):
 @pytest.mark.parametrize("kind", ["cpu", "discrete"])
 def test_the_tile_follows_shape_and_device(device, monkeypatch, storage, kind):
     info = dataclasses.replace(device.info, type=kind)
-    monkeypatch.setattr(inside.logical(device), "info", info)
+    monkeypatch.setattr(inside.context(device), "info", info)
 
     def tile(shape: tuple[int, int, int, int], n: int) -> str:
         problem = linear.Problem(storage, shape, n, 1, FLOAT32, FLOAT32)
-        return linear.choose(inside.dispatcher(device), problem, "buffer").variant.axes["tile"]
+        return linear.choose(inside.context(device), problem, "buffer").variant.axes["tile"]
 
     for shape in ((1, 8192, 1, 256), (1, 1, 8192, 256)):
         lanes = lanes_of(storage, shape)
         ranked = [
-            t for t, _ in inside.linear_preference(inside.dispatcher(device), storage, lanes).tiles
+            t for t, _ in inside.linear_preference(inside.context(device), storage, lanes).tiles
         ]
         assert tile(shape, 3072) == ranked[0]
         assert tile(shape, 4) != ranked[0]  # one n4: most of the first tile would be waste

@@ -9,7 +9,6 @@ from hypothesis import strategies as st
 
 import pwconv
 from pwconv import layout, reference
-from pwconv.dispatch import Dispatcher
 from pwconv.vk import api as vk
 from pwconv.vk.resources import DOWNLOAD, Buffer
 from support import inside
@@ -99,16 +98,16 @@ def test_any_strides_and_byte_order(device, rng, make):
 
 
 def test_the_buffer_stands_in_where_the_texture_would_be_too_large(device, rng, monkeypatch):
-    dispatcher = Dispatcher(inside.logical(device))
-    dispatcher.limits = {**device.info.limits, "maxImageDimension2D": 64}
-    monkeypatch.setattr(device, inside.DISPATCHER, dispatcher)
+    context = inside.another_context(device)
+    context.limits = {**device.info.limits, "maxImageDimension2D": 64}
+    monkeypatch.setattr(device, inside.CONTEXT, context)
     weight = rng.standard_normal((65, 6)).astype(np.float32)
     packed = pwconv.pack_linear_weight(weight, device=device)
     assert packed.storage == "buffer"
     np.testing.assert_array_equal(packed.numpy(), reference.pack_linear_weight(weight))
     with pytest.raises(pwconv.UnsupportedError, match="maxImageDimension2D = 64"):
         pwconv.pack_linear_weight(weight, storage="texture2d", device=device)
-    dispatcher.limits = {**dispatcher.limits, "maxStorageBufferRange": 512}
+    context.limits = {**context.limits, "maxStorageBufferRange": 512}
     with pytest.raises(pwconv.UnsupportedError, match=r"N = 65.*maxStorageBufferRange = 512"):
         pwconv.pack_linear_weight(weight, device=device)
 
@@ -136,16 +135,16 @@ def test_rows_are_the_weight_padded_with_zeros(device, rng, storage, n, k):
     packed = pwconv.pack_linear_weight(weight, storage=storage, device=device)
     rows = packed.rows()
     assert packed.rows() is rows
-    logical = inside.logical(device)
-    target = Buffer(logical, rows.size, DOWNLOAD)
+    context = inside.context(device)
+    target = Buffer(context, rows.size, DOWNLOAD)
     region = vk.VkBufferCopy(size=rows.size)
-    logical.queue.wait(
-        logical.queue.run_once(
+    context.queue.wait(
+        context.queue.run_once(
             lambda cb: vk.vkCmdCopyBuffer(cb, rows.handle, target.handle, 1, [region])
         )
     )
     actual = np.frombuffer(bytes(target.mapped[: rows.size]), np.float16)
-    logical.queue.retire(target.destroy)
+    context.retire(target.destroy)
     expected = np.zeros(layout.weight_rows_extent(n, k), np.float16)
     expected[:n, :k] = weight
     np.testing.assert_array_equal(actual.reshape(expected.shape), expected)

@@ -8,9 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import pwconv
-from pwconv.dispatch import Dispatch
 from pwconv.dtypes import as_dtype
 from pwconv.kernels.subsample import plan_subsample
+from pwconv.vk.commands import Dispatch
 from support import inside, texels
 
 DTYPES = ("float32", "float16")
@@ -21,8 +21,8 @@ def check(device: pwconv.Device, array: np.ndarray, stride: tuple[int, int]) -> 
     expected = array[:, :, :: stride[0], :: stride[1]]
     x = device.tensor(array, storage="buffer")
     out = texels.poisoned(device, expected.shape, array.dtype, "buffer")
-    plan = plan_subsample(inside.dispatcher(device), array.shape, as_dtype(array.dtype), stride)
-    inside.dispatcher(device).submit(Dispatch(plan, {"t_in": x.resource, "t_out": out.resource}))
+    plan = plan_subsample(inside.context(device), array.shape, as_dtype(array.dtype), stride)
+    inside.context(device).submit(Dispatch(plan, {"t_in": x.resource, "t_out": out.resource}))
     bits = f"u{array.dtype.itemsize}"
     np.testing.assert_array_equal(out.numpy().view(bits), np.ascontiguousarray(expected).view(bits))
 

@@ -115,7 +115,7 @@ def test_sums_in_half_precision(limited, rng):
 @of_kernels
 def test_what_a_device_is_said_to_run_is_within_its_limits(limited):
     """By the SPIR-V itself, of every variant; and something is left for every layer."""
-    info, dispatcher = limited.device.info, inside.dispatcher(limited.device)
+    info, context = limited.device.info, inside.context(limited.device)
     taken = [v for v in inside.manifest().values() if not v.unmet(info.limits, info.features)]
     for variant in taken:
         usage = Usage()
@@ -127,9 +127,9 @@ def test_what_a_device_is_said_to_run_is_within_its_limits(limited):
     ):
         setting = storage, one, one, dtype, FLOAT32
         pointwise = conv2d_pw.Problem(*setting, conv2d_pw.Geometry())
-        assert conv2d_pw_choice.candidates(dispatcher, pointwise, weight_storage)
+        assert conv2d_pw_choice.candidates(context, pointwise, weight_storage)
         rows = linear.Problem(storage, one, 1, 1, dtype, FLOAT32)
-        assert linear.candidates(dispatcher, rows, weight_storage)
+        assert linear.candidates(context, rows, weight_storage)
     for family in {v.family for v in inside.manifest().values()} - SOME_DEVICES_ONLY:
         assert any(v.family == family for v in taken), family
 

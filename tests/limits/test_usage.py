@@ -35,15 +35,15 @@ def test_a_device_says_what_it_is_made_to_say(device):
 
 
 def test_what_is_asked_past_a_cap_is_seen(device, array, monkeypatch):
-    """By a dispatcher that does not ask for the limits; all else of the call is within them."""
+    """By a context that does not ask for the limits; all else of the call is within them."""
     full = device.info.limits
     cap = Cap("few", {"maxComputeWorkGroupCount": (4, 2, 2), "maxComputeWorkGroupInvocations": 8})
     with capped(cap) as usage, pwconv.Device(device.info.index, validate=True) as own:
         limits = own.info.limits
         np.testing.assert_array_equal(own.tensor(array).numpy(), array)
         assert usage.past(limits) == {}
-        monkeypatch.setattr(inside.dispatcher(own), "limits", full)
-        inside.plans(inside.dispatcher(own)).clear()
+        monkeypatch.setattr(inside.context(own), "limits", full)
+        inside.plans(inside.context(own)).clear()
         np.testing.assert_array_equal(own.tensor(array).numpy(), array)
         past = usage.past(limits)
         assert past.keys() == cap.limits.keys()

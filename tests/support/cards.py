@@ -1,13 +1,13 @@
-"""Devices that are not there: what choosing a variant asks of a dispatcher."""
+"""Devices that are not there: what choosing a variant asks of a context."""
 
 from __future__ import annotations
 
-from types import SimpleNamespace
 from typing import Any
 
 import pwconv
-from pwconv.dispatch import Dispatcher
+from pwconv.context import Context
 from pwconv.vk.cooperative_matrix import Matrix
+from support import inside
 
 LIMITS = {
     "maxPushConstantsSize": 128,
@@ -42,10 +42,10 @@ def card(
     features: set[str] = frozenset(),
     matrices: tuple[Matrix, ...] = (),
     **limits: Any,
-) -> Dispatcher:
-    """Stand in for a dispatcher: what choosing asks of one."""
+) -> Context:
+    """Stand in for a context: what choosing asks of one."""
     info = pwconv.DeviceInfo(
         *(0, "Card", kind, "driver 1", "1.3.0", {**LIMITS, **limits}),
         *(frozenset(features), frozenset(), matrices, ""),
     )
-    return Dispatcher(SimpleNamespace(info=info))
+    return inside.paper_context(info)

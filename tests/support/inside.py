@@ -7,11 +7,14 @@ read an attribute of what they are given.
 
 from __future__ import annotations
 
+from collections import OrderedDict
+from contextlib import nullcontext
 from types import SimpleNamespace
 from typing import Any
 
 import pwconv
 from pwconv import activation, demo, dispatch, files, reference, shaders, staging
+from pwconv import context as context_module
 from pwconv import device as device_module
 from pwconv import layer as layer_module
 from pwconv.bench import command, peers, tune
@@ -21,7 +24,16 @@ from pwconv.kernels import linear as linear_kernel
 from pwconv.timing import ceilings, clocks
 from pwconv.tuning import race
 from pwconv.verify import run as verify_run
-from pwconv.vk import api, commands, cooperative_matrix, physical_device, pipelines, pools, process
+from pwconv.vk import (
+    api,
+    commands,
+    cooperative_matrix,
+    physical_device,
+    pipelines,
+    pools,
+    process,
+    queue,
+)
 
 GELU_TANH = activation._GELU_TANH
 choose_device = device_module._choose
@@ -44,16 +56,19 @@ race_scratch = race._scratch
 verify_lack = verify_run._lack
 vulkan_package = api._package
 raising = api._raising
-FENCE_EVERY = commands._FENCE_EVERY
+FENCE_EVERY = queue._FENCE_EVERY
 FIXED_MATRICES = cooperative_matrix._FIXED
 FLEXIBLE_MATRICES = cooperative_matrix._FLEXIBLE
 ask_matrices = cooperative_matrix._ask
 compute_queue_family = physical_device._compute_queue_family
 PIPELINES_MAGIC = pipelines._MAGIC
 read_pipelines = pipelines._read
+place_barriers = commands._place_barriers
+short_submissions = commands._short_submissions
+Entry = commands._Entry
 SignalSafeLock = process._SignalSafeLock
 
-DISPATCHER = "_dispatcher"  # of a device
+CONTEXT = "_context"  # of a device
 EMPTY = "_empty"  # of a device
 RESOURCE = "_resource"  # of a tensor
 SIGNALED = "_signaled"  # of a queue
@@ -87,10 +102,10 @@ slots = SimpleNamespace(
     parameter_buffer=(layer_module, "Buffer"),
     parameter_upload=(layer_module, "upload_buffer"),
     pillow_bound=(demo, "_PILLOW_BOUND"),
-    plans_kept=(dispatch, "_PLANS_KEPT"),
+    plans_kept=(context_module, "_PLANS_KEPT"),
     race_rounds=(race, "_RACE_ROUNDS"),
     read_pipelines=(pipelines, "_read"),
-    recordings_kept=(dispatch, "_RECORDINGS_KEPT"),
+    recordings_kept=(context_module, "_RECORDINGS_KEPT"),
     samples_cpu=(ceilings, "_SAMPLES_CPU"),
     scaled=(clocks.Clocks, "_scaled"),
     scratch=(graph_module, "Scratch"),
@@ -103,29 +118,49 @@ slots = SimpleNamespace(
 )
 
 
-def logical(device: pwconv.Device) -> Any:
-    return device._logical
+def context(device: pwconv.Device) -> Any:
+    return device._context
 
 
-def dispatcher(device: pwconv.Device) -> Any:
-    return device._dispatcher
+def another_context(device: pwconv.Device) -> Any:
+    """Return a context of the same open device that keeps plans and recordings of its own."""
+    found = object.__new__(context_module.Context)
+    vars(found).update(vars(device._context), **_nothing_kept())
+    return found
+
+
+def paper_context(info: pwconv.DeviceInfo, denied: Any = None, **parts: Any) -> Any:
+    """Return a context of a device that is not there: what plans are made with."""
+    found = object.__new__(context_module.Context)
+    parts = {"lock": nullcontext(), "require_open": lambda: None, **parts}
+    given = {"info": info, "limits": info.limits, "features": info.features, "denied": denied}
+    vars(found).update(given, **_nothing_kept(), **parts)
+    return found
+
+
+def _nothing_kept() -> dict[str, Any]:
+    return {"_lacks": {}, "_plans": OrderedDict(), "_recordings": OrderedDict()}
 
 
 def tuner(device: pwconv.Device) -> Any:
     return device._tuner
 
 
-def set_parts(device: pwconv.Device, logical: Any, dispatcher: Any, tuner: Any) -> None:
+def set_parts(device: pwconv.Device, context: Any, tuner: Any) -> None:
     """Give a device that was not opened what an open one has."""
-    device._logical, device._dispatcher, device._tuner = logical, dispatcher, tuner
+    device._context, device._tuner = context, tuner
 
 
-def plans(dispatcher: dispatch.Dispatcher) -> Any:
-    return dispatcher._plans
+def lacks(context: Any) -> Any:
+    return context._lacks
 
 
-def recordings(dispatcher: dispatch.Dispatcher) -> Any:
-    return dispatcher._recordings
+def plans(context: Any) -> Any:
+    return context._plans
+
+
+def recordings(context: Any) -> Any:
+    return context._recordings
 
 
 def constant_ids(variant: shaders.Variant) -> Any:
@@ -217,8 +252,8 @@ def queue_wait(queue: Any) -> Any:
     return queue._wait
 
 
-def vulkan_instance(logical: Any) -> Any:
-    return logical._instance
+def vulkan_instance(context: Any) -> Any:
+    return context._instance
 
 
 def resource(tensor: pwconv.Tensor) -> Any:

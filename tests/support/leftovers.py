@@ -11,12 +11,12 @@ from support import inside
 def settled(device: pwconv.Device) -> tuple[int, int]:
     """Return the Vulkan objects and the bytes that are left once nothing is kept for reuse."""
     gc.collect()
-    logical, recordings = inside.logical(device), inside.recordings(inside.dispatcher(device))
+    context, recordings = inside.context(device), inside.recordings(inside.context(device))
     for recording in recordings.values():
-        logical.queue.retire(recording.destroy)
+        context.retire(recording.destroy)
     recordings.clear()
-    logical.resources.clear()
-    logical.staging.clear()
+    context.resources.clear()
+    context.staging.clear()
     device.synchronize()
-    logical.queue.collect()
-    return len(logical.live), logical.memory.used
+    context.queue.collect()
+    return len(context.live), context.memory.used

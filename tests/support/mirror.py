@@ -145,7 +145,7 @@ class Mirror:
 
     def families(self) -> list[str]:
         """Return the shader that each node is run by, at the shapes of now."""
-        launches = inside.program(self.graph).launches.values()
+        launches = inside.program(self.graph).dispatches.values()
         return [launch.plan.variant.family for node in launches for launch in node]
 
     def expected(self, inputs: Mapping[str, np.ndarray]) -> dict[str, Approximation]:

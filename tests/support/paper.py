@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import asdict
 from itertools import count
 from pathlib import Path
@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 
 import pwconv
-from pwconv.dispatch import Dispatcher
+from pwconv.context import Context
 from pwconv.kernels.pack_linear_weight import packed_storage
 from pwconv.layout import buffer_bytes
 from pwconv.tensor import VK_FORMATS
@@ -90,7 +90,7 @@ def write(device: pwconv.Device, file: Path) -> None:
         f"{dtype} {dimensions}D": [*found.extent, found.size] if found else None
         for dtype, vk_format in VK_FORMATS.items()
         for dimensions in (2, 3)
-        for found in [image_limit(inside.logical(device), vk_format, dimensions)]
+        for found in [image_limit(inside.context(device), vk_format, dimensions)]
     }
     text = json.dumps(document, indent=1)
     # A line for each limit and each matrix; lists of names and numbers in one.
@@ -102,16 +102,14 @@ def write(device: pwconv.Device, file: Path) -> None:
 def device(file: Path) -> Iterator[pwconv.Device]:
     """Have the device that a file describes; what is made on it is of use meanwhile."""
     info, images = read(file)
-    logical = SimpleNamespace(
-        info=info,
+    context = inside.paper_context(
+        info,
         physical=SimpleNamespace(image_limits=images),
         pipelines=SimpleNamespace(get=lambda *_: None),
-        lock=nullcontext(),
         enter=lambda: None,
-        require_open=lambda: None,
     )
     made = object.__new__(pwconv.Device)
-    inside.set_parts(made, logical, dispatcher := Dispatcher(logical), Tuner(dispatcher, "off"))
+    inside.set_parts(made, context, Tuner(context, "off"))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(*inside.slots.pack_weight, _pack)
         patch.setattr(*inside.slots.parameter_buffer, PaperBuffer)
@@ -122,7 +120,7 @@ def device(file: Path) -> Iterator[pwconv.Device]:
 
 
 def _pack(
-    dispatcher: Dispatcher, weight: Any, shape: Any, transposed: bool, dtype: Any, storage: str
+    context: Context, weight: Any, shape: Any, transposed: bool, dtype: Any, storage: str
 ) -> PaperBuffer | PaperImage:
-    found = packed_storage(dispatcher, shape, dtype, storage)
+    found = packed_storage(context, shape, dtype, storage)
     return PaperImage() if found == "texture2d" else PaperBuffer()

@@ -15,7 +15,7 @@ from support import inside
 
 def fill(tensor: pwconv.Tensor, value: float) -> None:
     """Set every lane of a tensor's image, or every element of its buffer, padding too."""
-    poison(inside.logical(tensor.device), tensor.resource, tensor.dtype, value)
+    poison(inside.context(tensor.device), tensor.resource, tensor.dtype, value)
 
 
 def poisoned(
@@ -29,13 +29,13 @@ def poisoned(
 
 def read(tensor: pwconv.Tensor) -> np.ndarray:
     """Return a texture's texels, [depth, H, W, 4]."""
-    device, image = inside.logical(tensor.device), tensor.resource
+    device, image = inside.context(tensor.device), tensor.resource
     width, height, depth = image.extent
     size = width * height * depth * 4 * tensor.dtype.itemsize
     buffer = Buffer(device, size, DOWNLOAD)
     device.queue.wait(device.queue.run_once(lambda cb: _copy(cb, image, buffer)))
     texels = np.frombuffer(bytes(buffer.mapped), tensor.dtype)[: size // tensor.dtype.itemsize]
-    device.queue.retire(buffer.destroy)
+    device.retire(buffer.destroy)
     return texels.reshape(depth, height, width, 4)
 
 

@@ -7,19 +7,18 @@ import pytest
 
 import pwconv
 from pwconv import shaders
-from pwconv.dispatch import Dispatch
 from pwconv.staging import download_chunks, upload_buffer
 from pwconv.timing.fma import FmaKernel
 from pwconv.timing.matrix import MatrixKernel, measurable
 from pwconv.vk import api as vk
-from pwconv.vk.commands import Recording
+from pwconv.vk.commands import Dispatch, Recording
 from pwconv.vk.resources import DEVICE, Buffer
 from support import inside
 
 
 def contents(device: pwconv.Device, buffer: Buffer) -> np.ndarray:
     array = np.empty((1, 1, buffer.size // 4), np.float32)
-    queue = inside.logical(device).queue
+    queue = inside.context(device).queue
 
     def submit(_: object, to: Buffer) -> int:
         region = vk.VkBufferCopy(size=buffer.size)
@@ -27,18 +26,18 @@ def contents(device: pwconv.Device, buffer: Buffer) -> np.ndarray:
             lambda cb: vk.vkCmdCopyBuffer(cb, buffer.handle, to.handle, 1, [region])
         )
 
-    download_chunks(inside.logical(device), array, submit)
+    download_chunks(inside.context(device), array, submit)
     return array[0, 0]
 
 
 def test_the_copy_copies(own_device, rng):
-    logical = inside.logical(own_device)
+    context = inside.context(own_device)
     array = rng.standard_normal(4 * 4 * 1000, np.float32)
-    source, target = (Buffer(logical, array.nbytes, DEVICE) for _ in range(2))
-    upload_buffer(logical, array, source)
+    source, target = (Buffer(context, array.nbytes, DEVICE) for _ in range(2))
+    upload_buffer(context, array, source)
     variant = shaders.variant("bench_copy", vectors="x4")
-    plan = inside.dispatcher(own_device).plan(variant, (1000, 1, 1), {"invocations": 1000})
-    inside.dispatcher(own_device).submit(Dispatch(plan, {"source": source, "target": target}))
+    plan = inside.context(own_device).plan(variant, (1000, 1, 1), {"invocations": 1000})
+    inside.context(own_device).submit(Dispatch(plan, {"source": source, "target": target}))
     np.testing.assert_array_equal(contents(own_device, target), array)
 
 
@@ -46,14 +45,14 @@ def test_the_copy_copies(own_device, rng):
 def test_multiply_adds_are_done(own_device, precision):
     if precision == "fp16" and "shaderFloat16" not in own_device.info.features:
         pytest.skip(f"{own_device.info.name} lacks the feature shaderFloat16")
-    logical = inside.logical(own_device)
-    kernel = FmaKernel(inside.dispatcher(own_device), precision, 300)
+    context = inside.context(own_device)
+    kernel = FmaKernel(inside.context(own_device), precision, 300)
     defines = shaders.variant("bench_fma", dtype=precision).defines
     for iterations, expected in ((0, None), (3, defines["CHAINS"])):
-        step = kernel.step(iterations)
-        recording = Recording(logical, [step], host_reads=False)
+        dispatch = kernel.dispatch(iterations)
+        recording = Recording(context.queue, [[dispatch]])
         recording.submit()
-        result = contents(own_device, step.resources[0]).reshape(300, 4)
+        result = contents(own_device, dispatch.bound[0]).reshape(300, 4)
         if expected is None:  # the chains' beginnings, summed
             chains = (np.arange(300)[:, None] + np.arange(defines["CHAINS"])) & 63
             np.testing.assert_array_equal(result[:, 0], chains.sum(1) / 64)
@@ -63,18 +62,18 @@ def test_multiply_adds_are_done(own_device, precision):
 
 
 def test_matrix_products_are_done(own_device):
-    found = measurable(inside.dispatcher(own_device))
+    found = measurable(inside.context(own_device))
     if not found:
         pytest.skip(f"{own_device.info.name} lacks the feature cooperativeMatrix")
-    logical = inside.logical(own_device)
+    context = inside.context(own_device)
     subgroup = own_device.info.limits["subgroupSize"]
     for matrix, variant in found:
-        kernel = MatrixKernel(inside.dispatcher(own_device), matrix, variant, 256)
+        kernel = MatrixKernel(inside.context(own_device), matrix, variant, 256)
         chains, steps = variant.defines["CHAINS"], variant.defines["STEPS"]
-        step = kernel.step(2)
-        recording = Recording(logical, [step], host_reads=False)
+        dispatch = kernel.dispatch(2)
+        recording = Recording(context.queue, [[dispatch]])
         recording.submit()
-        totals = contents(own_device, step.resources[0]).reshape(-1, subgroup).sum(1)
+        totals = contents(own_device, dispatch.bound[0]).reshape(-1, subgroup).sum(1)
         # Ones times ones: K a product, on top of the chain's number.
         elements = matrix.m * matrix.n
         expected = elements * (chains * (chains - 1) // 2 + chains * steps * 2 * matrix.k)

@@ -20,5 +20,11 @@ def test_rotation_passes_the_cache():
     assert rotation(100, is_cpu=True) == 2
 
 
-def test_a_chain_goes_round_its_steps():
-    assert chain("abc", 2, 3) == [["a", "b"], ["c", "a"], ["b", "c"]]
+def test_a_chain_goes_round_its_items():
+    barrier = ()
+    found = chain([["a"], ["b", "B"], ["c"]], 2, 3)
+    assert found == [
+        [barrier, "a", barrier, "b", "B"],
+        [barrier, "c", barrier, "a"],
+        [barrier, "b", "B", barrier, "c"],
+    ]

@@ -51,9 +51,9 @@ def test_what_never_settles_is_said():
 
 
 def test_calibration_on_a_device(device):
-    stopwatch, note = make_stopwatch(inside.logical(device))
+    stopwatch, note = make_stopwatch(inside.context(device))
     assert note is None
-    clocks = Clocks(inside.dispatcher(device), stopwatch)
+    clocks = Clocks(inside.context(device), stopwatch)
     assert clocks.calibrate() > 0
     assert clocks.iterations >= 1
 
@@ -61,15 +61,15 @@ def test_calibration_on_a_device(device):
 def test_without_timestamps_the_host_times(device, monkeypatch):
     real = timestamps.timestamp_clock
 
-    def none(logical: object) -> object:
+    def none(context: object) -> object:
         monkeypatch.setitem(device.info.limits, "timestampPeriod", 0.0)
-        return real(logical)
+        return real(context)
 
     monkeypatch.setattr("pwconv.timing.stopwatch.timestamp_clock", none)
-    stopwatch, note = make_stopwatch(inside.logical(device))
+    stopwatch, note = make_stopwatch(inside.context(device))
     assert isinstance(stopwatch, HostStopwatch)
     assert "timestampPeriod = 0.0 ns; times are the host's" in note
     with pytest.raises(UnsupportedError, match="has no timestamps"):
-        real(inside.logical(device))
-    clocks = Clocks(inside.dispatcher(device), stopwatch)
+        real(inside.context(device))
+    clocks = Clocks(inside.context(device), stopwatch)
     assert clocks.calibrate() > 0

@@ -17,7 +17,7 @@ from pwconv.timing.clocks import ClockCheck, Clocks
 from pwconv.timing.samples import summarize
 from pwconv.tuning import race as race_module
 from pwconv.tuning.race import LEAST_GAIN, Outcome, Task, entrants, race
-from pwconv.vk.commands import Step
+from pwconv.vk.commands import Dispatch, Groups
 from pwconv.vk.pipelines import Pipeline
 from support import inside
 from support.accuracy import assert_within, random_problem
@@ -41,14 +41,15 @@ class FakeStopwatch:
 
     def __init__(self, seconds: dict[Pipeline, Callable[[], float]]) -> None:
         self.seconds = seconds
-        self.segments: list[list[Step]] = []
+        self.segments: list[list[Dispatch]] = []
 
     def run(
-        self, segments: Sequence[Sequence[Step]], before: Callable[[], None] = lambda: None
+        self, segments: Sequence[Groups], before: Callable[[], None] = lambda: None
     ) -> list[float]:
-        self.segments += map(list, segments)
+        flat = [[each for group in groups for each in group] for groups in segments]
+        self.segments += flat
         default = itertools.repeat(20e-3).__next__
-        return [sum(self.seconds.get(s.pipeline, default)() for s in steps) for steps in segments]
+        return [sum(self.seconds.get(d.pipeline, default)() for d in segment) for segment in flat]
 
 
 Race = Callable[..., tuple[Outcome, FakeStopwatch]]
@@ -60,15 +61,15 @@ def fake_race(own_device: pwconv.Device) -> Race:
 
     def run(times: Sequence[Callable[[], float]], storage: str = "buffer") -> object:
         task = task_on(own_device, storage)
-        found = entrants(inside.dispatcher(own_device), task)
+        found = entrants(inside.context(own_device), task)
         slow = itertools.repeat(1e-3).__next__
         seconds = {
             plan.pipeline: time
             for (_, plan), time in itertools.zip_longest(found, times[: len(found)], fillvalue=slow)
         }
         stopwatch = FakeStopwatch(seconds)
-        clocks = Clocks(inside.dispatcher(own_device), stopwatch)
-        return race(inside.dispatcher(own_device), clocks, task), stopwatch
+        clocks = Clocks(inside.context(own_device), stopwatch)
+        return race(inside.context(own_device), clocks, task), stopwatch
 
     return run
 
@@ -85,11 +86,11 @@ def noisy(microseconds: float, spread: float, seed: int) -> Callable[[], float]:
 @pytest.mark.parametrize("storage", ["texture3d", "buffer"])
 def test_every_candidate_enters_once_and_the_default_first(device, storage):
     task = task_on(device, storage)
-    dispatcher = inside.dispatcher(device)
-    found = entrants(dispatcher, task)
-    default = conv2d_pw_choice.choose(dispatcher, task.problem, task.weight_storage)
+    context = inside.context(device)
+    found = entrants(context, task)
+    default = conv2d_pw_choice.choose(context, task.problem, task.weight_storage)
     assert found[0][0] == default
-    able = conv2d_pw_choice.candidates(dispatcher, task.problem, task.weight_storage)
+    able = conv2d_pw_choice.candidates(context, task.problem, task.weight_storage)
     assert {choice.variant.name for choice, _ in found} == set(able)
     runs = [(choice.variant.name, plan.workgroup) for choice, plan in found]
     assert len(set(runs)) == len(runs)
@@ -105,28 +106,28 @@ def test_every_entrant_computes_the_same(device, rng, storage):
     expected = reference.conv2d_pw(x, weight, bias, activation="silu")
     bound = reference.conv2d_pw_bound(x, weight, bias, activation="silu")
     tensor = device.tensor(x, storage=storage)
-    for _, plan in entrants(inside.dispatcher(device), task):
+    for _, plan in entrants(inside.context(device), task):
         out = device.tensor(np.full(OUT_SHAPE, np.nan, np.float32), storage=storage)
-        inside.dispatcher(device).submit(task.bind(plan, tensor.resource, out.resource))
+        inside.context(device).submit(task.bind(plan, tensor.resource, out.resource))
         assert_within(out.numpy(), expected, bound)
 
 
 def test_a_variant_that_the_driver_cannot_compile_is_left_out(device, monkeypatch):
     task = task_on(device, "buffer")
-    everyone = entrants(inside.dispatcher(device), task)
+    everyone = entrants(inside.context(device), task)
     broken = everyone[1][0].variant.name
 
-    def plan(dispatcher, variant, *rest):
+    def plan(context, variant, *rest):
         if variant.name == broken:
             raise pwconv.PwconvError("vkCreateComputePipelines: VkErrorUnknown")
-        return conv2d_pw.plan_conv2d_pw(dispatcher, variant, *rest)
+        return conv2d_pw.plan_conv2d_pw(context, variant, *rest)
 
     monkeypatch.setattr(race_module, "plan_conv2d_pw", plan)
-    found = [choice.variant.name for choice, _ in entrants(inside.dispatcher(device), task)]
+    found = [choice.variant.name for choice, _ in entrants(inside.context(device), task)]
     assert found == [c.variant.name for c, _ in everyone if c.variant.name != broken]
     broken = everyone[0][0].variant.name
     with pytest.raises(pwconv.PwconvError, match="VkErrorUnknown"):
-        entrants(inside.dispatcher(device), task)
+        entrants(inside.context(device), task)
 
 
 def test_the_fastest_wins(fake_race):
@@ -193,7 +194,7 @@ def test_slow_kernels_run_few_times_and_not_all_in_one_submission(fake_race, mon
 
     def run(self, segments, before=lambda: None):
         seconds = real(self, segments, before)
-        if any(step.pipeline in self.seconds for steps in segments for step in steps):
+        if any(d.pipeline in self.seconds for groups in segments for g in groups for d in g):
             submissions.append(sum(seconds))
         return seconds
 
@@ -208,8 +209,8 @@ def test_inputs_and_outputs_rotate(fake_race):
     used = {
         step.resources
         for segment in stopwatch.segments
-        for step in segment
-        if step.pipeline in stopwatch.seconds
+        for dispatch in segment
+        if dispatch.pipeline in stopwatch.seconds
     }
     assert len({resources[0] for resources in used}) >= 2
 
@@ -238,11 +239,11 @@ def test_by_chance_quartiles_lie_apart_rarely():
 
 def test_without_rivals_the_default_is_timed_alone(own_device, monkeypatch):
     task = task_on(own_device, "buffer")
-    alone = entrants(inside.dispatcher(own_device), task)[:1]
+    alone = entrants(inside.context(own_device), task)[:1]
     monkeypatch.setattr(race_module, "entrants", lambda *_: alone)
     stopwatch = FakeStopwatch({alone[0][1].pipeline: steady(50)})
-    clocks = Clocks(inside.dispatcher(own_device), stopwatch)
-    outcome = race(inside.dispatcher(own_device), clocks, task)
+    clocks = Clocks(inside.context(own_device), stopwatch)
+    outcome = race(inside.context(own_device), clocks, task)
     assert outcome.rival is None
     assert not outcome.rival_wins
     assert outcome.winner[1].median == pytest.approx(50e-6)
@@ -251,8 +252,8 @@ def test_without_rivals_the_default_is_timed_alone(own_device, monkeypatch):
 @pytest.mark.parametrize("storage", ["texture3d", "buffer"])
 def test_scratch_is_real_data_and_is_given_back(own_device, storage):
     task = task_on(own_device, storage)
-    memory = inside.logical(own_device).memory
-    with inside.race_scratch(inside.dispatcher(own_device), task.problem, is_cpu=True) as pairs:
+    memory = inside.context(own_device).memory
+    with inside.race_scratch(inside.context(own_device), task.problem, is_cpu=True) as pairs:
         assert len({x.uid for x, _ in pairs} | {out.uid for _, out in pairs}) == 2 * len(pairs) > 2
         tensor = own_device.empty(SHAPE, "float32", storage)
         for x, _ in pairs:
@@ -263,10 +264,10 @@ def test_scratch_is_real_data_and_is_given_back(own_device, storage):
             assert 0.5 < values.std() < 2
             assert len(np.unique(values)) > 0.9 * math.prod(SHAPE)
     for _ in range(3):  # as many copies on their way at once as there will be
-        with inside.race_scratch(inside.dispatcher(own_device), task.problem, is_cpu=True):
+        with inside.race_scratch(inside.context(own_device), task.problem, is_cpu=True):
             own_device.synchronize()
     before = memory.used
-    with inside.race_scratch(inside.dispatcher(own_device), task.problem, is_cpu=True):
+    with inside.race_scratch(inside.context(own_device), task.problem, is_cpu=True):
         assert memory.used == before
 
 
@@ -280,10 +281,10 @@ def test_scratch_is_given_back_when_memory_runs_out(own_device, monkeypatch):
         return real(*arguments)
 
     monkeypatch.setattr(race_module, "acquire_resource", acquire)
-    monkeypatch.setattr(inside.logical(own_device).resources, "release", released.append)
+    monkeypatch.setattr(inside.context(own_device).resources, "release", released.append)
     with (
         pytest.raises(OutOfMemoryError, match="none left"),
-        inside.race_scratch(inside.dispatcher(own_device), task.problem, is_cpu=True),
+        inside.race_scratch(inside.context(own_device), task.problem, is_cpu=True),
     ):
         pass
     assert len(released) == 3

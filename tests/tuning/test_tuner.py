@@ -39,7 +39,7 @@ def verdicts_for(
     """Return a verdict that a choice is best, as a race would give it."""
     task = task_of(layer, storage)
     default = conv2d_pw_choice.choose(
-        inside.dispatcher(layer.device), task.problem, task.weight_storage
+        inside.context(layer.device), task.problem, task.weight_storage
     )
     verdict = Verdict(
         choice.variant.name, choice.workgroup, 2e-6, default.variant.name, default.workgroup, 3e-6
@@ -53,18 +53,18 @@ def dispatched(
     """Return the variant and workgroup that a call on a tensor really submits."""
     device = layer.device
     seen = []
-    submit = inside.dispatcher(device).submit
+    submit = inside.context(device).submit
 
     def spy(*dispatches, **options):
         seen.extend(dispatches)
         return submit(*dispatches, **options)
 
     x = device.tensor(np.ones(shape, np.float32), storage=storage)
-    inside.dispatcher(device).submit = spy
+    inside.context(device).submit = spy
     try:
         layer(x)
     finally:
-        del inside.dispatcher(device).submit
+        del inside.context(device).submit
     plans = [d.plan for d in seen if d.plan.variant.family.startswith("conv2d_pw")]
     assert len(plans) == 1
     return plans[0].variant.name, plans[0].workgroup
@@ -74,7 +74,7 @@ def others(
     layer: pwconv.PointwiseConv2d, storage: str
 ) -> list[tuple[conv2d_pw_choice.Choice, tuple[int, int, int]]]:
     """Return every choice but the default, with the workgroup that it comes to."""
-    found = race.entrants(inside.dispatcher(layer.device), task_of(layer, storage))[1:]
+    found = race.entrants(inside.context(layer.device), task_of(layer, storage))[1:]
     return [(choice, plan.workgroup) for choice, plan in found]
 
 
@@ -147,9 +147,9 @@ def test_what_each_mode_reads_measures_and_writes(
         read.append("read")
         return real_read(self)
 
-    def run(dispatcher, clocks, task):
+    def run(context, clocks, task):
         raced.append(task)
-        return real_race(dispatcher, clocks, task)
+        return real_race(context, clocks, task)
 
     monkeypatch.setattr(Store, "read", read_store)
     monkeypatch.setattr(tuner, "race", run)
@@ -202,9 +202,9 @@ def test_on_demand_from_threads(open_device: OpenDevice, rng, quick, monkeypatch
     raced: list[race.Task] = []
     real = race.race
 
-    def run(dispatcher, clocks, task):
+    def run(context, clocks, task):
         raced.append(task)
-        return real(dispatcher, clocks, task)
+        return real(context, clocks, task)
 
     monkeypatch.setattr(tuner, "race", run)
     inputs = [rng.standard_normal((1, 9, 3, 2 + n)).astype(np.float32) for n in range(2)]
@@ -354,5 +354,5 @@ def test_tuning_again_and_again_does_not_grow(open_device: OpenDevice, rng, quic
     held = []
     for _ in range(3):
         inside.tuner(own).tune(task_of(layer, "buffer"))
-        held.append((*settled(own), inside.logical(own).memory.reserved))
+        held.append((*settled(own), inside.context(own).memory.reserved))
     assert held[0] == held[1] == held[2]

@@ -8,7 +8,6 @@ import os
 import stat
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -17,8 +16,8 @@ from hypothesis import strategies as st
 
 import pwconv
 from pwconv import files, shaders
+from pwconv.context import Denied
 from pwconv.deny_list import Denial, DenyList
-from pwconv.dispatch import Denied, Dispatcher
 from pwconv.kernels import conv2d_pw_choice, linear
 from pwconv.tuning.store import Key, Verdict
 from pwconv.verify.run import selected, verify
@@ -227,8 +226,8 @@ def test_a_tuned_winner_that_is_denied_is_not_taken(device, open_device, rng):
     layer = pwconv.PointwiseConv2d(weight, bias, storage="buffer", device=own)
     task = inside.task(layer, "buffer", x.shape, (2, 27, 5, 7))
     key = Key(task.problem, task.weight_storage)
-    default = conv2d_pw_choice.choose(inside.dispatcher(own), *(task.problem, task.weight_storage))
-    able = conv2d_pw_choice.candidates(inside.dispatcher(own), task.problem, task.weight_storage)
+    default = conv2d_pw_choice.choose(inside.context(own), *(task.problem, task.weight_storage))
+    able = conv2d_pw_choice.candidates(inside.context(own), task.problem, task.weight_storage)
     winner = next(name for name in able if name != default.variant.name)
     inside.tuner(own).store.add(
         {
@@ -260,22 +259,20 @@ def test_a_kernel_without_another_is_refused(device, open_device):
 
 
 def test_a_missing_feature_is_not_put_down_to_the_list(tmp_path):
-    device = SimpleNamespace(info=dataclasses.replace(INFO, limits=LIMITS))
     names = frozenset(v.name for v in shaders.variants("conv2d_pw_tiled"))
-    dispatcher = Dispatcher(device, Denied(names, tmp_path))
+    info = dataclasses.replace(INFO, limits=LIMITS)
+    context = inside.paper_context(info, Denied(names, tmp_path))
     half = shaders.variants("conv2d_pw_tiled", dtype="fp16acc16")
-    dispatcher.require_allowed(half)
-    assert not any(map(dispatcher.can_run, half))
+    context.require_allowed(half)
+    assert not any(map(context.can_run, half))
     with pytest.raises(pwconv.UnsupportedError, match="and 5 more"):
-        dispatcher.require_allowed(
-            shaders.variants("conv2d_pw_tiled", dtype="fp32", weight="buffer")
-        )
+        context.require_allowed(shaders.variants("conv2d_pw_tiled", dtype="fp32", weight="buffer"))
 
 
 def test_what_is_denied_is_verified_all_the_same(device, open_device):
     variants = selected([NAMES[0]])
     DenyList(device.info).revise((), {NAMES[0]: "zeros in identity"})
-    found = verify(inside.logical(open_device()), variants)
+    found = verify(inside.context(open_device()), variants)
     assert [(r.variant.name, r.passed) for r in found.results] == [(NAMES[0], True)]
 
 

@@ -15,13 +15,15 @@ import pytest
 
 import pwconv
 from pwconv import dispatch, shaders
-from pwconv.dispatch import MOST_TRIPS, Dispatcher, Plan
+from pwconv.context import Context
+from pwconv.dispatch import MOST_TRIPS
 from pwconv.kernels import tiling
 from pwconv.verify import linear, pointwise
 from pwconv.verify.report import describe, make_table, to_document
 from pwconv.verify.run import FAMILIES, Verification, selected, verify
 from pwconv.verify.workbench import Workbench, storage_of
 from pwconv.vk import pipelines
+from pwconv.vk.commands import Plan
 from support import inside
 
 NOT_VERIFIED = re.compile("bench_")
@@ -70,7 +72,7 @@ def test_every_family_is_verified_or_left_out_on_purpose():
 def test_a_sound_device_passes(device, part):
     variants = selected([part])
     told = []
-    found = verify(inside.logical(device), variants, lambda name, share: told.append((name, share)))
+    found = verify(inside.context(device), variants, lambda name, share: told.append((name, share)))
     assert [str(f) for result in found.failed for f in result.failures] == []
     assert not found.lost
     assert [r.variant for r in found.results] == [
@@ -86,7 +88,7 @@ def test_a_sound_device_passes(device, part):
 def test_each_case_is_what_its_name_says(device):
     (variant,) = selected([CONV])
     most = device.info.limits["maxImageDimension3D"]
-    with Workbench(Dispatcher(inside.logical(device))) as bench:
+    with Workbench(inside.another_context(device)) as bench:
         trials = {trial.case: trial for trial in pointwise.trials(bench, variant)}
     shapes = {name: trial.expected.shape for name, trial in trials.items()}
     for name, axis in (("widest", 3), ("tallest", 2)):
@@ -122,13 +124,13 @@ def test_each_loop_over_sizes_has_a_case_as_long_as_any_that_is_planned(device, 
     """A driver that ends loops sooner than Mesa's llvmpipe is found."""
     (variant,) = (v for v in selected([name]) if v.name == name)
     planned = []
-    plan = Dispatcher.plan
+    plan = Context.plan
     monkeypatch.setattr(
-        Dispatcher,
+        Context,
         "plan",
         lambda *a, trips=0, **kw: planned.append(trips) or plan(*a, trips=trips, **kw),
     )
-    with Workbench(Dispatcher(inside.logical(device))) as bench:
+    with Workbench(inside.another_context(device)) as bench:
         (trial,) = (t for t in FAMILIES[variant.family](bench, variant) if t.case == "longest loop")
         trial.plan()
     few = {"conv2d_dw": 1023, "global_avg_pool": 500}
@@ -141,7 +143,7 @@ def test_a_driver_that_ends_a_loop_is_found(device, monkeypatch, name):
     """What is planned is short enough for llvmpipe; were it not, its users would be told."""
     for module in (dispatch, tiling, linear, pointwise):
         monkeypatch.setattr(module, "MOST_TRIPS", 2**17)
-    found = verify(inside.logical(device), [v for v in selected([name]) if v.name == name])
+    found = verify(inside.context(device), [v for v in selected([name]) if v.name == name])
     ended = device.info.driver.startswith("llvmpipe")
     wrong = {failure.case for result in found.failed for failure in result.failures}
     assert wrong == ({"longest loop"} if ended else set())
@@ -161,14 +163,14 @@ def test_few_pipelines_have_every_flag_set_and_not(device, monkeypatch, family):
     """Compiling is what takes time on a GPU: two of them do for most variants."""
     asked: set[tuple[tuple[int, int], ...]] = set()
     monkeypatch.setattr(
-        inside.logical(device).pipelines,
+        inside.context(device).pipelines,
         "get",
         lambda *arguments: asked.add((*arguments[-1].items(),)),
     )
-    dispatcher = Dispatcher(inside.logical(device))
-    with Workbench(dispatcher) as bench:
-        for variant in filter(dispatcher.can_run, selected([family])):
-            if variant.family != family or inside.verify_lack(inside.logical(device), variant):
+    context = inside.another_context(device)
+    with Workbench(context) as bench:
+        for variant in filter(context.can_run, selected([family])):
+            if variant.family != family or inside.verify_lack(inside.context(device), variant):
                 continue
             asked.clear()
             for trial in FAMILIES[family](bench, variant):
@@ -264,7 +266,7 @@ def test_a_fault_is_found_and_named(device, monkeypatch, name, fault, kind):
         return fault(read(self, resource, shape, dtype))
 
     monkeypatch.setattr(Workbench, "read", faulty)
-    found = verify(inside.logical(device), [variant])
+    found = verify(inside.context(device), [variant])
     (result,) = found.failed
     first = result.failures[0]
     assert first.kind == kind, str(first)
@@ -282,14 +284,14 @@ def cut_short(plan: Plan) -> Plan:
 def test_a_tile_that_is_not_computed_is_unwritten(device, monkeypatch, name):
     """On the device: what was not written there holds the poison."""
     (variant,) = selected([name])
-    make = Dispatcher.plan
+    make = Context.plan
 
     def plan(self, chosen, *arguments, **options):
         made = make(self, chosen, *arguments, **options)
         return cut_short(made) if chosen is variant else made
 
-    monkeypatch.setattr(Dispatcher, "plan", plan)
-    (result,) = verify(inside.logical(device), [variant]).failed
+    monkeypatch.setattr(Context, "plan", plan)
+    (result,) = verify(inside.context(device), [variant]).failed
     assert result.failures[0].kind == "unwritten", str(result.failures[0])
     assert np.isnan(result.failures[0].value)
     assert "identity" in {failure.case for failure in result.failures}
@@ -297,7 +299,7 @@ def test_a_tile_that_is_not_computed_is_unwritten(device, monkeypatch, name):
 
 def test_an_input_channel_that_is_left_out_is_found(device, monkeypatch):
     (variant,) = selected([CONV])
-    make = Dispatcher.plan
+    make = Context.plan
 
     def plan(self, chosen, grid, push, *arguments, **options):
         if chosen is variant:
@@ -305,8 +307,8 @@ def test_an_input_channel_that_is_left_out_is_found(device, monkeypatch):
             push["K4"] = -(-push["K"] // 4)
         return make(self, chosen, grid, push, *arguments, **options)
 
-    monkeypatch.setattr(Dispatcher, "plan", plan)
-    (result,) = verify(inside.logical(device), [variant]).failed
+    monkeypatch.setattr(Context, "plan", plan)
+    (result,) = verify(inside.context(device), [variant]).failed
     failed = {failure.case: failure for failure in result.failures}
     assert failed["one-hot"].kind == "zeros"
     assert failed["constant"].value == failed["constant"].expected - 1
@@ -318,7 +320,7 @@ def test_a_lane_past_the_channels_is_looked_at(device, monkeypatch):
     monkeypatch.setattr(
         Workbench, "read", lambda *arguments: garbage_past_channels(read(*arguments))
     )
-    (result,) = verify(inside.logical(device), [variant]).failed
+    (result,) = verify(inside.context(device), [variant]).failed
     first = result.failures[0]
     assert first.past_channels
     assert (first.value, first.expected, first.bound) == (3, 0, 0)
@@ -329,13 +331,13 @@ def test_an_error_fails_a_variant_and_the_rest_goes_on(device, monkeypatch):
     variants = selected(["conv2d_pw_tiled_fp32_buffer_m1n1k1", "upsample_buffer_fp32"])
     plan = pointwise.plan_conv2d_pw
 
-    def fail(dispatcher, variant, problem, *arguments, **options):
+    def fail(context, variant, problem, *arguments, **options):
         if problem.x_shape[1] > 1000:
             raise pwconv.PwconvError("the compiler failed")
-        return plan(dispatcher, variant, problem, *arguments, **options)
+        return plan(context, variant, problem, *arguments, **options)
 
     monkeypatch.setattr(pointwise, "plan_conv2d_pw", fail)
-    found = verify(inside.logical(device), variants)
+    found = verify(inside.context(device), variants)
     assert [result.passed for result in found.results] == [False, True]
     assert str(found.results[0].failures[0]) == "large-K: the compiler failed"
 
@@ -357,7 +359,7 @@ def compiled(monkeypatch) -> list[str]:
 
 def test_other_threads_compile(own_device, compiled):
     variants = selected([CONV, "upsample"])
-    assert not verify(inside.logical(own_device), variants).failed
+    assert not verify(inside.context(own_device), variants).failed
     ahead = [name for name in compiled if name.startswith("pwconv-verify")]
     assert len(ahead) >= 10  # and not what carries arrays to the device and back
     assert threading.active_count() == 1
@@ -373,7 +375,7 @@ def test_what_does_not_compile_is_that_variants_error(own_device, monkeypatch):
         return real(self, name, *arguments)
 
     monkeypatch.setattr(pipelines.PipelineCache, "get", fail)
-    found = verify(inside.logical(own_device), variants)
+    found = verify(inside.context(own_device), variants)
     assert [result.passed for result in found.results] == [False, True]
     (failure,) = found.results[0].failures
     assert str(failure) == "identity: vkCreateComputePipelines: the driver failed"
@@ -388,7 +390,7 @@ def test_ctrl_c_ends_it_before_the_rest_is_compiled(own_device, compiled):
 
     variants = selected(["conv2d_pw_tiled_fp32"])
     with pytest.raises(KeyboardInterrupt):
-        verify(inside.logical(own_device), variants, interrupt)
+        verify(inside.context(own_device), variants, interrupt)
     made = len(compiled)
     assert made < 2 * len(variants)
     time.sleep(0.3)
@@ -402,7 +404,7 @@ def test_a_lost_device_ends_it(device, monkeypatch):
         raise pwconv.DeviceLostError("the driver lost the device")
 
     monkeypatch.setattr(pointwise, "plan_conv2d_pw", lose)
-    found = verify(inside.logical(device), variants)
+    found = verify(inside.context(device), variants)
     assert found.lost == "the driver lost the device"
     assert [r.failures[0].kind for r in found.results] == ["error"]
     assert found.skipped == {"upsample_buffer_fp32": "the device was lost"}
@@ -410,14 +412,14 @@ def test_a_lost_device_ends_it(device, monkeypatch):
 
 
 def test_nothing_is_left_on_the_device(own_device):
-    logical = inside.logical(own_device)
+    context = inside.context(own_device)
 
     def used() -> int:
-        assert not verify(logical, selected([LINEAR, COPIES, "unpack"])).failed
+        assert not verify(context, selected([LINEAR, COPIES, "unpack"])).failed
         own_device.synchronize()
-        logical.queue.collect()
-        logical.resources.clear()
-        return logical.memory.used
+        context.queue.collect()
+        context.resources.clear()
+        return context.memory.used
 
     assert used() == used()
 
@@ -436,7 +438,7 @@ def test_the_document_and_the_table(device, monkeypatch):
         return found * np.float32("nan") if found.shape[1] == 104 else found
 
     monkeypatch.setattr(Workbench, "read", faulty)
-    found = verify(inside.logical(device), selected([CONV, COPIES]))
+    found = verify(inside.context(device), selected([CONV, COPIES]))
     document = json.loads(json.dumps(to_document(device.info, found), allow_nan=False))
     assert document["schema"] == 1
     assert document["device"]["name"] == device.info.name

@@ -21,7 +21,7 @@ def nothing(_command_buffer: object) -> None:
 
 
 def test_serials_count_up_and_complete(own_device):
-    queue = inside.logical(own_device).queue
+    queue = inside.context(own_device).queue
     first = queue.run_once(nothing)
     second = queue.run_once(nothing)
     assert second == first + 1
@@ -33,15 +33,15 @@ def test_serials_count_up_and_complete(own_device):
 
 
 def test_retired_objects_go_when_the_device_is_done(own_device):
-    queue = inside.logical(own_device).queue
+    queue = inside.context(own_device).queue
     gone: list[str] = []
     queue.run_once(nothing)
-    queue.retire(lambda: gone.append("early"))
+    queue.core.retire(lambda: gone.append("early"))
     queue.collect()
     queue.wait()
     queue.collect()
     assert gone == ["early"]
-    queue.retire(lambda: gone.append("at close"))
+    queue.core.retire(lambda: gone.append("at close"))
     own_device.close()
     assert gone == ["early", "at close"]
 
@@ -50,7 +50,7 @@ def test_submissions_in_flight_are_bounded(own_device, rng):
     x, weight, _ = random_problem(rng, 8, 8, (4, 4), "float32")
     layer = pwconv.PointwiseConv2d(weight, device=own_device)
     tensor, out = own_device.tensor(x), own_device.empty((8, 4, 4), "float32")
-    queue = inside.logical(own_device).queue
+    queue = inside.context(own_device).queue
     for _ in range(300):
         layer(tensor, out=out)
         assert queue.last - queue.done <= 64
@@ -65,7 +65,7 @@ def test_few_submissions_have_a_fence(own_device, rng):
     tensor, out = own_device.tensor(x), own_device.empty((8, 4, 4), "float32")
     layer(tensor, out=out)
     own_device.synchronize()
-    queue = inside.logical(own_device).queue
+    queue = inside.context(own_device).queue
     for _ in range(inside.FENCE_EVERY - 1):
         layer(tensor, out=out)
     assert not inside.fences(queue)
@@ -77,22 +77,22 @@ def test_few_submissions_have_a_fence(own_device, rng):
 
 
 def test_what_is_retired_goes_without_waiting(own_device):
-    queue = inside.logical(own_device).queue
+    queue = inside.context(own_device).queue
     made = contextlib.ExitStack()
     command_buffer = queue.record(nothing, made)
     gone: list[int] = []
     queue.submit(command_buffer)
-    queue.retire(lambda: gone.append(1))
+    queue.core.retire(lambda: gone.append(1))
     deadline = time.monotonic() + 10
     while not gone and time.monotonic() < deadline:
         queue.submit(command_buffer)
     assert gone
-    queue.retire(made.close)
+    queue.core.retire(made.close)
 
 
 def test_a_wait_is_cut_into_slices(own_device, monkeypatch):
     """So that Ctrl-C is noticed: the wait goes on after each, and leaves a usable device."""
-    queue = inside.logical(own_device).queue
+    queue = inside.context(own_device).queue
     setattr(queue, inside.SPIN_SECONDS, 0.0)
     real = vk.vkWaitForFences
     answers = [vk.VkTimeout, vk.VkTimeout, KeyboardInterrupt]
@@ -111,7 +111,7 @@ def test_a_wait_is_cut_into_slices(own_device, monkeypatch):
 
 
 def test_a_short_wait_is_not_left_to_the_driver(own_device, monkeypatch):
-    queue = inside.logical(own_device).queue
+    queue = inside.context(own_device).queue
     setattr(queue, inside.SPIN_SECONDS, 60.0)
     monkeypatch.setattr(vk, "vkWaitForFences", None)
     serial = queue.run_once(nothing)
@@ -120,7 +120,7 @@ def test_a_short_wait_is_not_left_to_the_driver(own_device, monkeypatch):
 
 
 def test_a_long_wait_is_left_to_the_driver(own_device, monkeypatch):
-    queue = inside.logical(own_device).queue
+    queue = inside.context(own_device).queue
     setattr(queue, inside.SPIN_SECONDS, 1e-3)
     asked = itertools.count()
 
@@ -137,7 +137,7 @@ def test_a_long_wait_is_left_to_the_driver(own_device, monkeypatch):
 
 
 def test_a_fence_someone_waits_for_is_not_reused(own_device, monkeypatch):
-    queue = inside.logical(own_device).queue
+    queue = inside.context(own_device).queue
     setattr(queue, inside.SPIN_SECONDS, 0.0)
     serial = queue.run_once(nothing)
     started, resume = threading.Event(), threading.Event()
@@ -153,7 +153,7 @@ def test_a_fence_someone_waits_for_is_not_reused(own_device, monkeypatch):
     waiter.start()
     assert started.wait(10)
     fence = inside.fences(queue)[0].handle
-    vk.vkDeviceWaitIdle(inside.logical(own_device).handle)
+    vk.vkDeviceWaitIdle(inside.context(own_device).handle)
     assert queue.completed() == serial
     assert fence not in inside.returned_fences(queue)
     resume.set()
@@ -164,7 +164,7 @@ def test_a_fence_someone_waits_for_is_not_reused(own_device, monkeypatch):
 
 def test_a_full_queue_goes_on_while_another_thread_waits(own_device, monkeypatch):
     """The oldest submission is done, and whoever waited for it has not yet said so."""
-    queue = inside.logical(own_device).queue
+    queue = inside.context(own_device).queue
     setattr(queue, inside.SPIN_SECONDS, 0.0)
     serial = queue.run_once(nothing)
     started, resume = threading.Event(), threading.Event()
@@ -205,9 +205,9 @@ def test_a_failed_submission_can_be_repeated(own_device, monkeypatch):
     monkeypatch.setattr(vk, "vkQueueSubmit", fail)
     with pytest.raises(pwconv.OutOfMemoryError):
         layer(x)
-    failed = inside.logical(own_device).queue.last
+    failed = inside.context(own_device).queue.last
     monkeypatch.setattr(vk, "vkQueueSubmit", real)
-    inside.logical(own_device).queue.wait(failed)
+    inside.context(own_device).queue.wait(failed)
     np.testing.assert_array_equal(layer(x), x)
 
 
@@ -216,7 +216,7 @@ def test_a_full_queue_does_not_keep_others_out(own_device, rng, monkeypatch):
     x, weight, _ = random_problem(rng, 8, 8, (4, 4), "float32")
     layer = pwconv.PointwiseConv2d(weight, device=own_device)
     tensor, out = own_device.tensor(x), own_device.empty((8, 4, 4), "float32")
-    queue = inside.logical(own_device).queue
+    queue = inside.context(own_device).queue
     layer(tensor, out=out)
     own_device.synchronize()
     waits, resume = threading.Event(), threading.Event()
@@ -231,8 +231,8 @@ def test_a_full_queue_does_not_keep_others_out(own_device, rng, monkeypatch):
     thread.start()
     try:
         assert waits.wait(20)
-        assert inside.logical(own_device).lock.acquire(timeout=10)
-        inside.logical(own_device).lock.release()
+        assert inside.context(own_device).lock.acquire(timeout=10)
+        inside.context(own_device).lock.release()
         assert own_device.memory().allocated > 0
     finally:
         monkeypatch.undo()

@@ -160,8 +160,8 @@ def test_a_block_that_cannot_be_mapped_is_freed(driver, monkeypatch):
 
 
 def test_mapped_memory_is_the_buffers_own(own_device):
-    logical = inside.logical(own_device)
-    buffers = [Buffer(logical, 1000, UPLOAD) for _ in range(20)]
+    context = inside.context(own_device)
+    buffers = [Buffer(context, 1000, UPLOAD) for _ in range(20)]
     for number, buffer in enumerate(buffers):
         np.frombuffer(buffer.mapped, np.uint8)[:] = number
     for number, buffer in enumerate(buffers):

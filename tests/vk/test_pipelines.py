@@ -138,7 +138,7 @@ def slow_compiler(monkeypatch) -> list[str]:
 def add(device: pwconv.Device, activation: int) -> object:
     """Plan a sum, of another pipeline for each activation."""
     return elementwise.plan_elementwise(
-        *(inside.dispatcher(device), "buffer", elementwise.ADD, (1, 4, 3, 5), np.dtype(np.float32)),
+        *(inside.context(device), "buffer", elementwise.ADD, (1, 4, 3, 5), np.dtype(np.float32)),
         dataclasses.replace(parse_activation(None), number=activation),
         broadcast=False,
     )
@@ -173,7 +173,7 @@ def test_whoever_holds_the_lock_waits_for_what_another_compiles(own_device, slow
         compiling = pool.submit(add, own_device, 0)
         while not slow_compiler:
             time.sleep(0.01)
-        with inside.logical(own_device).lock:
+        with inside.context(own_device).lock:
             plan = add(own_device, 0)
         assert compiling.result() is plan
     assert len(slow_compiler) == 1
@@ -198,7 +198,7 @@ def test_what_fails_is_tried_again_by_whoever_waits(own_device, slow_compiler, m
     def fail_once(self, *arguments):
         made = real(self, *arguments)
         for error in failures:
-            vk.vkDestroyPipeline(self._device.handle, made, None)
+            vk.vkDestroyPipeline(self._core.handle, made, None)
             raise error
         return made
 

@@ -1,4 +1,4 @@
-"""GPU timestamps around segments of steps."""
+"""GPU timestamps around segments of dispatches."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ def test_timestamps_wrap():
 
 
 def test_more_work_takes_longer(own_device):
-    logical = inside.logical(own_device)
-    kernel = FmaKernel(inside.dispatcher(own_device), "fp32", 4096)
-    step = kernel.step(200)
-    recording = TimedRecording(logical, [[step], [], [step] * 20, [step]])
+    context = inside.context(own_device)
+    kernel = FmaKernel(inside.context(own_device), "fp32", 4096)
+    group = [kernel.dispatch(200)]
+    recording = TimedRecording(context.queue, [[group], [], [group] * 20, [group]])
     for _ in range(2):  # a recording can be submitted again
-        logical.queue.wait(logical.queue.submit(recording.command_buffer))
+        context.queue.wait(context.queue.submit(recording.command_buffer))
         one, nothing, twenty, _ = recording.seconds()
         assert 0 <= nothing < one < twenty < 60
 
 
 def test_a_device_without_timestamps(own_device, monkeypatch):
-    assert timestamp_clock(inside.logical(own_device)).period > 0
+    assert timestamp_clock(inside.context(own_device)).period > 0
     monkeypatch.setitem(own_device.info.limits, "timestampPeriod", 0.0)
     with pytest.raises(pwconv.UnsupportedError, match="has no timestamps"):
-        TimedRecording(inside.logical(own_device), [])
+        TimedRecording(inside.context(own_device).queue, [])

@@ -61,9 +61,9 @@ def _against_staging_copy(
     device: Device, run: Callable[[], object], x: Array, out_bytes: int
 ) -> tuple[Sample, Sample]:
     """Time a run, and in turns with it plain copies of its bytes to and from mapped memory."""
-    logical = device._logical
-    upload = Buffer(logical, x.nbytes, UPLOAD)
-    download = Buffer(logical, out_bytes, DOWNLOAD)
+    context = device._context
+    upload = Buffer(context, x.nbytes, UPLOAD)
+    download = Buffer(context, out_bytes, DOWNLOAD)
     assert upload.mapped is not None
     assert download.mapped is not None
     into = np.frombuffer(upload.mapped, np.float32)[: x.size]

@@ -11,6 +11,7 @@ from pwconv.errors import OutOfMemoryError, UnsupportedError
 from pwconv.modules import PointwiseConv2d
 from pwconv.timing.chains import chain, chain_lengths, rotation
 from pwconv.timing.clocks import Clocks
+from pwconv.vk.commands import Groups
 
 _SAMPLES_CPU = 3
 
@@ -56,11 +57,11 @@ def _measure(device: Device, clocks: Clocks, layer: Layer, dtype: str, storage: 
         for _ in range(pairs)
     ]
     dispatches = [module._dispatch(x, out) for x, out in tensors]
-    steps = [dispatch.step for dispatch in dispatches]
+    items: list[Groups] = [[[dispatch]] for dispatch in dispatches]
 
-    estimate = clocks.estimate(steps[:1])
+    estimate = clocks.estimate(items[0])
     repetitions, samples = (1, _SAMPLES_CPU) if clocks.is_cpu else chain_lengths(estimate)
-    sample, check = clocks.sample(chain(steps, repetitions, samples))
+    sample, check = clocks.sample(chain(items, repetitions, samples), repetitions)
     plan = dispatches[0].plan
     return Run(
         "pwconv",

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
-import itertools
 import math
 from typing import Any
 
@@ -13,12 +11,9 @@ from pwconv.bench.graphs import GraphCase, make_graph
 from pwconv.bench.report import Run
 from pwconv.device import Device
 from pwconv.errors import OutOfMemoryError, UnsupportedError
-from pwconv.graph.program import Program
-from pwconv.tensor import Tensor
 from pwconv.timing.chains import chain, chain_lengths, rotation
 from pwconv.timing.clocks import Clocks
 from pwconv.timing.samples import summarize
-from pwconv.vk.commands import Step
 
 # Contenders, each with what it asks of the graph.
 CONTENDERS: dict[str, dict[str, Any]] = {
@@ -73,12 +68,12 @@ def _measure(
         | {i: device.empty(program.shapes[i], dtype, storage) for i in outputs}
         for _ in range(sets)
     ]
-    runs = [_steps(program, each) for each in tensors]
+    runs = [program.groups({i: tensor.resource for i, tensor in each.items()}) for each in tensors]
 
     estimate = clocks.estimate(runs[0])
     repetitions, samples = (1, _SAMPLES_CPU) if clocks.is_cpu else chain_lengths(estimate)
     segments = chain(runs, repetitions, samples)
-    seconds, check = clocks.time([list(itertools.chain(*segment)) for segment in segments])
+    seconds, check = clocks.time(segments)
     return Run(
         contender,
         dtype,
@@ -86,13 +81,6 @@ def _measure(
         check,
         storage=storage,
         working_set=sets * bytes_each,
-        dispatches=len(runs[0]),
+        dispatches=sum(map(len, runs[0])),
         scratch=program.scratch_bytes,
     )
-
-
-def _steps(program: Program, tensors: dict[int, Tensor]) -> list[Step]:
-    """Return the steps of one run, which begins when what was before it is done."""
-    commands = program.commands({i: tensor.resource for i, tensor in tensors.items()})
-    first, *rest = itertools.chain(*program.steps(commands))
-    return [dataclasses.replace(first, waits=True), *rest]

@@ -53,18 +53,18 @@ class Job:
 
 def run(device: Device, job: Job, progress: Callable[[str, float], None]) -> Report:
     """Measure a job; ``progress(what, share)`` is told what comes next, and the share done."""
-    stopwatch, note = make_stopwatch(device._logical)
+    stopwatch, note = make_stopwatch(device._context)
     report = _empty_report(device, job, stopwatch.method)
     report.notes += [note] if note else []
     progress("raising the clocks", 0.0)
-    clocks = Clocks(device._dispatcher, stopwatch)
+    clocks = Clocks(device._context, stopwatch)
     peers: list[Peer] = []
     graph_peers: list[GraphPeer] = []
     try:
         if clocks.is_cpu:
             report.notes.append("a CPU's clocks cannot be held: their drift is recorded, no more")
         progress("ceilings", 0.0)
-        report.ceilings += measure_ceilings(device._dispatcher, clocks)
+        report.ceilings += measure_ceilings(device._context, clocks)
         if job.peers:
             progress("opening peers", 0.0)
             if job.graphs:

@@ -205,7 +205,7 @@ class Builder:
             geometry = _geometry(stride, padding, array)
             # Before a view that repeats its elements becomes as large as it looks.
             shape = (1, array.shape[0], geometry.products(array.shape[1]))
-            packed_storage(self.device._dispatcher, shape, self.dtype, "auto")
+            packed_storage(self.device._context, shape, self.dtype, "auto")
             layer = PointwiseConv2d(
                 flatten_kernel(convert(array, self.dtype)),
                 bias,

@@ -6,9 +6,10 @@ from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from pwconv.graph.operations import Launch, Operation, Setting
+from pwconv.graph.operations import Operation, Setting
 from pwconv.kernels.channels import Piece, plan_channels
 from pwconv.tensor import Shape, shape4
+from pwconv.vk.commands import Dispatch
 
 
 class _Channels(Operation):
@@ -18,18 +19,17 @@ class _Channels(Operation):
     def pieces(self, shapes: Sequence[Shape]) -> list[Piece]:
         """Return the pieces, in order."""
 
-    def launches(self, setting: Setting, shapes: Sequence[Shape], out_shape: Shape) -> list[Launch]:
+    def dispatches(
+        self, setting: Setting, shapes: Sequence[Shape], out_shape: Shape
+    ) -> list[Dispatch]:
         """Plan a dispatch a piece, or for several."""
-        return [
-            Launch(plan, bindings)
-            for plan, bindings in plan_channels(
-                setting.dispatcher,
-                setting.storage,
-                self.pieces(shapes),
-                shape4(out_shape, "output"),
-                setting.dtype,
-            )
-        ]
+        return plan_channels(
+            setting.context,
+            setting.storage,
+            self.pieces(shapes),
+            shape4(out_shape, "output"),
+            setting.dtype,
+        )
 
     def flop(self, shapes: Sequence[Shape], out_shape: Shape) -> int:
         """Return 0: elements are copied."""

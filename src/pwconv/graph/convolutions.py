@@ -12,9 +12,8 @@ import numpy as np
 
 from pwconv.activation import Activation
 from pwconv.device import Device
-from pwconv.dispatch import Plan
 from pwconv.dtypes import FLOAT32, Array, as_float_array
-from pwconv.graph.operations import OUTPUT, Launch, Operation, Setting
+from pwconv.graph.operations import Operation, Setting
 from pwconv.kernels import conv2d_pw_choice
 from pwconv.kernels.conv2d_dw import arrange_weight, plan_conv2d_dw
 from pwconv.kernels.conv2d_pw import Geometry, Problem, plan_conv2d_pw
@@ -22,6 +21,7 @@ from pwconv.layer import upload_parameter
 from pwconv.layout import ceil_div
 from pwconv.modules import PointwiseConv2d, conv_output_shape
 from pwconv.tensor import Shape, shape4
+from pwconv.vk.commands import OUT, Dispatch, Plan
 
 _MOST_TAPS = 2**10  # of a kernel: products are counted in 32 bits
 
@@ -43,7 +43,9 @@ class MatrixConvolution(Operation):
         """Bytes of the packed weight and the bias."""
         return self.layer._parameter_bytes
 
-    def launches(self, setting: Setting, shapes: Sequence[Shape], out_shape: Shape) -> list[Launch]:
+    def dispatches(
+        self, setting: Setting, shapes: Sequence[Shape], out_shape: Shape
+    ) -> list[Dispatch]:
         """Plan the one dispatch that computes it, bias, residual and activation included."""
         added = self._added(len(shapes))
         plan, reason = self._plan(setting, shapes[0], out_shape, added)
@@ -53,9 +55,9 @@ class MatrixConvolution(Operation):
             "t_residual": 0,
             "t_scale": 0,
             **added,
-            "t_out": OUTPUT,
+            "t_out": OUT,
         }
-        return [Launch(plan, bindings, reason)]
+        return [Dispatch(plan, bindings, reason)]
 
     def flop(self, shapes: Sequence[Shape], out_shape: Shape) -> int:
         """Return two for each product."""
@@ -94,7 +96,7 @@ class PointwiseConvolution(MatrixConvolution):
     def scale_pays(self, setting: Setting, x_shape: Shape, out_shape: Shape) -> bool:
         """Return whether it should multiply x by a scale, and not take their product."""
         variant = self.layer._variant(setting.storage, x_shape, out_shape, self.geometry)
-        return conv2d_pw_choice.scale_pays(setting.dispatcher, variant)
+        return conv2d_pw_choice.scale_pays(setting.context, variant)
 
     def _added(self, operands: int) -> dict[str, int]:
         if not self.scaled:
@@ -151,9 +153,9 @@ class DenseConvolution(MatrixConvolution):
             FLOAT32,
             self.geometry,
         )
-        choice = conv2d_pw_choice.choose(setting.dispatcher, problem, self.layer._weight.storage)
+        choice = conv2d_pw_choice.choose(setting.context, problem, self.layer._weight.storage)
         plan = plan_conv2d_pw(
-            setting.dispatcher,
+            setting.context,
             choice.variant,
             problem,
             self.activation,
@@ -212,10 +214,12 @@ class DepthwiseConvolution(Operation):
             shapes[0], channels, channels, self.geometry, _taps_of(self.geometry)
         )
 
-    def launches(self, setting: Setting, shapes: Sequence[Shape], out_shape: Shape) -> list[Launch]:
+    def dispatches(
+        self, setting: Setting, shapes: Sequence[Shape], out_shape: Shape
+    ) -> list[Dispatch]:
         """Plan the one dispatch."""
         plan = plan_conv2d_dw(
-            setting.dispatcher,
+            setting.context,
             setting.storage,
             shape4(shapes[0], "x"),
             setting.dtype,
@@ -223,7 +227,7 @@ class DepthwiseConvolution(Operation):
             self.activation,
         )
         parameters = {"weight": self.kernels.weight, "bias": self.kernels.bias}
-        return [Launch(plan, {**parameters, "t_in": 0, "t_out": OUTPUT})]
+        return [Dispatch(plan, {**parameters, "t_in": 0, "t_out": OUT})]
 
     def flop(self, shapes: Sequence[Shape], out_shape: Shape) -> int:
         """Return two for each product."""

@@ -12,7 +12,7 @@ def draw(program: Program) -> str:
     lines = ["digraph {", "  node [shape=box];"]
     for name, i in network.inputs.items():
         lines.append(f"  n{i} [label={_quoted(name)}, shape=ellipse];")
-    for i in program.launches:
+    for i in program.dispatches:
         node = network.nodes[i]
         assert node.operation is not None
         lines.append(f"  n{i} [label={_quoted(f'{node.name}: {node.operation.kind}')}];")

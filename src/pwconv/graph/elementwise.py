@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from pwconv.activation import Activation, parse_activation
-from pwconv.graph.operations import OUTPUT, Launch, Operation, Setting
+from pwconv.graph.operations import Operation, Setting
 from pwconv.kernels.elementwise import ADD, FIRST, MULTIPLY, plan_elementwise
 from pwconv.tensor import Shape, shape4
+from pwconv.vk.commands import OUT, Dispatch
 
 _NUMBERS = {"activation": FIRST, "add": ADD, "mul": MULTIPLY}
 
@@ -33,12 +34,14 @@ class Elementwise(Operation):
                 )
         return shapes[larger]
 
-    def launches(self, setting: Setting, shapes: Sequence[Shape], out_shape: Shape) -> list[Launch]:
+    def dispatches(
+        self, setting: Setting, shapes: Sequence[Shape], out_shape: Shape
+    ) -> list[Dispatch]:
         """Plan the one dispatch."""
         larger = _larger(shapes)
         other = len(shapes) - 1 - larger
         plan = plan_elementwise(
-            setting.dispatcher,
+            setting.context,
             setting.storage,
             _NUMBERS[self.kind],
             shape4(out_shape, "output"),
@@ -46,7 +49,7 @@ class Elementwise(Operation):
             self.activation,
             broadcast=shapes[other] != out_shape,
         )
-        return [Launch(plan, {"t_a": larger, "t_b": other, "t_out": OUTPUT})]
+        return [Dispatch(plan, {"t_a": larger, "t_b": other, "t_out": OUT})]
 
     def scale_of(self, shapes: Sequence[Shape]) -> tuple[int, int] | None:
         """Return which input is multiplied by [N, C, 1, 1], and which that is; None in all else."""

@@ -14,11 +14,11 @@ import numpy as np
 
 from pwconv.device import Device
 from pwconv.dtypes import Array, DType
-from pwconv.graph.program import Command, Program
+from pwconv.graph.program import Program
 from pwconv.kernels import transfer
 from pwconv.staging import Staged, chunk_bytes, one_chunk
 from pwconv.vk import process
-from pwconv.vk.commands import Recording
+from pwconv.vk.commands import Dispatch, Recording
 from pwconv.vk.resources import DOWNLOAD, UPLOAD, Buffer
 
 _FRAMES = 2
@@ -45,15 +45,15 @@ class Handle:
         ------
         ClosedError, DeviceLostError
         """
-        logical = self._device._logical
-        logical.enter()
+        context = self._device._context
+        context.enter()
         process.enter(self._lock, "the handle")
         return self._wait()
 
     def _wait(self) -> dict[str, Any]:
-        logical = self._device._logical
-        with self._lock, logical.in_use():
-            logical.queue.wait(self._serial)
+        context = self._device._context
+        with self._lock, context.in_use():
+            context.queue.wait(self._serial)
             if self._frame is not None:
                 self._results, self._frame = self._frame.read(), None
             return dict(self._results)
@@ -112,9 +112,9 @@ class Frame:
         previous = self._handle() if self._handle else None
         if previous is not None:
             previous._wait()
-        logical, program = self._device._logical, self._program
-        with logical.in_use():
-            logical.queue.wait(self._serial)
+        context, program = self._device._context, self._program
+        with context.in_use():
+            context.queue.wait(self._serial)
             for name, array in arrays.items():
                 i = program.network.inputs[name]
                 n, c, h, w = program.shape4(i)
@@ -122,14 +122,14 @@ class Frame:
                     self._sent[name].fill(array.reshape(n, c, h * w))
                 else:
                     transfer.upload(
-                        program.setting.dispatcher,
+                        program.setting.context,
                         array.reshape(n, c, h, w),
                         self._tensors[i].resource,
                         program.setting.dtype,
                     )
-            with logical.lock:
+            with context.lock:
                 if self._generation != program.generation:
-                    self._recording = program.record(self._commands(), host_reads=True)
+                    self._recording = Recording(context.queue, self._groups(), host_reads=True)
                     self._generation = program.generation
                 assert self._recording is not None
                 self._serial = self._recording.submit(awaited=True)
@@ -149,7 +149,7 @@ class Frame:
                 self._received[name].empty(array)
             else:
                 array = transfer.download(
-                    program.setting.dispatcher, self._tensors[i].resource, (n, c, h, w), dtype
+                    program.setting.context, self._tensors[i].resource, (n, c, h, w), dtype
                 )
             results[name] = array.reshape(program.shapes[i])
         return results
@@ -164,32 +164,33 @@ class Frame:
     ) -> None:
         """Give an input or output a staging buffer, if it passes through one at once."""
         n, c, h, w = self._program.shape4(i)
-        logical = self._device._logical
-        chunk = one_chunk(logical, (n, c, h * w), dtype.itemsize)
+        context = self._device._context
+        chunk = one_chunk(context, (n, c, h * w), dtype.itemsize)
         if chunk is not None:
-            buffer = Buffer(logical, chunk_bytes(chunk, dtype), preferences)
+            buffer = Buffer(context, chunk_bytes(chunk, dtype), preferences)
             staged[name] = Staged(chunk, buffer, dtype)
 
-    def _commands(self) -> list[Command]:
+    def _groups(self) -> list[list[Dispatch]]:
+        """Return the uploads, the nodes and the downloads, in order."""
         program, tensors = self._program, self._tensors
-        dispatcher, dtype = program.setting.dispatcher, program.setting.dtype
+        context, dtype = program.setting.context, program.setting.dtype
         uploads, downloads = [], []
         for name, staged in self._sent.items():
             i = program.network.inputs[name]
             target, source = tensors[i].resource, staged.buffer
             upload = transfer.upload_dispatch(
-                dispatcher, program.shape4(i), staged.dtype, staged.chunk, source, target, dtype
+                context, program.shape4(i), staged.dtype, staged.chunk, source, target, dtype
             )
-            uploads.append(Command([upload], [source], [target]))
+            uploads.append([upload])
         for name, staged in self._received.items():
             i = program.network.outputs[name]
             result = tensors[i].resource
             download = transfer.download_dispatch(
-                dispatcher, result, staged.chunk, staged.buffer, program.shape4(i), dtype
+                context, result, staged.chunk, staged.buffer, program.shape4(i), dtype
             )
-            downloads.append(Command([download], [result], [staged.buffer]))
+            downloads.append([download])
         given = {i: tensor.resource for i, tensor in tensors.items()}
-        return [*uploads, *program.commands(given), *downloads]
+        return [*uploads, *program.groups(given), *downloads]
 
 
 class Frames:

@@ -6,15 +6,16 @@ import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from pwconv.dispatch import Resource
 from pwconv.graph.convolutions import PointwiseConvolution
 from pwconv.graph.network import Network, Node
-from pwconv.graph.operations import OUTPUT, Launch, Operation, Setting
+from pwconv.graph.operations import Operation, Setting
 from pwconv.kernels import conv2d_pw_pair_choice
 from pwconv.kernels.conv2d_pw import Geometry
 from pwconv.kernels.conv2d_pw_pair import PairProblem, plan_conv2d_pw_pair
 from pwconv.kernels.tiling import Choice
 from pwconv.tensor import Shape, shape4
+from pwconv.vk.commands import OUT, Dispatch
+from pwconv.vk.resources import Resource
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,11 +39,13 @@ class PointwisePair(Operation):
         """Return [N, C_out, H, W], or without N."""
         return self.second.output_shape([self.first.output_shape(shapes[:1]), *shapes[1:]])
 
-    def launches(self, setting: Setting, shapes: Sequence[Shape], out_shape: Shape) -> list[Launch]:
+    def dispatches(
+        self, setting: Setting, shapes: Sequence[Shape], out_shape: Shape
+    ) -> list[Dispatch]:
         """Plan the one dispatch."""
         has_residual = len(shapes) > 1
         plan = plan_conv2d_pw_pair(
-            setting.dispatcher,
+            setting.context,
             self.choice.variant,
             _problem(setting, shapes[0], self.first, self.second),
             self.first.activation,
@@ -52,12 +55,12 @@ class PointwisePair(Operation):
         bindings: dict[str, Resource | int] = {}
         for which, layer in (("first", self.first.layer), ("second", self.second.layer)):
             bindings[f"{which}_bias"] = layer._bias
-            if f"{which}_rows" in plan.binding_names:
+            if f"{which}_rows" in plan.variant.binding_names:
                 bindings[f"{which}_rows"] = layer._weight.rows()
             else:
                 bindings[f"{which}_packed"] = layer._weight.resource
-        bindings |= {"t_in": 0, "t_residual": 1 if has_residual else 0, "t_out": OUTPUT}
-        return [Launch(plan, bindings, self.choice.reason)]
+        bindings |= {"t_in": 0, "t_residual": 1 if has_residual else 0, "t_out": OUT}
+        return [Dispatch(plan, bindings, self.choice.reason)]
 
     def flop(self, shapes: Sequence[Shape], out_shape: Shape) -> int:
         """Return two for each product."""
@@ -91,7 +94,7 @@ def _pair(nodes: Sequence[Node], i: int, shapes: Sequence[Shape], setting: Setti
     if len(storages) > 1:
         return None
     choice = conv2d_pw_pair_choice.choose_pair(
-        setting.dispatcher,
+        setting.context,
         _problem(setting, shapes[before.inputs[0]], first, second),
         storages.pop(),
     )

@@ -129,7 +129,7 @@ class Graph(Builder):
         check_storage(storage)
         super().__init__(resolve_device(device), as_dtype(dtype), storage)
         self._fuse = bool(fuse)
-        self._scratch = Scratch(self.device._logical)
+        self._scratch = Scratch(self.device._context)
         self._programs: OrderedDict[tuple[Shape, ...], _Sized] = OrderedDict()
         self._ceilings: list[Ceiling] = []
 
@@ -252,7 +252,7 @@ class Graph(Builder):
                 )
 
             weights = 0
-            for i in program.launches:
+            for i in program.dispatches:
                 operation = program.network.nodes[i].operation
                 weights += operation.weight_bytes if operation else 0
             return Memory(
@@ -287,7 +287,7 @@ class Graph(Builder):
             raise ValueError(f"runs is {count}; it must be at least 1")
         with self._usable_lock:
             sized = self._current()
-            with self.device._logical.lock:
+            with self.device._context.lock:
                 sized.profile, self._ceilings = measure(
                     self.device, sized.program, count, self._ceilings
                 )
@@ -330,7 +330,7 @@ class Graph(Builder):
     @property
     def _usable_lock(self) -> Any:
         """The lock, for a call that may begin: a forked child may have it locked."""
-        self.device._logical.enter()
+        self.device._context.enter()
         process.enter(self._lock, "the graph")
         return self._lock
 
@@ -347,11 +347,11 @@ class Graph(Builder):
         if known is not None:
             self._programs.move_to_end(key)
             return known
-        logical = self.device._logical
+        context = self.device._context
         named = {f"node {self._nodes[i].name!r}": shape for i, shape in enumerate(shapes)}
-        storages = network.storages(shapes, storage_order(logical, self._storage))
-        storage = choose_storage(logical, named, self.dtype, storages)
-        setting = Setting(self.device._dispatcher, storage, self.dtype)
+        storages = network.storages(shapes, storage_order(context, self._storage))
+        storage = choose_storage(context, named, self.dtype, storages)
+        setting = Setting(self.device._context, storage, self.dtype)
         network, extended = split_strides(fold(network, shapes), shapes, setting)
         if self._fuse:
             network = fuse(network, extended, setting)
@@ -368,7 +368,7 @@ class Graph(Builder):
         with self._usable_lock:
             program = self._current().program
             self._check_names(given_inputs)
-            logical, storage = self.device._logical, program.setting.storage
+            context, storage = self.device._context, program.setting.storage
             tensors = {
                 name: self._check_tensor(name, given_inputs[name], storage) for name in self._inputs
             }
@@ -378,8 +378,8 @@ class Graph(Builder):
             }
             given = {self._inputs[name]: tensor.resource for name, tensor in tensors.items()}
             given.update((self._outputs[name], t.resource) for name, t in results.items())
-            logical.queue.make_room()
-            with logical.lock:
+            context.queue.make_room()
+            with context.lock:
                 recording = program.recording(given)
                 # A run takes long enough to be waited for: a fence of its own saves a submission.
                 serial = recording.submit(awaited=True)

@@ -7,9 +7,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from pwconv.activation import Activation
-from pwconv.graph.operations import OUTPUT, Launch, Operation, Setting
+from pwconv.graph.operations import Operation, Setting
 from pwconv.modules import Linear
 from pwconv.tensor import Shape
+from pwconv.vk.commands import OUT, Dispatch
+from pwconv.vk.resources import Resource
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,11 +39,17 @@ class LinearLayer(Operation):
         """Return those in which every batch of x has texels of its own."""
         return self.layer._storages_for(shapes[0], storages)
 
-    def launches(self, setting: Setting, shapes: Sequence[Shape], out_shape: Shape) -> list[Launch]:
+    def dispatches(
+        self, setting: Setting, shapes: Sequence[Shape], out_shape: Shape
+    ) -> list[Dispatch]:
         """Plan the one dispatch that computes it, bias and activation included."""
         plan, reason = self.layer._plan_with(setting.storage, shapes[0], self.activation)
-        bindings = {**self.layer._parameters(plan), "t_in": 0, "t_out": OUTPUT}
-        return [Launch(plan, bindings, reason)]
+        bindings: dict[str, Resource | int] = {
+            **self.layer._parameters(plan),
+            "t_in": 0,
+            "t_out": OUT,
+        }
+        return [Dispatch(plan, bindings, reason)]
 
     def flop(self, shapes: Sequence[Shape], out_shape: Shape) -> int:
         """Return two for each product."""

@@ -4,53 +4,22 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-from pwconv.dispatch import Dispatch, Dispatcher, Plan, Resource
+from pwconv.context import Context
 from pwconv.dtypes import DType
 from pwconv.tensor import Shape
-
-# A launch's operands are its node's inputs, by number, and its output.
-OUTPUT = -1
+from pwconv.vk.commands import Dispatch
 
 
 @dataclass(frozen=True)
 class Setting:
     """Where a node is computed: the device, and how activations are kept on it."""
 
-    dispatcher: Dispatcher
+    context: Context
     storage: str
     dtype: DType
-
-
-@dataclass(frozen=True, eq=False)
-class Launch:
-    """A planned dispatch whose activations are not known yet.
-
-    Attributes
-    ----------
-    plan : Plan
-    bindings : Mapping
-        By name: a resource of the node's own, or the number of an operand.
-    reason : str
-        Why the plan's variant, where there was a choice.
-    """
-
-    plan: Plan
-    bindings: Mapping[str, Resource | int]
-    reason: str = ""
-
-    def bind(self, inputs: Sequence[Resource], output: Resource) -> Dispatch:
-        """Return the dispatch over given activations."""
-        operands = [*inputs, output]
-        return Dispatch(
-            self.plan,
-            {
-                name: operands[bound] if isinstance(bound, int) else bound
-                for name, bound in self.bindings.items()
-            },
-        )
 
 
 class Operation(ABC):
@@ -93,8 +62,13 @@ class Operation(ABC):
         return storages
 
     @abstractmethod
-    def launches(self, setting: Setting, shapes: Sequence[Shape], out_shape: Shape) -> list[Launch]:
-        """Plan the dispatches, which do not depend on each other."""
+    def dispatches(
+        self, setting: Setting, shapes: Sequence[Shape], out_shape: Shape
+    ) -> list[Dispatch]:
+        """Plan the dispatches, which do not depend on each other.
+
+        Their operands are the node's inputs, by number, and ``OUT``.
+        """
 
     def flop(self, shapes: Sequence[Shape], out_shape: Shape) -> int:
         """Return the arithmetic operations; activations and bias are not counted."""

@@ -17,6 +17,7 @@ from pwconv.timing.ceilings import Ceiling, Roofline, measure_ceilings, roofline
 from pwconv.timing.clocks import ClockCheck, Clocks
 from pwconv.timing.samples import Sample, summarize
 from pwconv.timing.stopwatch import make_stopwatch
+from pwconv.vk.commands import Groups
 
 
 @dataclass(frozen=True)
@@ -114,8 +115,8 @@ def measure(
     device: Device, program: Program, runs: int, ceilings: Sequence[Ceiling]
 ) -> tuple[Profile, list[Ceiling]]:
     """Time a program's nodes; return the device's ceilings too, measured unless given."""
-    stopwatch, _ = make_stopwatch(device._logical)
-    clocks = Clocks(device._dispatcher, stopwatch)
+    stopwatch, _ = make_stopwatch(device._context)
+    clocks = Clocks(device._context, stopwatch)
     network, setting = program.network, program.setting
     rng = np.random.default_rng(0)
     tensors = {
@@ -126,14 +127,13 @@ def measure(
     }
     for i in network.outputs.values():
         tensors[i] = device._empty(program.shapes[i], setting.dtype, setting.storage)
-    commands = program.commands({i: tensor.resource for i, tensor in tensors.items()})
-    segments = program.steps(commands)
-    whole = [step for steps in segments for step in steps]
-    known = list(ceilings) or list(measure_ceilings(device._dispatcher, clocks))
+    whole = program.groups({i: tensor.resource for i, tensor in tensors.items()})
+    segments: list[Groups] = [[group] for group in whole]
+    known = list(ceilings) or list(measure_ceilings(device._context, clocks))
     seconds, check = clocks.time([*segments, whole] * runs)
     *each, total = (summarize(seconds[i :: len(segments) + 1]) for i in range(len(segments) + 1))
     nodes = []
-    for i, time in zip(program.launches, each, strict=True):
+    for i, time in zip(program.dispatches, each, strict=True):
         node, flop, least_bytes = network.nodes[i], program.flop(i), program.least_bytes(i)
         assert node.operation is not None
         nodes.append(
@@ -141,7 +141,7 @@ def measure(
                 name=node.name,
                 kind=node.operation.kind,
                 shape=program.shapes[i],
-                variants=tuple(launch.plan.variant.name for launch in program.launches[i]),
+                variants=tuple(dispatch.plan.variant.name for dispatch in program.dispatches[i]),
                 flop=flop,
                 least_bytes=least_bytes,
                 time=time,

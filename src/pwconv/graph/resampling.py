@@ -6,12 +6,13 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from pwconv.graph.operations import OUTPUT, Launch, Operation, Setting
+from pwconv.graph.operations import Operation, Setting
 from pwconv.kernels.conv2d_pw import Geometry
 from pwconv.kernels.global_avg_pool import plan_global_avg_pool
 from pwconv.kernels.subsample import plan_subsample
 from pwconv.kernels.upsample import plan_upsample
 from pwconv.tensor import Shape, shape4
+from pwconv.vk.commands import OUT, Dispatch
 
 
 class GlobalAvgPool(Operation):
@@ -23,12 +24,14 @@ class GlobalAvgPool(Operation):
         """Return [N, C, 1, 1], or without N."""
         return (*shapes[0][:-2], 1, 1)
 
-    def launches(self, setting: Setting, shapes: Sequence[Shape], out_shape: Shape) -> list[Launch]:
+    def dispatches(
+        self, setting: Setting, shapes: Sequence[Shape], out_shape: Shape
+    ) -> list[Dispatch]:
         """Plan the one dispatch."""
         plan = plan_global_avg_pool(
-            setting.dispatcher, setting.storage, shape4(shapes[0], "x"), setting.dtype
+            setting.context, setting.storage, shape4(shapes[0], "x"), setting.dtype
         )
-        return [Launch(plan, {"t_in": 0, "t_out": OUTPUT})]
+        return [Dispatch(plan, {"t_in": 0, "t_out": OUT})]
 
     def flop(self, shapes: Sequence[Shape], out_shape: Shape) -> int:
         """Return the additions."""
@@ -47,12 +50,14 @@ class Upsample(Operation):
         h, w = shapes[0][-2:]
         return (*shapes[0][:-2], self.scale * h, self.scale * w)
 
-    def launches(self, setting: Setting, shapes: Sequence[Shape], out_shape: Shape) -> list[Launch]:
+    def dispatches(
+        self, setting: Setting, shapes: Sequence[Shape], out_shape: Shape
+    ) -> list[Dispatch]:
         """Plan the one dispatch."""
         plan = plan_upsample(
-            setting.dispatcher, setting.storage, shape4(shapes[0], "x"), setting.dtype, self.scale
+            setting.context, setting.storage, shape4(shapes[0], "x"), setting.dtype, self.scale
         )
-        return [Launch(plan, {"t_in": 0, "t_out": OUTPUT})]
+        return [Dispatch(plan, {"t_in": 0, "t_out": OUT})]
 
     def flop(self, shapes: Sequence[Shape], out_shape: Shape) -> int:
         """Return 0: elements are copied."""
@@ -71,12 +76,12 @@ class Subsample(Operation):
         out_shape = Geometry(self.stride).output_shape(shape4(shapes[0], "x"), shapes[0][-3])
         return (*shapes[0][:-2], *out_shape[2:])
 
-    def launches(self, setting: Setting, shapes: Sequence[Shape], out_shape: Shape) -> list[Launch]:
+    def dispatches(
+        self, setting: Setting, shapes: Sequence[Shape], out_shape: Shape
+    ) -> list[Dispatch]:
         """Plan the one dispatch."""
-        plan = plan_subsample(
-            setting.dispatcher, shape4(shapes[0], "x"), setting.dtype, self.stride
-        )
-        return [Launch(plan, {"t_in": 0, "t_out": OUTPUT})]
+        plan = plan_subsample(setting.context, shape4(shapes[0], "x"), setting.dtype, self.stride)
+        return [Dispatch(plan, {"t_in": 0, "t_out": OUT})]
 
     def flop(self, shapes: Sequence[Shape], out_shape: Shape) -> int:
         """Return 0: elements are copied."""

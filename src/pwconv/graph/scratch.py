@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+from pwconv.context import Context
 from pwconv.dtypes import DType
 from pwconv.layout import Shape4, buffer_bytes, ceil_div, texture3d_extent
 from pwconv.tensor import VK_FORMATS
-from pwconv.vk.logical_device import LogicalDevice
 from pwconv.vk.resources import (
     Arena,
     Buffer,
     Image,
     Place,
     Requirements,
+    Resource,
     buffer_requirements,
     image_requirements,
 )
@@ -20,8 +21,8 @@ from pwconv.vk.resources import (
 class Scratch:
     """Arenas that grow: one for buffers and one for images, each made when it is needed."""
 
-    def __init__(self, device: LogicalDevice) -> None:
-        self._device = device
+    def __init__(self, context: Context) -> None:
+        self._context = context
         self._arenas: dict[str, Arena] = {}
         # By storage and what a resource is made from: asking means making one.
         self._requirements: dict[tuple[object, ...], Requirements] = {}
@@ -43,9 +44,9 @@ class Scratch:
         found = self._requirements.get(made_of)
         if found is None:
             if storage == "buffer":
-                found = buffer_requirements(self._device, size)
+                found = buffer_requirements(self._context, size)
             else:
-                found = image_requirements(self._device, extent, VK_FORMATS[dtype])
+                found = image_requirements(self._context, extent, VK_FORMATS[dtype])
             found = found._replace(size=ceil_div(found.size, found.alignment) * found.alignment)
             self._requirements[made_of] = found
         return found
@@ -61,13 +62,13 @@ class Scratch:
         known = self._arenas.get(storage)
         if known is not None and known.size >= wanted.size:
             return known
-        new = self._arenas[storage] = Arena(self._device, *wanted, image=storage == "texture3d")
+        new = self._arenas[storage] = Arena(self._context, *wanted, image=storage == "texture3d")
         if known is not None:  # programs that hold it, too, make their resources anew
-            self._device.queue.retire(known.destroy)
+            self._context.retire(known.destroy)
         return new
 
-    def resource(self, storage: str, shape: Shape4, dtype: DType, place: Place) -> Buffer | Image:
+    def resource(self, storage: str, shape: Shape4, dtype: DType, place: Place) -> Resource:
         """Return a value's resource in an arena."""
         if storage == "buffer":
-            return Buffer(self._device, buffer_bytes(shape, dtype.itemsize), place=place)
-        return Image(self._device, texture3d_extent(shape), VK_FORMATS[dtype], place)
+            return Buffer(self._context, buffer_bytes(shape, dtype.itemsize), place=place)
+        return Image(self._context, texture3d_extent(shape), VK_FORMATS[dtype], place)

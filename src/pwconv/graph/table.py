@@ -20,7 +20,7 @@ _WIDTH = 200
 def summarize_nodes(program: Program, profile: Profile | None) -> str:
     """Return a line a node, and one of all; with times where there are some."""
     table = Table(box=box.SIMPLE, pad_edge=False, show_footer=True)
-    order = list(program.launches)
+    order = list(program.dispatches)
     flop, moved = [program.flop(i) for i in order], [program.least_bytes(i) for i in order]
     table.add_column("node", "total", overflow="fold")
     table.add_column("shape")
@@ -31,7 +31,7 @@ def summarize_nodes(program: Program, profile: Profile | None) -> str:
         table.add_column("µs", f"{profile.total.median * 1e6:.1f}", justify="right")
         table.add_column("of roofline", justify="right")
     for position, i in enumerate(order):
-        variants = dict.fromkeys(launch.plan.variant.name for launch in program.launches[i])
+        variants = dict.fromkeys(dispatch.plan.variant.name for dispatch in program.dispatches[i])
         times = []
         if profile is not None:
             node = profile.nodes[position]

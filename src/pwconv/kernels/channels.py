@@ -8,9 +8,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from pwconv import shaders
-from pwconv.dispatch import Dispatcher, Plan
+from pwconv.context import Context
 from pwconv.dtypes import DType, axis_name
 from pwconv.layout import Shape4, buffer_rows, ceil_div
+from pwconv.vk.commands import OUT, Dispatch
+from pwconv.vk.resources import Resource
 
 # What a texel of a texture holds, and so how many sources it may have.
 _LANES = 4
@@ -27,24 +29,20 @@ class Piece:
 
 
 def plan_channels(
-    dispatcher: Dispatcher, storage: str, pieces: Sequence[Piece], shape: Shape4, dtype: DType
-) -> list[tuple[Plan, dict[str, int]]]:
+    context: Context, storage: str, pieces: Sequence[Piece], shape: Shape4, dtype: DType
+) -> list[Dispatch]:
     """Plan a tensor [N, C, H, W] made of pieces of others of its N, H and W, one after the other.
 
-    Returns
-    -------
-    list of (Plan, dict)
-        Dispatches that do not depend on each other, and the number of the source that each of the
-        plan's bindings is; the output is −1.
+    The dispatches do not depend on each other; their operands are the sources, by number.
     """
     if storage == "buffer":
-        return list(_copy_rows(dispatcher, pieces, shape, dtype))
-    return list(_gather(dispatcher, pieces, shape, dtype))
+        return list(_copy_rows(context, pieces, shape, dtype))
+    return list(_gather(context, pieces, shape, dtype))
 
 
 def _copy_rows(
-    dispatcher: Dispatcher, pieces: Sequence[Piece], shape: Shape4, dtype: DType
-) -> Iterator[tuple[Plan, dict[str, int]]]:
+    context: Context, pieces: Sequence[Piece], shape: Shape4, dtype: DType
+) -> Iterator[Dispatch]:
     """Copy each piece: in each sample its rows are consecutive."""
     name = axis_name(dtype)
     variant = shaders.variant("copy_rows", source=name, dtype=name)
@@ -62,14 +60,14 @@ def _copy_rows(
             "target_pitch": c * pitch,
         }
         grid = (elements // (4 // dtype.itemsize), n, 1)
-        plan = dispatcher.plan(variant, grid, sizes, shape=(64, 1, 1))
-        yield plan, {"staging": piece.source, "target": -1}
+        plan = context.plan(variant, grid, sizes, shape=(64, 1, 1))
+        yield Dispatch(plan, {"staging": piece.source, "target": OUT})
         begin += piece.count
 
 
 def _gather(
-    dispatcher: Dispatcher, pieces: Sequence[Piece], shape: Shape4, dtype: DType
-) -> Iterator[tuple[Plan, dict[str, int]]]:
+    context: Context, pieces: Sequence[Piece], shape: Shape4, dtype: DType
+) -> Iterator[Dispatch]:
     """Gather runs of texels, each from as many pieces as the shader takes."""
     variant = shaders.variant("gather_channels", dtype=axis_name(dtype))
     n, c, h, w = shape
@@ -85,12 +83,12 @@ def _gather(
         run += [last] * (_LANES - len(run))
         sizes = {"W": w, "H": h, "batches": n, "c4_first": c4, "count": end - c4, "C": c}
         sizes["C4"] = ceil_div(c, 4)
-        bindings = {"t_out": -1}
+        bindings: dict[str, Resource | int] = {"t_out": OUT}
         for lane, i in enumerate(run):
             if lane:
                 sizes[f"begin_{lane}"] = begins[i] if lane <= last - first else c
             sizes[f"shift_{lane}"] = (pieces[i].first - begins[i]) % 2**32
             sizes[f"C4_{lane}"] = ceil_div(pieces[i].channels, 4)
             bindings[f"t_{lane}"] = pieces[i].source
-        yield dispatcher.plan(variant, (w, h, (end - c4) * n), sizes), bindings
+        yield Dispatch(context.plan(variant, (w, h, (end - c4) * n), sizes), bindings)
         c4 = end

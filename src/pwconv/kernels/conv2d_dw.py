@@ -8,10 +8,11 @@ import numpy as np
 
 from pwconv import shaders
 from pwconv.activation import Activation
-from pwconv.dispatch import Dispatcher, Plan
+from pwconv.context import Context
 from pwconv.dtypes import FLOAT32, Array, DType, axis_name
 from pwconv.kernels.conv2d_pw import Geometry
 from pwconv.layout import Shape4, buffer_rows, ceil_div, texture3d_extent
+from pwconv.vk.commands import Plan
 
 
 def depthwise_bytes(shape: tuple[int, ...]) -> int:
@@ -28,7 +29,7 @@ def arrange_weight(weight: Array) -> Array:
 
 
 def plan_conv2d_dw(
-    dispatcher: Dispatcher,
+    context: Context,
     storage: str,
     shape: Shape4,
     dtype: DType,
@@ -72,10 +73,10 @@ def plan_conv2d_dw(
             "pitch_in": buffer_rows(shape, dtype.itemsize)[1],
         }
         grid = (ceil_div(positions, 4), rows, 1)
-        return dispatcher.plan(
+        return context.plan(
             variant, grid, sizes, constants, shape=(64, 1, 1), flop=flop, trips=taps
         )
     width, height, depth = texture3d_extent(out_shape)
     sizes = {**common, "H_out": height, "depth": depth, "N4": ceil_div(shape[1], 4)}
     grid = (width, height, depth)
-    return dispatcher.plan(variant, grid, sizes, constants, flop=flop, trips=taps)
+    return context.plan(variant, grid, sizes, constants, flop=flop, trips=taps)

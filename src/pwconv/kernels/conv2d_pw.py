@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from pwconv import shaders
 from pwconv.activation import Activation
-from pwconv.dispatch import Dispatcher, Plan, Size3
+from pwconv.context import Context
 from pwconv.dtypes import DType
 from pwconv.errors import UnsupportedError
 from pwconv.kernels.matrix_units import plan_matrices
@@ -23,6 +23,7 @@ from pwconv.layout import (
     row_pitch,
     weight_rows_extent,
 )
+from pwconv.vk.commands import Plan, Size3
 
 # Steps along K; more take long to compile and no longer gain.
 _MOST_UNROLLED = 64
@@ -98,7 +99,7 @@ class Problem:
 
 
 def plan_conv2d_pw(
-    dispatcher: Dispatcher,
+    context: Context,
     variant: shaders.Variant,
     problem: Problem,
     activation: Activation,
@@ -126,18 +127,18 @@ def plan_conv2d_pw(
     _, c_out, _, w_out = problem.out_shape
     geometry, itemsize = problem.geometry, problem.dtype.itemsize
     k = problem.products
-    if residual and "t_residual" not in dict(variant.bindings):
-        most = dispatcher.limits["maxPerStageDescriptorStorageBuffers"]
+    if residual and "t_residual" not in variant.binding_names:
+        most = context.limits["maxPerStageDescriptorStorageBuffers"]
         raise UnsupportedError(
             f"a convolution of buffers with its weight in a buffer and a residual binds 5 of them, "
-            f"and maxPerStageDescriptorStorageBuffers of {dispatcher.device.info.name} is {most}; "
+            f"and maxPerStageDescriptorStorageBuffers of {context.info.name} is {most}; "
             "use storage='texture3d', or add the residual on its own"
         )
     shared = problem.shared if variant.has_constant("SHARED") else 0
     outputs = problem.outputs if shared else problem.outputs_apart
     tile_m, tile_n = block_shape(variant)
     steps = k // variant.defines.get("BLOCK_K", 1)
-    return dispatcher.plan(
+    return context.plan(
         variant,
         grid(variant, outputs),
         {
@@ -174,7 +175,7 @@ def plan_conv2d_pw(
             "KERNEL_H": geometry.kernel[0],
             "KERNEL_W": geometry.kernel[1],
             "WHOLE_BLOCKS": problem.positions % tile_m == 0 and c_out % tile_n == 0,
-            **_matrix_constants(dispatcher, variant),
+            **_matrix_constants(context, variant),
         },
         shape=workgroup,
         flop=2 * k * c_out * problem.positions * n,
@@ -184,17 +185,17 @@ def plan_conv2d_pw(
 
 def takes_scale(variant: shaders.Variant) -> bool:
     """Return whether a variant can multiply its input by a scale as it loads it."""
-    return "t_scale" in dict(variant.bindings)
+    return "t_scale" in variant.binding_names
 
 
-def _matrix_constants(dispatcher: Dispatcher, variant: shaders.Variant) -> dict[str, int]:
+def _matrix_constants(context: Context, variant: shaders.Variant) -> dict[str, int]:
     if variant.family != "conv2d_pw_coopmat":
         return {}
-    plan = plan_matrices(variant, dispatcher.device.info)
+    plan = plan_matrices(variant, context.info)
     if plan is None:
         raise UnsupportedError(
             f"{variant.name} needs a product of float16 matrices, summed in float32, that divides "
-            f"its blocks; {dispatcher.device.info.name} lists none"
+            f"its blocks; {context.info.name} lists none"
         )
     return {
         "MATRIX_M": plan.matrix.m,

@@ -6,7 +6,7 @@ import math
 from dataclasses import replace
 
 from pwconv import shaders
-from pwconv.dispatch import Dispatcher
+from pwconv.context import Context
 from pwconv.dtypes import DType
 from pwconv.kernels.conv2d_pw import Geometry, Problem, takes_scale
 from pwconv.kernels.matrix_units import has_flexible_matrix, plan_matrices, rows_fit
@@ -88,18 +88,16 @@ _PREFERENCES_ELSEWHERE = {
 }
 
 
-def preferred_weight_storage(
-    dispatcher: Dispatcher, storage: str, dtype: DType, n: int, k: int
-) -> str:
+def preferred_weight_storage(context: Context, storage: str, dtype: DType, n: int, k: int) -> str:
     """Return how a layer should pack a weight [N, K] on this device."""
-    preference = _preference(dispatcher, storage, dtype)
-    if storage == "buffer" and not _takes_every_buffer(dispatcher):
+    preference = _preference(context, storage, dtype)
+    if storage == "buffer" and not _takes_every_buffer(context):
         return "auto"  # a texture where it fits one: it leaves a buffer to a residual
-    return fitting_weight_storage(dispatcher, preference, dtype, (1, n, k))
+    return fitting_weight_storage(context, preference, dtype, (1, n, k))
 
 
 def candidates(
-    dispatcher: Dispatcher, problem: Problem, weight_storage: str
+    context: Context, problem: Problem, weight_storage: str
 ) -> dict[str, shaders.Variant]:
     """Return every variant, by name, that the device can run on the problem.
 
@@ -109,17 +107,17 @@ def candidates(
         There is none, for lack of a feature, for a limit, or because all are denied.
     """
     families = _FAMILIES[problem.storage]
-    if problem.storage == "buffer" and not _takes_every_buffer(dispatcher):
+    if problem.storage == "buffer" and not _takes_every_buffer(context):
         families = (_FOUR_BUFFERS,)
     considered = tiled_variants(families, problem, weight_storage)
-    if _suits_matrices(problem) and rows_fit(dispatcher, problem.out_shape[1], problem.x_shape[1]):
-        info = dispatcher.device.info
+    if _suits_matrices(problem) and rows_fit(context, problem.out_shape[1], problem.x_shape[1]):
+        info = context.info
         considered += [v for v in shaders.variants(_COOPMAT) if plan_matrices(v, info)]
         considered += [v for v in shaders.variants(_COOPMAT2) if has_flexible_matrix(v, info)]
-    return runnable(dispatcher, considered, problem)
+    return runnable(context, considered, problem)
 
 
-def choose(dispatcher: Dispatcher, problem: Problem, weight_storage: str) -> Choice:
+def choose(context: Context, problem: Problem, weight_storage: str) -> Choice:
     """Return what should be fastest: matrix units, or else the best-fitting tile.
 
     Raises
@@ -127,10 +125,10 @@ def choose(dispatcher: Dispatcher, problem: Problem, weight_storage: str) -> Cho
     UnsupportedError
         The device can run no variant, for lack of a feature or because all are denied.
     """
-    able = candidates(dispatcher, problem, weight_storage)
-    preference = _preference(dispatcher, problem.storage, problem.dtype)
+    able = candidates(context, problem, weight_storage)
+    preference = _preference(context, problem.storage, problem.dtype)
     # A CPU has no such units: its driver makes loops of them.
-    if dispatcher.device.info.type != "cpu":
+    if context.info.type != "cpu":
         for family, choose_matrices in ((_COOPMAT2, _choose_coopmat2), (_COOPMAT, _choose_coopmat)):
             matrices = {v.axes["tile"]: v for v in able.values() if v.family == family}
             found = choose_matrices(matrices, problem)
@@ -144,7 +142,7 @@ def choose(dispatcher: Dispatcher, problem: Problem, weight_storage: str) -> Cho
     return replace(choice, reason=f"{choice.reason}; {problem.out_shape[0]} samples share tiles")
 
 
-def scale_pays(dispatcher: Dispatcher, variant: shaders.Variant) -> bool:
+def scale_pays(context: Context, variant: shaders.Variant) -> bool:
     """Return whether a variant multiplies its input by a scale for less than a product before it.
 
     conv2d_pw_coopmat2.comp cannot at all: a matrix is loaded as it lies in memory.
@@ -154,7 +152,7 @@ def scale_pays(dispatcher: Dispatcher, variant: shaders.Variant) -> bool:
     # Measured on lavapipe, against the product and then the convolution: it takes 0.57 to 0.97
     # of their time on textures, but 1.01 to 1.05 on fp32 buffers (192→192@32 takes 28.8 ms instead
     # of 27.5), and 0.9 to 1.03 on fp16 ones.
-    return dispatcher.device.info.type != "cpu" or variant.family == "conv2d_pw_tiled"
+    return context.info.type != "cpu" or variant.family == "conv2d_pw_tiled"
 
 
 def subsampling_pays(storage: str) -> bool:
@@ -171,12 +169,12 @@ def subsampling_pays(storage: str) -> bool:
     return storage == "buffer"
 
 
-def _takes_every_buffer(dispatcher: Dispatcher) -> bool:
+def _takes_every_buffer(context: Context) -> bool:
     """Return whether the device binds all that a convolution of buffers may have.
 
     They are output, input, weight, bias, residual and scale.
     """
-    return bool(dispatcher.limits["maxPerStageDescriptorStorageBuffers"] >= 6)
+    return bool(context.limits["maxPerStageDescriptorStorageBuffers"] >= 6)
 
 
 def _suits_matrices(problem: Problem) -> bool:
@@ -229,6 +227,6 @@ def _choose_coopmat(
     return (able[narrow], "the tile for all else") if narrow in able else None
 
 
-def _preference(dispatcher: Dispatcher, storage: str, dtype: DType) -> Preference:
-    measured = _PREFERENCES.get((storage, dispatcher.device.info.type, dtype.name))
+def _preference(context: Context, storage: str, dtype: DType) -> Preference:
+    measured = _PREFERENCES.get((storage, context.info.type, dtype.name))
     return measured or _PREFERENCES_ELSEWHERE[storage]

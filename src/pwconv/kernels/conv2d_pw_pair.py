@@ -12,11 +12,12 @@ from dataclasses import dataclass
 
 from pwconv import shaders
 from pwconv.activation import Activation
-from pwconv.dispatch import Dispatcher, Plan
+from pwconv.context import Context
 from pwconv.dtypes import DType
 from pwconv.errors import UnsupportedError
 from pwconv.kernels.matrix_units import flexible_pair_matrix, plan_pair_matrices
 from pwconv.layout import Shape4, ceil_div, row_pitch, weight_rows_extent
+from pwconv.vk.commands import Plan
 
 
 @dataclass(frozen=True)
@@ -79,7 +80,7 @@ def pair_trips(variant: shaders.Variant, k: int, hidden: int) -> int:
 
 
 def plan_conv2d_pw_pair(
-    dispatcher: Dispatcher,
+    context: Context,
     variant: shaders.Variant,
     problem: PairProblem,
     hidden_activation: Activation,
@@ -120,7 +121,7 @@ def plan_conv2d_pw_pair(
         and h % variant.defines["BLOCK_H"] == 0,
         "SHARED": 0,
     }
-    return dispatcher.plan(
+    return context.plan(
         variant,
         (ceil_div(m, block_m) * variant.workgroup[0], 1, batches),
         {
@@ -141,20 +142,20 @@ def plan_conv2d_pw_pair(
             "activation_a": activation.a,
             "activation_b": activation.b,
         },
-        constants | _matrix_constants(dispatcher, variant, problem),
+        constants | _matrix_constants(context, variant, problem),
         flop=2 * h * (k + n) * m * batches,
         trips=pair_trips(variant, k, h),
     )
 
 
 def _matrix_constants(
-    dispatcher: Dispatcher, variant: shaders.Variant, problem: PairProblem
+    context: Context, variant: shaders.Variant, problem: PairProblem
 ) -> dict[str, int]:
-    info = dispatcher.device.info
+    info = context.info
     if variant.family == "conv2d_pw_pair_coopmat":
         plan = plan_pair_matrices(variant, info)
         if plan is None:
-            raise _unlisted(dispatcher, variant)
+            raise _unlisted(context, variant)
         return {
             "MATRIX_M": plan.matrix.m,
             "MATRIX_N": plan.matrix.n,
@@ -165,7 +166,7 @@ def _matrix_constants(
     if variant.family == "conv2d_pw_pair_coopmat2":
         matrix = flexible_pair_matrix(variant, info)
         if matrix is None:
-            raise _unlisted(dispatcher, variant)
+            raise _unlisted(context, variant)
         k, n = problem.x_shape[1], problem.out_channels
         block_k, block_n = ceil_div(k, matrix.k) * matrix.k, ceil_div(n, matrix.n) * matrix.n
         return {
@@ -179,8 +180,8 @@ def _matrix_constants(
     return {}
 
 
-def _unlisted(dispatcher: Dispatcher, variant: shaders.Variant) -> UnsupportedError:
+def _unlisted(context: Context, variant: shaders.Variant) -> UnsupportedError:
     return UnsupportedError(
         f"{variant.name} needs a product of float16 matrices, summed in float32, that divides its "
-        f"blocks; {dispatcher.device.info.name} lists none"
+        f"blocks; {context.info.name} lists none"
     )

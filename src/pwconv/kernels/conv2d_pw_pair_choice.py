@@ -6,7 +6,8 @@ import math
 from dataclasses import dataclass
 
 from pwconv import shaders
-from pwconv.dispatch import MOST_TRIPS, Dispatcher
+from pwconv.context import Context
+from pwconv.dispatch import MOST_TRIPS
 from pwconv.dtypes import axis_name
 from pwconv.kernels.conv2d_pw import MOST_SHARED
 from pwconv.kernels.conv2d_pw_pair import PairProblem, most_channels, pair_trips
@@ -87,10 +88,10 @@ _GAINS: dict[tuple[str, str, str], tuple[_Gain, ...]] = {
 
 
 def candidates(
-    dispatcher: Dispatcher, problem: PairProblem, weight_storage: str
+    context: Context, problem: PairProblem, weight_storage: str
 ) -> list[shaders.Variant]:
     """Return every variant that the device can run on the problem."""
-    info = dispatcher.device.info
+    info = context.info
     considered = shaders.variants(
         f"conv2d_pw_pair_staged_{problem.storage}",
         dtype=axis_name(problem.dtype),
@@ -103,29 +104,29 @@ def candidates(
     if (
         problem.storage == "buffer"
         and problem.dtype.itemsize == 2
-        and all(rows_fit(dispatcher, n, k) for n, k in rows)
+        and all(rows_fit(context, n, k) for n, k in rows)
     ):
         considered += [v for v in shaders.variants(_COOPMAT) if plan_pair_matrices(v, info)]
         considered += [v for v in shaders.variants(_COOPMAT2) if flexible_pair_matrix(v, info)]
     return [
         v
         for v in considered
-        if dispatcher.can_run(v)
+        if context.can_run(v)
         and pair_trips(v, problem.x_shape[1], problem.hidden) <= MOST_TRIPS
         and problem.x_shape[1] <= most_channels(v)[0]
         and problem.out_channels <= most_channels(v)[1]
     ]
 
 
-def choose_pair(dispatcher: Dispatcher, problem: PairProblem, weight_storage: str) -> Choice | None:
+def choose_pair(context: Context, problem: PairProblem, weight_storage: str) -> Choice | None:
     """Return what should be faster than two dispatches; None where nothing should.
 
     Where images are so small that two dispatches share their tiles among samples, nothing is.
     """
     if problem.x_shape[0] > 1 and problem.positions <= MOST_SHARED:
         return None
-    able = {(v.family, v.axes["tile"]): v for v in candidates(dispatcher, problem, weight_storage)}
-    where = dispatcher.device.info.type, problem.storage, problem.dtype.name
+    able = {(v.family, v.axes["tile"]): v for v in candidates(context, problem, weight_storage)}
+    where = context.info.type, problem.storage, problem.dtype.name
     for gain in _GAINS.get(where, ()):
         variant = able.get((gain.family, gain.tile))
         if variant is not None and gain.suits(variant, problem):

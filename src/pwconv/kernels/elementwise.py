@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from pwconv import shaders
 from pwconv.activation import Activation
-from pwconv.dispatch import Dispatcher, Plan
+from pwconv.context import Context
 from pwconv.dtypes import DType, axis_name
 from pwconv.layout import Shape4, buffer_rows, ceil_div, texture3d_extent
+from pwconv.vk.commands import Plan
 
 # include/elementwise.glslh has the same numbers.
 FIRST, ADD, MULTIPLY = range(3)
 
 
 def plan_elementwise(
-    dispatcher: Dispatcher,
+    context: Context,
     storage: str,
     operation: int,
     shape: Shape4,
@@ -38,7 +39,7 @@ def plan_elementwise(
         _, pitch_b = buffer_rows((*shape[:2], 1, 1), dtype.itemsize)
         sizes = {"rows": rows, "pitch": pitch, "pitch_b": pitch_b}
         grid = (pitch // 4, rows, 1)
-        return dispatcher.plan(variant, grid, {**sizes, **parameters}, constants, shape=(64, 1, 1))
+        return context.plan(variant, grid, {**sizes, **parameters}, constants, shape=(64, 1, 1))
     width, height, depth = texture3d_extent(shape)
     sizes = {"W": width, "H": height, "depth": depth, "C": shape[1], "C4": ceil_div(shape[1], 4)}
-    return dispatcher.plan(variant, (width, height, depth), {**sizes, **parameters}, constants)
+    return context.plan(variant, (width, height, depth), {**sizes, **parameters}, constants)

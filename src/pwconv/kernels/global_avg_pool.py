@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from pwconv import shaders
-from pwconv.dispatch import Dispatcher, Plan
+from pwconv.context import Context
 from pwconv.dtypes import DType, axis_name
 from pwconv.layout import Shape4, buffer_rows, ceil_div, texture3d_extent
+from pwconv.vk.commands import Plan
 
 # include/strided_sum.glslh: with more trips than so many, an invocation takes more at each.
 _FEW_TRIPS, _MORE_TAKEN = 1024, 32
 
 
-def plan_global_avg_pool(dispatcher: Dispatcher, storage: str, shape: Shape4, dtype: DType) -> Plan:
+def plan_global_avg_pool(context: Context, storage: str, shape: Shape4, dtype: DType) -> Plan:
     """Plan the mean of [N, C, H, W] over H and W; the resources are ``t_in`` and ``t_out``.
 
     Raises
@@ -28,7 +29,7 @@ def plan_global_avg_pool(dispatcher: Dispatcher, storage: str, shape: Shape4, dt
     is_buffer = storage == "buffer"
     vectors = ceil_div(positions, 4) if is_buffer else positions
     taken = 1 if vectors <= _FEW_TRIPS * threads else _MORE_TAKEN
-    return dispatcher.plan(
+    return context.plan(
         variant,
         (threads, rows if is_buffer else texture3d_extent(shape)[2], 1),
         {"M": positions, "pitch_in": pitch, "pitch_out": pitch_out}

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from pwconv import shaders
 from pwconv.activation import Activation
-from pwconv.dispatch import Dispatcher, Plan, Size3
+from pwconv.context import Context
 from pwconv.dtypes import DType
 from pwconv.kernels.tiling import (
     Choice,
@@ -24,6 +24,7 @@ from pwconv.kernels.tiling import (
     trips,
 )
 from pwconv.layout import Shape4, ceil_div, row_pitch
+from pwconv.vk.commands import Plan, Size3
 
 
 @dataclass(frozen=True)
@@ -101,15 +102,15 @@ _PREFERENCES_ELSEWHERE = {
 
 
 def preferred_weight_storage(
-    dispatcher: Dispatcher, storage: str, dtype: DType, shape: tuple[int, int, int]
+    context: Context, storage: str, dtype: DType, shape: tuple[int, int, int]
 ) -> str:
     """Return how a layer should pack a weight [B, N, K] on this device."""
-    preference = _preference(dispatcher, storage, 1)
-    return fitting_weight_storage(dispatcher, preference, dtype, shape)
+    preference = _preference(context, storage, 1)
+    return fitting_weight_storage(context, preference, dtype, shape)
 
 
 def candidates(
-    dispatcher: Dispatcher, problem: Problem, weight_storage: str
+    context: Context, problem: Problem, weight_storage: str
 ) -> dict[str, shaders.Variant]:
     """Return every variant, by name, that the device can run on the problem.
 
@@ -124,10 +125,10 @@ def candidates(
         for variant in tiled_variants(families, problem, weight_storage)
         if variant.defines.get("LANES", 1) == problem.lanes
     ]
-    return runnable(dispatcher, considered, problem)
+    return runnable(context, considered, problem)
 
 
-def choose(dispatcher: Dispatcher, problem: Problem, weight_storage: str) -> Choice:
+def choose(context: Context, problem: Problem, weight_storage: str) -> Choice:
     """Return what should be fastest: slices of K for few rows, or else the best-fitting tile.
 
     Raises
@@ -135,8 +136,8 @@ def choose(dispatcher: Dispatcher, problem: Problem, weight_storage: str) -> Cho
     UnsupportedError
         The device can run no variant, for lack of a feature or because all are denied.
     """
-    able = candidates(dispatcher, problem, weight_storage).values()
-    preference = _preference(dispatcher, problem.storage, problem.lanes)
+    able = candidates(context, problem, weight_storage).values()
+    preference = _preference(context, problem.storage, problem.lanes)
     rows = problem.outputs[0]
     sliced = [v for v in able if v.family.startswith("linear_sliced")]
     if sliced and rows <= _FEW_ROWS:
@@ -148,7 +149,7 @@ def choose(dispatcher: Dispatcher, problem: Problem, weight_storage: str) -> Cho
 
 
 def plan_linear(
-    dispatcher: Dispatcher,
+    context: Context,
     variant: shaders.Variant,
     problem: Problem,
     activation: Activation,
@@ -165,7 +166,7 @@ def plan_linear(
     rows, n, batches = problem.outputs
     itemsize = problem.dtype.itemsize
     step = variant.defines.get("BLOCK_K", 4 * variant.defines["TILE_K4"])
-    return dispatcher.plan(
+    return context.plan(
         variant,
         grid(variant, problem.outputs),
         {
@@ -194,6 +195,6 @@ def plan_linear(
     )
 
 
-def _preference(dispatcher: Dispatcher, storage: str, lanes: int) -> Preference:
-    is_cpu = dispatcher.device.info.type == "cpu"
+def _preference(context: Context, storage: str, lanes: int) -> Preference:
+    is_cpu = context.info.type == "cpu"
     return (_PREFERENCES_CPU if is_cpu else _PREFERENCES_ELSEWHERE)[storage][lanes]

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from pwconv import shaders
-from pwconv.dispatch import Dispatcher
+from pwconv.context import Context
 from pwconv.layout import weight_rows_bytes
 from pwconv.vk.cooperative_matrix import Matrix
 from pwconv.vk.physical_device import DeviceInfo
@@ -24,12 +24,12 @@ class MatrixPlan:
     subgroups_m: int
 
 
-def rows_fit(dispatcher: Dispatcher, n: int, k: int) -> bool:
+def rows_fit(context: Context, n: int, k: int) -> bool:
     """Return whether a weight [N, K] fits a buffer as the padded rows that matrices are read from.
 
     Of few channels they take many times what its blocks take.
     """
-    return bool(weight_rows_bytes(n, k) <= dispatcher.limits["maxStorageBufferRange"])
+    return bool(weight_rows_bytes(n, k) <= context.limits["maxStorageBufferRange"])
 
 
 def plan_matrices(variant: shaders.Variant, info: DeviceInfo) -> MatrixPlan | None:

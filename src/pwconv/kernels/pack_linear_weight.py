@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from pwconv import shaders
-from pwconv.dispatch import Dispatch, Dispatcher
+from pwconv.context import Context
 from pwconv.dtypes import Array, DType, as_dtype, as_float_array, axis_name
 from pwconv.errors import UnsupportedError
 from pwconv.layout import Chunk, ceil_div, packed_extent, weight_rows_bytes, weight_rows_extent
@@ -15,7 +15,8 @@ from pwconv.packed_weight import PackedWeight
 from pwconv.staging import download_chunks, upload_chunks
 from pwconv.tensor import VK_FORMATS
 from pwconv.vk import api as vk
-from pwconv.vk.resources import DEVICE, Buffer, Image, image_limit
+from pwconv.vk.commands import Dispatch
+from pwconv.vk.resources import DEVICE, Buffer, Image, Resource, image_limit
 
 if TYPE_CHECKING:
     from pwconv.device import Device
@@ -41,24 +42,24 @@ def pack(
     batched = array if array.ndim == 3 else array[None]
     batches, rows, columns = batched.shape
     shape = (batches, rows, columns) if transposed else (batches, columns, rows)
-    packed = pack_weight(device._dispatcher, batched, shape, transposed, target, storage)
+    packed = pack_weight(device._context, batched, shape, transposed, target, storage)
     return PackedWeight(device, shape, target, packed)
 
 
 def pack_weight(
-    dispatcher: Dispatcher,
+    context: Context,
     weight: Array,
     shape: tuple[int, int, int],
     transposed: bool,
     dtype: DType,
     storage: str,
-) -> Image | Buffer:
+) -> Resource:
     """Return a weight [B, N, K], or [B, K, N] where not ``transposed``, packed.
 
     ``shape`` is [B, N, K] either way.
     """
     _, n, k = shape
-    packed = _make_resource(dispatcher, shape, dtype, storage)
+    packed = _make_resource(context, shape, dtype, storage)
     variant = shaders.variant(
         "pack_fp_linear_weight",
         source=axis_name(weight.dtype.newbyteorder("=")),
@@ -69,7 +70,7 @@ def pack_weight(
     def submit(chunk: Chunk, buffer: Buffer) -> int:
         n_part, k_part = (chunk.middle, chunk.inner) if transposed else (chunk.inner, chunk.middle)
         count, n_count, k_count = chunk.shape[0], _length(n_part), _length(k_part)
-        plan = dispatcher.plan(
+        plan = context.plan(
             variant,
             (4 * ceil_div(n_count, 4), ceil_div(k_count, 4), count),
             {
@@ -85,16 +86,14 @@ def pack_weight(
                 "transposed": transposed,
             },
         )
-        resources: dict[str, Image | Buffer] = {"staging": buffer, "packed_weight": packed}
-        return dispatcher.submit(Dispatch(plan, resources), awaited=True)
+        resources: dict[str, Resource] = {"staging": buffer, "packed_weight": packed}
+        return context.submit(Dispatch(plan, resources), awaited=True)
 
-    upload_chunks(dispatcher.device, weight, submit)
+    upload_chunks(context, weight, submit)
     return packed
 
 
-def unpack(
-    dispatcher: Dispatcher, packed: Image | Buffer, shape: tuple[int, int, int], dtype: DType
-) -> Array:
+def unpack(context: Context, packed: Resource, shape: tuple[int, int, int], dtype: DType) -> Array:
     """Return the packed vec4s of a weight [B, N, K] as [B, K4, N4, 4, 4]."""
     batches, n, k = shape
     width, height = packed_extent(batches, n, k)
@@ -116,23 +115,21 @@ def unpack(
         vk.vkCmdCopyImageToBuffer(command_buffer, packed.handle, layout, to.handle, 1, [region])
 
     def submit(chunk: Chunk, buffer: Buffer) -> int:
-        return dispatcher.device.queue.run_once(lambda cb: copy(cb, chunk, buffer))
+        return context.queue.run_once(lambda cb: copy(cb, chunk, buffer))
 
     # A texture comes in rows of texels, a buffer in one.
     rows = (height, 1, 4 * width) if isinstance(packed, Image) else (1, 1, height * width * 4)
     array = np.empty(rows, dtype)
-    download_chunks(dispatcher.device, array, submit)
+    download_chunks(context, array, submit)
     return array.reshape(batches, ceil_div(k, 4), ceil_div(n, 4), 4, 4)
 
 
-def unpack_rows(
-    dispatcher: Dispatcher, packed: Image | Buffer, shape: tuple[int, int, int]
-) -> Buffer:
+def unpack_rows(context: Context, packed: Resource, shape: tuple[int, int, int]) -> Buffer:
     """Return a packed float16 weight [1, N, K] as rows, padded with zeros to whole blocks."""
     _, n, k = shape
     rows_n, pitch = weight_rows_extent(n, k)
     storage = "texture2d" if isinstance(packed, Image) else "buffer"
-    plan = dispatcher.plan(
+    plan = context.plan(
         shaders.variant("unpack_fp_linear_weight", weight=storage),
         (pitch // 2, rows_n, 1),
         {
@@ -144,13 +141,13 @@ def unpack_rows(
             "pitch": pitch,
         },
     )
-    rows = Buffer(dispatcher.device, weight_rows_bytes(n, k), DEVICE)
-    dispatcher.submit(Dispatch(plan, {"weight_rows": rows, "packed_weight": packed}))
+    rows = Buffer(context, weight_rows_bytes(n, k), DEVICE)
+    context.submit(Dispatch(plan, {"weight_rows": rows, "packed_weight": packed}))
     return rows
 
 
 def packed_storage(
-    dispatcher: Dispatcher, shape: tuple[int, int, int], dtype: DType, storage: str
+    context: Context, shape: tuple[int, int, int], dtype: DType, storage: str
 ) -> str:
     """Return how a weight [B, N, K] is stored: "texture2d" or "buffer".
 
@@ -159,39 +156,37 @@ def packed_storage(
     UnsupportedError
         It fits neither storage, or not the one asked for.
     """
-    device = dispatcher.device
     width, height = packed_extent(*shape)
     size = width * height * 4 * dtype.itemsize
     too_large = []
     if storage in ("auto", "texture2d"):
-        limit = image_limit(device, VK_FORMATS[dtype], 2)
-        most = dispatcher.limits["maxImageDimension2D"]
+        limit = image_limit(context, VK_FORMATS[dtype], 2)
+        most = context.limits["maxImageDimension2D"]
         if limit is not None:
             columns, rows, _ = limit.extent
             if width <= min(columns, most) and height <= min(rows, most) and size <= limit.size:
                 return "texture2d"
         too_large.append(f"a texture2d of {width} × {height} texels (maxImageDimension2D = {most})")
     if storage in ("auto", "buffer"):
-        most = dispatcher.limits["maxStorageBufferRange"]
+        most = context.limits["maxStorageBufferRange"]
         if size <= most:
             return "buffer"
         too_large.append(f"a buffer of {size:,} bytes (maxStorageBufferRange = {most:,})")
     batches, n, k = shape
     raise UnsupportedError(
-        f"weight of B = {batches}, N = {n}, K = {k} is too large for {device.info.name}: it packs "
+        f"weight of B = {batches}, N = {n}, K = {k} is too large for {context.info.name}: it packs "
         f"into {' or '.join(too_large)}; split its channels over several layers"
     )
 
 
 def _make_resource(
-    dispatcher: Dispatcher, shape: tuple[int, int, int], dtype: DType, storage: str
-) -> Image | Buffer:
-    device = dispatcher.device
-    device.require_open()
+    context: Context, shape: tuple[int, int, int], dtype: DType, storage: str
+) -> Resource:
+    context.require_open()
     width, height = packed_extent(*shape)
-    if packed_storage(dispatcher, shape, dtype, storage) == "texture2d":
-        return Image(device, (width, height, 0), VK_FORMATS[dtype])
-    return Buffer(device, width * height * 4 * dtype.itemsize, DEVICE)
+    if packed_storage(context, shape, dtype, storage) == "texture2d":
+        return Image(context, (width, height, 0), VK_FORMATS[dtype])
+    return Buffer(context, width * height * 4 * dtype.itemsize, DEVICE)
 
 
 def _length(part: slice) -> int:

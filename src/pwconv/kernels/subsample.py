@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from pwconv import shaders
-from pwconv.dispatch import Dispatcher, Plan
+from pwconv.context import Context
 from pwconv.dtypes import DType, axis_name
 from pwconv.kernels.conv2d_pw import Geometry
 from pwconv.layout import Shape4, buffer_rows, ceil_div
+from pwconv.vk.commands import Plan
 
 
-def plan_subsample(
-    dispatcher: Dispatcher, shape: Shape4, dtype: DType, stride: tuple[int, int]
-) -> Plan:
+def plan_subsample(context: Context, shape: Shape4, dtype: DType, stride: tuple[int, int]) -> Plan:
     """Plan [N, C, H, W] → [N, C, ceil(H / stride), ceil(W / stride)]; stride is along H and W.
 
     The plan's resources are ``t_in`` and ``t_out``.
@@ -30,4 +29,4 @@ def plan_subsample(
         "stride_h": stride[0],
     }
     vectors = ceil_div(pitch_out * dtype.itemsize, 16)
-    return dispatcher.plan(variant, (vectors, rows, 1), sizes, shape=(64, 1, 1))
+    return context.plan(variant, (vectors, rows, 1), sizes, shape=(64, 1, 1))

@@ -8,10 +8,12 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from pwconv import shaders
-from pwconv.dispatch import MOST_TRIPS, Dispatcher, Size3
+from pwconv.context import Context
+from pwconv.dispatch import MOST_TRIPS
 from pwconv.dtypes import DType, axis_name
 from pwconv.errors import UnsupportedError
 from pwconv.layout import ceil_div, packed_extent
+from pwconv.vk.commands import Size3
 
 # A tile that computes this much more than another, past the output channels there are, is no rival.
 _WASTE_ALLOWED = 1.1
@@ -125,7 +127,7 @@ def tiled_variants(
 
 
 def runnable(
-    dispatcher: Dispatcher, considered: Sequence[shaders.Variant], problem: Matmul
+    context: Context, considered: Sequence[shaders.Variant], problem: Matmul
 ) -> dict[str, shaders.Variant]:
     """Return those of the variants, by name, that the device can run on the problem.
 
@@ -135,7 +137,7 @@ def runnable(
         There is none, for lack of a feature, for a limit, because all are denied, or because K is
         so long that a loop over it would take more trips than :data:`MOST_TRIPS`.
     """
-    able = {v.name: v for v in considered if dispatcher.can_run(v)}
+    able = {v.name: v for v in considered if context.can_run(v)}
     short = {name: v for name, v in able.items() if trips(v, problem.products) <= MOST_TRIPS}
     if able and not short:
         least = min(trips(v, problem.products) for v in able.values())
@@ -145,10 +147,10 @@ def runnable(
             "split the input channels over several layers, and add their results"
         )
     if not able:
-        dispatcher.require_allowed(considered)
-        lack = considered[0].unmet(dispatcher.limits, dispatcher.features)
+        context.require_allowed(considered)
+        lack = considered[0].unmet(context.limits, context.features)
         raise UnsupportedError(
-            f"{dispatcher.device.info.name} runs no kernel for activations in a "
+            f"{context.info.name} runs no kernel for activations in a "
             f"{problem.storage}, dtype '{problem.dtype}' and accumulate '{problem.accumulate}': "
             f"{considered[0].name} needs {lack}; "
             + (
@@ -193,11 +195,11 @@ def choose_tile(
 
 
 def fitting_weight_storage(
-    dispatcher: Dispatcher, preference: Preference, dtype: DType, shape: tuple[int, int, int]
+    context: Context, preference: Preference, dtype: DType, shape: tuple[int, int, int]
 ) -> str:
     """Return how a layer should pack a weight [B, N, K], or "auto" where that is too large."""
     width, height = packed_extent(*shape)
-    fits = width * height * 4 * dtype.itemsize <= dispatcher.limits["maxStorageBufferRange"]
+    fits = width * height * 4 * dtype.itemsize <= context.limits["maxStorageBufferRange"]
     return preference.weight_storage if fits else "auto"
 
 

@@ -5,49 +5,48 @@ from __future__ import annotations
 import numpy as np
 
 from pwconv import shaders
-from pwconv.dispatch import Dispatch, Dispatcher, Plan
+from pwconv.context import Context
 from pwconv.dtypes import Array, DType, axis_name
 from pwconv.layout import Chunk, Shape4, buffer_rows, ceil_div
 from pwconv.staging import download_chunks, exchange, one_chunk, upload_chunks
-from pwconv.vk.resources import Buffer, Image
+from pwconv.vk.commands import Dispatch, Plan
+from pwconv.vk.resources import Buffer, Resource
 
 # Neighbours in a workgroup are neighbours in a row of staging.
 _WORKGROUP = (64, 1, 1)
 
 
-def upload(dispatcher: Dispatcher, array: Array, target: Image | Buffer, dtype: DType) -> None:
+def upload(context: Context, array: Array, target: Resource, dtype: DType) -> None:
     """Write an array [N, C, H, W] of at least one element into a tensor's image or buffer.
 
     Lanes past C become zero; float32 is narrowed to float16, nearest even, on the device.
     """
 
     def submit(chunk: Chunk, staged: Buffer) -> int:
-        dispatch = upload_dispatch(
-            dispatcher, array.shape, array.dtype, chunk, staged, target, dtype
-        )
-        return dispatcher.submit(dispatch, awaited=True)
+        dispatch = upload_dispatch(context, array.shape, array.dtype, chunk, staged, target, dtype)
+        return context.submit(dispatch, awaited=True)
 
-    upload_chunks(dispatcher.device, _rows(array), submit)
+    upload_chunks(context, _rows(array), submit)
 
 
-def download(dispatcher: Dispatcher, source: Image | Buffer, shape: Shape4, dtype: DType) -> Array:
+def download(context: Context, source: Resource, shape: Shape4, dtype: DType) -> Array:
     """Return the array [N, C, H, W], of at least one element, that an image or buffer holds."""
 
     def submit(chunk: Chunk, staged: Buffer) -> int:
-        dispatch = download_dispatch(dispatcher, source, chunk, staged, shape, dtype)
-        return dispatcher.submit(dispatch, awaited=True)
+        dispatch = download_dispatch(context, source, chunk, staged, shape, dtype)
+        return context.submit(dispatch, awaited=True)
 
     array = np.empty(shape, dtype)
-    download_chunks(dispatcher.device, _rows(array), submit)
+    download_chunks(context, _rows(array), submit)
     return array
 
 
 def pass_through(
-    dispatcher: Dispatcher,
+    context: Context,
     array: Array,
-    x: Image | Buffer,
+    x: Resource,
     dispatch: Dispatch,
-    y: Image | Buffer,
+    y: Resource,
     shape: Shape4,
     dtype: DType,
 ) -> Array:
@@ -56,30 +55,29 @@ def pass_through(
     It is all one submission where both arrays are small enough; else a chunk is copied by the host
     while another is by the device.
     """
-    device = dispatcher.device
     result = np.empty(shape, dtype)
     rows = _rows(array)
-    if not all(one_chunk(device, a.shape, a.dtype.itemsize) for a in (rows, _rows(result))):
-        upload(dispatcher, rows.reshape(array.shape), x, dtype)
-        dispatcher.submit(dispatch)
-        return download(dispatcher, y, shape, dtype)
+    if not all(one_chunk(context, a.shape, a.dtype.itemsize) for a in (rows, _rows(result))):
+        upload(context, rows.reshape(array.shape), x, dtype)
+        context.submit(dispatch)
+        return download(context, y, shape, dtype)
 
     def submit(sent: Chunk, sent_in: Buffer, received: Chunk, received_in: Buffer) -> int:
-        return dispatcher.submit(
-            upload_dispatch(dispatcher, array.shape, array.dtype, sent, sent_in, x, dtype),
+        return context.submit(
+            upload_dispatch(context, array.shape, array.dtype, sent, sent_in, x, dtype),
             dispatch,
-            download_dispatch(dispatcher, y, received, received_in, shape, dtype),
+            download_dispatch(context, y, received, received_in, shape, dtype),
             awaited=True,
         )
 
-    exchange(device, rows, _rows(result), submit)
+    exchange(context, rows, _rows(result), submit)
     return result
 
 
 def texture3d_to_buffer(
-    dispatcher: Dispatcher,
-    source: Image | Buffer,
-    target: Image | Buffer,
+    context: Context,
+    source: Resource,
+    target: Resource,
     shape: Shape4,
     dtype: DType,
 ) -> None:
@@ -87,8 +85,8 @@ def texture3d_to_buffer(
     variant = shaders.variant("texture3d_to_nchw", dtype=axis_name(dtype))
     n, c, h, w = shape
     whole = Chunk(slice(0, n), slice(0, c), slice(0, h * w), buffer_rows(shape, dtype.itemsize)[1])
-    plan = _plan_texels(dispatcher, variant, shape, whole, 4 // dtype.itemsize)
-    dispatcher.submit(Dispatch(plan, {"staging": target, "t_in": source}))
+    plan = _plan_texels(context, variant, shape, whole, 4 // dtype.itemsize)
+    context.submit(Dispatch(plan, {"staging": target, "t_in": source}))
 
 
 def _rows(array: Array) -> Array:
@@ -98,12 +96,12 @@ def _rows(array: Array) -> Array:
 
 
 def upload_dispatch(
-    dispatcher: Dispatcher,
+    context: Context,
     shape: Shape4,
     source_dtype: DType,
     chunk: Chunk,
     staged: Buffer,
-    target: Image | Buffer,
+    target: Resource,
     dtype: DType,
 ) -> Dispatch:
     """Return the dispatch of a staged chunk of an array to its place in a tensor's resource."""
@@ -111,16 +109,16 @@ def upload_dispatch(
     if isinstance(target, Buffer):
         variant = shaders.variant("copy_rows", source=source, dtype=name)
         first, pitch = _place(shape, chunk, dtype)
-        plan = _plan_rows(dispatcher, variant, chunk, dtype, (0, chunk.pitch), (first, pitch))
+        plan = _plan_rows(context, variant, chunk, dtype, (0, chunk.pitch), (first, pitch))
         return Dispatch(plan, {"staging": staged, "target": target})
     variant = shaders.variant("nchw_to_texture3d", source=source, dtype=name)
-    plan = _plan_texels(dispatcher, variant, shape, chunk, 1)
+    plan = _plan_texels(context, variant, shape, chunk, 1)
     return Dispatch(plan, {"staging": staged, "t_out": target})
 
 
 def download_dispatch(
-    dispatcher: Dispatcher,
-    source: Image | Buffer,
+    context: Context,
+    source: Resource,
     chunk: Chunk,
     staged: Buffer,
     shape: Shape4,
@@ -131,10 +129,10 @@ def download_dispatch(
     if isinstance(source, Buffer):
         variant = shaders.variant("copy_rows", source=name, dtype=name)
         first, pitch = _place(shape, chunk, dtype)
-        plan = _plan_rows(dispatcher, variant, chunk, dtype, (first, pitch), (0, chunk.pitch))
+        plan = _plan_rows(context, variant, chunk, dtype, (first, pitch), (0, chunk.pitch))
         return Dispatch(plan, {"staging": source, "target": staged})
     variant = shaders.variant("texture3d_to_nchw", dtype=name)
-    plan = _plan_texels(dispatcher, variant, shape, chunk, 4 // dtype.itemsize)
+    plan = _plan_texels(context, variant, shape, chunk, 4 // dtype.itemsize)
     return Dispatch(plan, {"staging": staged, "t_in": source})
 
 
@@ -146,7 +144,7 @@ def _place(shape: Shape4, chunk: Chunk, dtype: DType) -> tuple[int, int]:
 
 
 def _plan_rows(
-    dispatcher: Dispatcher,
+    context: Context,
     variant: shaders.Variant,
     chunk: Chunk,
     dtype: DType,
@@ -155,7 +153,7 @@ def _plan_rows(
 ) -> Plan:
     batches, channels, positions = chunk.shape
     rows = batches * channels
-    return dispatcher.plan(
+    return context.plan(
         variant,
         (ceil_div(positions, 4 // dtype.itemsize), rows, 1),
         {
@@ -171,10 +169,10 @@ def _plan_rows(
 
 
 def _plan_texels(
-    dispatcher: Dispatcher, variant: shaders.Variant, shape: Shape4, chunk: Chunk, per_word: int
+    context: Context, variant: shaders.Variant, shape: Shape4, chunk: Chunk, per_word: int
 ) -> Plan:
     batches, channels, positions = chunk.shape
-    return dispatcher.plan(
+    return context.plan(
         variant,
         (ceil_div(positions, per_word), ceil_div(channels, 4), batches),
         {

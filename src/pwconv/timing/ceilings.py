@@ -8,13 +8,14 @@ from dataclasses import dataclass
 import numpy as np
 
 from pwconv import shaders
-from pwconv.dispatch import Dispatch, Dispatcher
+from pwconv.context import Context
 from pwconv.staging import upload_buffer
 from pwconv.timing.clocks import ClockCheck, Clocks
 from pwconv.timing.fma import FmaKernel
 from pwconv.timing.matrix import MatrixKernel, measurable
 from pwconv.timing.samples import Sample
 from pwconv.vk import api as vk
+from pwconv.vk.commands import Dispatch
 from pwconv.vk.cooperative_matrix import Matrix
 from pwconv.vk.resources import DEVICE, Buffer
 
@@ -60,14 +61,14 @@ class Roofline:
     bound: str
 
 
-def measure_ceilings(dispatcher: Dispatcher, clocks: Clocks) -> Iterator[Ceiling]:
+def measure_ceilings(context: Context, clocks: Clocks) -> Iterator[Ceiling]:
     """Measure each ceiling that the device has; a layer is held to the fastest of its type."""
-    yield _copy(dispatcher, clocks)
-    yield _fma(dispatcher, clocks, "fp32", ("float32", "float16"))
-    if "shaderFloat16" in dispatcher.features:
-        yield _fma(dispatcher, clocks, "fp16", ("float16",))
-    for matrix, variant in measurable(dispatcher):
-        yield _matrix(dispatcher, clocks, matrix, variant)
+    yield _copy(context, clocks)
+    yield _fma(context, clocks, "fp32", ("float32", "float16"))
+    if "shaderFloat16" in context.features:
+        yield _fma(context, clocks, "fp16", ("float16",))
+    for matrix, variant in measurable(context):
+        yield _matrix(context, clocks, matrix, variant)
 
 
 def roofline(flop: int, least_bytes: int, dtype: str, ceilings: Sequence[Ceiling]) -> Roofline:
@@ -81,48 +82,43 @@ def roofline(flop: int, least_bytes: int, dtype: str, ceilings: Sequence[Ceiling
     return Roofline(max(move, compute), "memory" if move >= compute else "arithmetic")
 
 
-def _copy(dispatcher: Dispatcher, clocks: Clocks) -> Ceiling:
-    device = dispatcher.device
+def _copy(context: Context, clocks: Clocks) -> Ceiling:
     variant = shaders.variant("bench_copy", vectors="x4")
-    size = _COPY_BYTES.get(device.info.type, _COPY_BYTES_ELSEWHERE)
-    while size > dispatcher.limits["maxStorageBufferRange"]:
+    size = _COPY_BYTES.get(context.info.type, _COPY_BYTES_ELSEWHERE)
+    while size > context.limits["maxStorageBufferRange"]:
         size //= 2
     seed_size = min(_SEED_BYTES, size)
-    source, target, seed = (Buffer(device, length, DEVICE) for length in (size, size, seed_size))
+    source, target, seed = (Buffer(context, length, DEVICE) for length in (size, size, seed_size))
     noise = np.random.default_rng(0).standard_normal(seed_size // 4, np.float32)
-    upload_buffer(device, noise, seed)
+    upload_buffer(context, noise, seed)
     regions = [
         vk.VkBufferCopy(dstOffset=offset, size=seed_size) for offset in range(0, size, seed_size)
     ]
-    device.queue.run_once(
+    context.queue.run_once(
         lambda cb: vk.vkCmdCopyBuffer(cb, seed.handle, source.handle, len(regions), regions)
     )
     invocations = size // (16 * variant.defines["VECTORS"])
-    plan = dispatcher.plan(
+    plan = context.plan(
         variant, (invocations, 1, 1), {"invocations": invocations}, shape=(256, 1, 1)
     )
-    step = Dispatch(plan, {"source": source, "target": target}).step
-    sample, check = clocks.sample([[step]] * _samples(clocks))
+    dispatch = Dispatch(plan, {"source": source, "target": target})
+    sample, check = clocks.sample([[[dispatch]]] * _samples(clocks))
     rate = 2 * size / sample.median
     return Ceiling("copy, read + written", "byte/s", rate, ("float32", "float16"), sample, check)
 
 
-def _fma(
-    dispatcher: Dispatcher, clocks: Clocks, precision: str, dtypes: tuple[str, ...]
-) -> Ceiling:
-    kernel = FmaKernel(dispatcher, precision, clocks.invocations)
+def _fma(context: Context, clocks: Clocks, precision: str, dtypes: tuple[str, ...]) -> Ceiling:
+    kernel = FmaKernel(context, precision, clocks.invocations)
     iterations = clocks.iterations * (1 if clocks.is_cpu else _CALIBRATIONS_LONG)
-    sample, check = clocks.sample([[kernel.step(iterations)]] * _samples(clocks))
+    sample, check = clocks.sample([[[kernel.dispatch(iterations)]]] * _samples(clocks))
     rate = kernel.flop(iterations) / sample.median
     return Ceiling(f"{precision} FMA", "flop/s", rate, dtypes, sample, check)
 
 
-def _matrix(
-    dispatcher: Dispatcher, clocks: Clocks, matrix: Matrix, variant: shaders.Variant
-) -> Ceiling:
-    kernel = MatrixKernel(dispatcher, matrix, variant, clocks.invocations)
+def _matrix(context: Context, clocks: Clocks, matrix: Matrix, variant: shaders.Variant) -> Ceiling:
+    kernel = MatrixKernel(context, matrix, variant, clocks.invocations)
     iterations = max(1, round(_MATRIX_FLOP[clocks.is_cpu] / kernel.flop(1)))
-    sample, check = clocks.sample([[kernel.step(iterations)]] * _samples(clocks))
+    sample, check = clocks.sample([[[kernel.dispatch(iterations)]]] * _samples(clocks))
     # Other types are shown for themselves: no layer computes in them.
     serves = (matrix.operand, matrix.accumulator) == ("float16", "float32")
     dtypes = ("float16",) if serves else ()

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Sequence
-from typing import TypeVar
+from collections.abc import Iterable, Sequence
 
-_T = TypeVar("_T")
+from pwconv.vk.commands import Groups
 
 # Twice the last-level cache of the largest GPUs: what a chain comes back to has left the cache.
 ROTATED_BYTES = 100 << 20
@@ -38,7 +37,12 @@ def chain_lengths(estimate: float, least: float = SAMPLE_SECONDS) -> tuple[int, 
     return repetitions, max(_LEAST_SAMPLES, min(fitting, most))
 
 
-def chain(items: Sequence[_T], repetitions: int, samples: int) -> list[list[_T]]:
+def serial(items: Iterable[Groups]) -> Groups:
+    """Return items one after the other, a barrier before each, whatever depends on what."""
+    return [group for item in items for group in ((), *item)]
+
+
+def chain(items: Sequence[Groups], repetitions: int, samples: int) -> list[Groups]:
     """Return ``samples`` segments of ``repetitions`` items, going round the items."""
     endless = itertools.cycle(items)
-    return [list(itertools.islice(endless, repetitions)) for _ in range(samples)]
+    return [serial(itertools.islice(endless, repetitions)) for _ in range(samples)]

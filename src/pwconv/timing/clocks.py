@@ -12,11 +12,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
-from pwconv.dispatch import MOST_TRIPS, Dispatcher
+from pwconv.context import Context
+from pwconv.dispatch import MOST_TRIPS
+from pwconv.timing.chains import serial
 from pwconv.timing.fma import FmaKernel
 from pwconv.timing.samples import Sample, summarize
 from pwconv.timing.stopwatch import Stopwatch
-from pwconv.vk.commands import Recording, Step
+from pwconv.vk.commands import Groups, Recording
 
 MAX_DRIFT = 0.05
 ATTEMPTS = 4
@@ -74,7 +76,7 @@ class Clocks:
 
     Parameters
     ----------
-    dispatcher : Dispatcher
+    context : Context
     stopwatch : Stopwatch
 
     Attributes
@@ -86,21 +88,21 @@ class Clocks:
         Of the calibration kernel.
     """
 
-    def __init__(self, dispatcher: Dispatcher, stopwatch: Stopwatch) -> None:
+    def __init__(self, context: Context, stopwatch: Stopwatch) -> None:
         self.stopwatch = stopwatch
-        self.is_cpu = dispatcher.device.info.type == "cpu"
+        self.is_cpu = context.info.type == "cpu"
         # A CPU's other work makes the check fail at random: its figures are kept, once taken.
         self.attempts = 1 if self.is_cpu else ATTEMPTS
-        self._device = dispatcher.device
+        self._device = context
         self.invocations = 2**12 if self.is_cpu else 2**19  # enough to fill any GPU
-        self._fma = FmaKernel(dispatcher, "fp32", self.invocations)
+        self._fma = FmaKernel(context, "fp32", self.invocations)
         self._spin: Recording | None = None
         self.iterations = self._scaled(10e-3 if self.is_cpu else 200e-6)
-        self._calibration = self._fma.step(self.iterations)
+        self._calibration = self._fma.dispatch(self.iterations)
         if not self.is_cpu:
             rounds = 10
-            spin = [self._fma.step(self._scaled(1e-3))] * round(SPIN_SECONDS / rounds / 1e-3)
-            self._spin = Recording(self._device, spin, host_reads=False)
+            spin = [[self._fma.dispatch(self._scaled(1e-3))]] * round(SPIN_SECONDS / rounds / 1e-3)
+            self._spin = Recording(context.queue, spin)
             self._rounds = rounds
 
     def hold(self) -> None:
@@ -109,41 +111,41 @@ class Clocks:
             for _ in range(self._rounds):
                 self._spin.submit()
 
-    def estimate(self, steps: Sequence[Step]) -> float:
-        """Return about how long steps take, one after the other, with the clocks up."""
+    def estimate(self, groups: Groups) -> float:
+        """Return about how long groups take, with the clocks up."""
         repetitions = 1 if self.is_cpu else 8
-        segments = [[*steps] * repetitions] * (1 if self.is_cpu else 2)
+        segments = [serial([groups] * repetitions)] * (1 if self.is_cpu else 2)
         seconds = self.stopwatch.run(segments, self.hold)
         return max(seconds[-1] / repetitions, 1e-7)
 
     def calibrate(self) -> float:
         """Return the calibration kernel's time as the clocks are now."""
-        return statistics.median(self.stopwatch.run([[self._calibration]] * _CALIBRATIONS))
+        return statistics.median(self.stopwatch.run([[[self._calibration]]] * _CALIBRATIONS))
 
-    def time(self, chain: Sequence[Sequence[Step]]) -> tuple[list[float], ClockCheck]:
+    def time(self, segments: Sequence[Groups]) -> tuple[list[float], ClockCheck]:
         """Return the seconds of each segment, with the calibration kernel before and after."""
-        calibration = [[self._calibration]] * _CALIBRATIONS
+        calibration = [[[self._calibration]]] * _CALIBRATIONS
 
         def take() -> tuple[float, list[float], float]:
-            seconds = self.stopwatch.run([*calibration, *chain, *calibration], self.hold)
+            seconds = self.stopwatch.run([*calibration, *segments, *calibration], self.hold)
             before, after = seconds[:_CALIBRATIONS], seconds[-_CALIBRATIONS:]
             samples = seconds[_CALIBRATIONS:-_CALIBRATIONS]
             return statistics.median(before), samples, statistics.median(after)
 
         return until_settled(take, self.attempts)
 
-    def sample(self, chain: Sequence[Sequence[Step]]) -> tuple[Sample, ClockCheck]:
-        """Time segments of one length, as samples of one kernel."""
-        seconds, check = self.time(chain)
-        return summarize(seconds, len(chain[0])), check
+    def sample(self, segments: Sequence[Groups], repetitions: int = 1) -> tuple[Sample, ClockCheck]:
+        """Time segments, each of so many repetitions, as samples of one."""
+        seconds, check = self.time(segments)
+        return summarize(seconds, repetitions), check
 
     def _scaled(self, target: float) -> int:
         """Return the iterations of the kernel that take about so long with the clocks up."""
         iterations = 1
         while True:
-            step = self._fma.step(iterations)
+            dispatch = self._fma.dispatch(iterations)
             # Many in a row: the clocks rise while they run, and the last is what counts.
-            seconds = self.stopwatch.run([[step]] * (2 if self.is_cpu else 100))[-1]
+            seconds = self.stopwatch.run([[[dispatch]]] * (2 if self.is_cpu else 100))[-1]
             if seconds >= target / 4 or iterations >= MOST_TRIPS:
                 return min(max(1, round(iterations * target / seconds)), MOST_TRIPS)
             iterations *= 4

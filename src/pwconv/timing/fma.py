@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from pwconv import shaders
-from pwconv.dispatch import Dispatch, Dispatcher
-from pwconv.vk.commands import Step
+from pwconv.context import Context
+from pwconv.vk.commands import Dispatch
 from pwconv.vk.resources import DEVICE, Buffer
 
 
@@ -13,22 +13,22 @@ class FmaKernel:
 
     Parameters
     ----------
-    dispatcher : Dispatcher
+    context : Context
     dtype : "fp32" or "fp16"
     invocations : int
         Fewer where a buffer cannot hold a vec4 of each.
     """
 
-    def __init__(self, dispatcher: Dispatcher, dtype: str, invocations: int) -> None:
-        self._dispatcher = dispatcher
+    def __init__(self, context: Context, dtype: str, invocations: int) -> None:
+        self._context = context
         self._variant = shaders.variant("bench_fma", dtype=dtype)
-        most: int = dispatcher.limits["maxStorageBufferRange"] // 16
+        most: int = context.limits["maxStorageBufferRange"] // 16
         self._invocations = min(invocations, most)
-        self._result = Buffer(dispatcher.device, 16 * self._invocations, DEVICE)
+        self._result = Buffer(context, 16 * self._invocations, DEVICE)
 
-    def step(self, iterations: int) -> Step:
+    def dispatch(self, iterations: int) -> Dispatch:
         """Return a dispatch of so many rounds of the shader's loop."""
-        plan = self._dispatcher.plan(
+        plan = self._context.plan(
             self._variant,
             (self._invocations, 1, 1),
             {
@@ -40,10 +40,10 @@ class FmaKernel:
             },
             shape=(256, 1, 1),
         )
-        return Dispatch(plan, {"result": self._result}).step
+        return Dispatch(plan, {"result": self._result})
 
     def flop(self, iterations: int) -> int:
-        """Return the multiplications and additions of :meth:`step`."""
+        """Return the multiplications and additions of :meth:`dispatch`."""
         defines = self._variant.defines
         multiply_adds = 4 * int(defines["CHAINS"]) * int(defines["STEPS"]) * iterations
         return 2 * multiply_adds * self._invocations

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from pwconv import shaders
-from pwconv.dispatch import Dispatch, Dispatcher
-from pwconv.vk.commands import Step
+from pwconv.context import Context
+from pwconv.vk.commands import Dispatch
 from pwconv.vk.cooperative_matrix import Matrix
 from pwconv.vk.resources import DEVICE, Buffer
 
 
-def measurable(dispatcher: Dispatcher) -> list[tuple[Matrix, shaders.Variant]]:
+def measurable(context: Context) -> list[tuple[Matrix, shaders.Variant]]:
     """Return the products that the device lists and the shader is built for.
 
     A device whose subgroup size is not known has none: its rate could not be told.
     """
-    info = dispatcher.device.info
+    info = context.info
     return [
         (matrix, variant)
         for matrix in info.matrices
@@ -31,7 +31,7 @@ class MatrixKernel:
 
     Parameters
     ----------
-    dispatcher : Dispatcher
+    context : Context
     matrix : Matrix
     variant : Variant
         As :func:`measurable` pairs them.
@@ -40,20 +40,20 @@ class MatrixKernel:
     """
 
     def __init__(
-        self, dispatcher: Dispatcher, matrix: Matrix, variant: shaders.Variant, invocations: int
+        self, context: Context, matrix: Matrix, variant: shaders.Variant, invocations: int
     ) -> None:
-        self._dispatcher = dispatcher
+        self._context = context
         self._matrix = matrix
         self._variant = variant
         assert variant.workgroup is not None
         width = variant.workgroup[0]
-        most: int = dispatcher.limits["maxStorageBufferRange"] // 4 // width * width
+        most: int = context.limits["maxStorageBufferRange"] // 4 // width * width
         self._invocations = min(invocations, most)
-        self._result = Buffer(dispatcher.device, 4 * self._invocations, DEVICE)
+        self._result = Buffer(context, 4 * self._invocations, DEVICE)
 
-    def step(self, iterations: int) -> Step:
+    def dispatch(self, iterations: int) -> Dispatch:
         """Return a dispatch of so many rounds of the shader's loop."""
-        plan = self._dispatcher.plan(
+        plan = self._context.plan(
             self._variant,
             (self._invocations, 1, 1),
             {"iterations": iterations, "factor": 1.0},
@@ -63,11 +63,11 @@ class MatrixKernel:
                 "MATRIX_K": self._matrix.k,
             },
         )
-        return Dispatch(plan, {"result": self._result}).step
+        return Dispatch(plan, {"result": self._result})
 
     def flop(self, iterations: int) -> int:
-        """Return the multiplications and additions of :meth:`step`."""
+        """Return the multiplications and additions of :meth:`dispatch`."""
         defines, matrix = self._variant.defines, self._matrix
-        subgroups = self._invocations // int(self._dispatcher.limits["subgroupSize"])
+        subgroups = self._invocations // int(self._context.limits["subgroupSize"])
         products = int(defines["CHAINS"]) * int(defines["STEPS"]) * iterations * subgroups
         return 2 * matrix.m * matrix.n * matrix.k * products

@@ -1,4 +1,4 @@
-"""Timing segments of steps: by the device's own clock, or by the host's where it has none."""
+"""Timing segments of dispatches: by the device's own clock, or by the host's where it has none."""
 
 from __future__ import annotations
 
@@ -6,16 +6,16 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
+from pwconv.context import Context
 from pwconv.errors import UnsupportedError
-from pwconv.vk.commands import Recording, Step
-from pwconv.vk.logical_device import LogicalDevice
+from pwconv.vk.commands import Groups, Recording
 from pwconv.vk.timestamps import TimedRecording, timestamp_clock
 
-Segments = Sequence[Sequence[Step]]
+Segments = Sequence[Groups]
 
 
 class Stopwatch(Protocol):
-    """Times segments of steps.
+    """Times segments of dispatches.
 
     Attributes
     ----------
@@ -38,15 +38,15 @@ class GpuStopwatch:
 
     method = "GPU timestamps around chains of dispatches, a barrier between any two"
 
-    def __init__(self, device: LogicalDevice) -> None:
-        timestamp_clock(device)  # raises where there is none
-        self._device = device
+    def __init__(self, context: Context) -> None:
+        timestamp_clock(context)  # raises where there is none
+        self._context = context
 
     def run(self, segments: Segments, before: Callable[[], None] = lambda: None) -> list[float]:
         """Time the segments in one submission."""
-        recording = TimedRecording(self._device, segments)
+        recording = TimedRecording(self._context.queue, segments)
         before()
-        queue = self._device.queue
+        queue = self._context.queue
         queue.wait(queue.submit(recording.command_buffer, awaited=True))
         return recording.seconds()
 
@@ -56,13 +56,13 @@ class HostStopwatch:
 
     method = "host clock around submissions, waited for: their overhead is included"
 
-    def __init__(self, device: LogicalDevice) -> None:
-        self._device = device
+    def __init__(self, context: Context) -> None:
+        self._context = context
 
     def run(self, segments: Segments, before: Callable[[], None] = lambda: None) -> list[float]:
         """Time the segments, a submission each."""
-        queue = self._device.queue
-        recordings = [Recording(self._device, steps, host_reads=False) for steps in segments]
+        queue = self._context.queue
+        recordings = [Recording(queue, groups) for groups in segments]
         before()
         queue.wait()
         seconds = []
@@ -73,9 +73,9 @@ class HostStopwatch:
         return seconds
 
 
-def make_stopwatch(device: LogicalDevice) -> tuple[Stopwatch, str | None]:
+def make_stopwatch(context: Context) -> tuple[Stopwatch, str | None]:
     """Return the best stopwatch for a device, and what is to be said of it."""
     try:
-        return GpuStopwatch(device), None
+        return GpuStopwatch(context), None
     except UnsupportedError as error:
-        return HostStopwatch(device), f"{error}; times are the host's"
+        return HostStopwatch(context), f"{error}; times are the host's"

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from pwconv.activation import Activation
-from pwconv.dispatch import Dispatch, Dispatcher, Plan, Resource, Size3
+from pwconv.context import Context
 from pwconv.errors import (
     ClosedError,
     DeviceLostError,
@@ -32,10 +32,11 @@ from pwconv.kernels.conv2d_pw import Problem, plan_conv2d_pw
 from pwconv.kernels.tiling import Choice
 from pwconv.layout import Shape4
 from pwconv.tensor import acquire_resource
-from pwconv.timing.chains import chain_lengths, rotation
+from pwconv.timing.chains import chain_lengths, rotation, serial
 from pwconv.timing.clocks import ClockCheck, Clocks
 from pwconv.timing.samples import Sample, summarize
-from pwconv.vk.commands import Step
+from pwconv.vk.commands import Dispatch, Groups, Plan, Size3
+from pwconv.vk.resources import Resource
 
 _log = logging.getLogger(__name__)
 
@@ -122,7 +123,7 @@ class Outcome:
         return self.default, self.default_time
 
 
-def race(dispatcher: Dispatcher, clocks: Clocks, task: Task) -> Outcome:
+def race(context: Context, clocks: Clocks, task: Task) -> Outcome:
     """Measure a task's entrants, on inputs and outputs of its own.
 
     The caller holds the device's lock.
@@ -132,10 +133,10 @@ def race(dispatcher: Dispatcher, clocks: Clocks, task: Task) -> Outcome:
     OutOfMemoryError
         There is no room for the inputs and outputs.
     """
-    found = entrants(dispatcher, task)
-    with _scratch(dispatcher, task.problem, is_cpu=clocks.is_cpu) as pairs:
+    found = entrants(context, task)
+    with _scratch(context, task.problem, is_cpu=clocks.is_cpu) as pairs:
         lanes = [
-            _Lane(choice, itertools.cycle([task.bind(plan, x, out).step for x, out in pairs]))
+            _Lane(choice, itertools.cycle([task.bind(plan, x, out) for x, out in pairs]))
             for choice, plan in found
         ]
         _run_heat(clocks, lanes)
@@ -159,14 +160,14 @@ def race(dispatcher: Dispatcher, clocks: Clocks, task: Task) -> Outcome:
     )
 
 
-def entrants(dispatcher: Dispatcher, task: Task) -> list[tuple[Choice, Plan]]:
+def entrants(context: Context, task: Task) -> list[tuple[Choice, Plan]]:
     """Return everything that could compute a task, each once, planned; the default comes first.
 
     A variant that the driver cannot compile is left out.
     """
     problem = task.problem
-    default = conv2d_pw_choice.choose(dispatcher, problem, task.weight_storage)
-    able = conv2d_pw_choice.candidates(dispatcher, problem, task.weight_storage)
+    default = conv2d_pw_choice.choose(context, problem, task.weight_storage)
+    able = conv2d_pw_choice.candidates(context, problem, task.weight_storage)
     choices = [default]
     for variant in able.values():
         shapes = [default.workgroup] if variant.workgroup else _WORKGROUPS
@@ -175,7 +176,7 @@ def entrants(dispatcher: Dispatcher, task: Task) -> list[tuple[Choice, Plan]]:
     for choice in choices:
         try:
             plan = plan_conv2d_pw(
-                dispatcher, choice.variant, problem, task.activation, choice.workgroup
+                context, choice.variant, problem, task.activation, choice.workgroup
             )
         except PwconvError as error:
             if choice is default or isinstance(error, _FATAL):
@@ -192,11 +193,11 @@ class _Lane:
     """An entrant, its dispatches over the inputs and outputs in turn, and about its time."""
 
     choice: Choice
-    steps: Iterator[Step]
+    dispatches: Iterator[Dispatch]
     estimate: float = math.inf
 
-    def segment(self, repetitions: int) -> list[Step]:
-        return list(itertools.islice(self.steps, repetitions))
+    def segment(self, repetitions: int) -> Groups:
+        return serial([[each]] for each in itertools.islice(self.dispatches, repetitions))
 
 
 def _run_heat(clocks: Clocks, lanes: Sequence[_Lane]) -> None:
@@ -238,17 +239,17 @@ def _run_rounds(
 
 @contextlib.contextmanager
 def _scratch(
-    dispatcher: Dispatcher, problem: Problem, *, is_cpu: bool
+    context: Context, problem: Problem, *, is_cpu: bool
 ) -> Iterator[list[tuple[Resource, Resource]]]:
     """Give inputs full of noise, and outputs, more of them than the device's cache holds."""
-    device, dtype = dispatcher.device, problem.dtype
+    dtype = problem.dtype
     elements = math.prod(problem.x_shape) + math.prod(problem.out_shape)
     noise = np.random.default_rng(0).standard_normal(_NOISE_ELEMENTS, np.float32)
     array = np.resize(noise.astype(dtype, copy=False), problem.x_shape)
     resources: list[Resource] = []
 
     def acquire(shape: Shape4) -> Resource:
-        resource = acquire_resource(device, shape, dtype, problem.storage, "scratch")
+        resource = acquire_resource(context, shape, dtype, problem.storage, "scratch")
         assert resource is not None
         resources.append(resource)
         return resource
@@ -257,8 +258,8 @@ def _scratch(
         pairs = []
         for _ in range(rotation(elements * dtype.itemsize, is_cpu=is_cpu)):
             pairs.append((acquire(problem.x_shape), acquire(problem.out_shape)))
-            transfer.upload(dispatcher, array, pairs[-1][0], dtype)
+            transfer.upload(context, array, pairs[-1][0], dtype)
         yield pairs
     finally:
         for resource in resources:
-            device.resources.release(resource)
+            context.resources.release(resource)

@@ -18,10 +18,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from pwconv.device_file import MOST_NAME, DeviceFile, as_kind, as_name, one_of
-from pwconv.dispatch import Size3
 from pwconv.dtypes import FLOAT16, FLOAT32, DType
 from pwconv.files import UnusableFileError
 from pwconv.kernels.conv2d_pw import Geometry, Problem
+from pwconv.vk.commands import Size3
 
 _MOST_WORKGROUP = 1024
 _LARGEST = 2**31 - 1

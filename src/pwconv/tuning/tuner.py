@@ -6,7 +6,7 @@ import dataclasses
 import logging
 import os
 
-from pwconv.dispatch import Dispatcher
+from pwconv.context import Context
 from pwconv.errors import OutOfMemoryError, PwconvError
 from pwconv.kernels import conv2d_pw_choice
 from pwconv.kernels.tiling import Choice
@@ -39,7 +39,7 @@ class Tuner:
 
     Parameters
     ----------
-    dispatcher : Dispatcher
+    context : Context
     mode : "off", "cached" or "on-demand"
 
     Attributes
@@ -47,9 +47,9 @@ class Tuner:
     store : Store
     """
 
-    def __init__(self, dispatcher: Dispatcher, mode: str) -> None:
-        self.store = Store(dispatcher.device.info)
-        self._dispatcher = dispatcher
+    def __init__(self, context: Context, mode: str) -> None:
+        self.store = Store(context.info)
+        self._context = context
         self._mode = mode
         self._verdicts: dict[Key, Verdict] | None = None
         self._clocks: Clocks | None = None
@@ -62,10 +62,10 @@ class Tuner:
         UnsupportedError
             The device can run no variant, for lack of a feature or because all are denied.
         """
-        default = conv2d_pw_choice.choose(self._dispatcher, task.problem, task.weight_storage)
+        default = conv2d_pw_choice.choose(self._context, task.problem, task.weight_storage)
         if self._mode == "off":
             return default
-        with self._dispatcher.device.lock:
+        with self._context.lock:
             choice = self._recall(task, default)
             if choice is None and self._mode == "on-demand":
                 self._tune_quietly(task)
@@ -82,11 +82,11 @@ class Tuner:
         OSError
             The file cannot be written; the verdict is known to this process all the same.
         """
-        with self._dispatcher.device.lock:
+        with self._context.lock:
             if self._clocks is None:
-                stopwatch, _ = make_stopwatch(self._dispatcher.device)
-                self._clocks = Clocks(self._dispatcher, stopwatch)
-            outcome = race(self._dispatcher, self._clocks, task)
+                stopwatch, _ = make_stopwatch(self._context)
+                self._clocks = Clocks(self._context, stopwatch)
+            outcome = race(self._context, self._clocks, task)
             if outcome.held:
                 winner, sample = outcome.winner
                 new = {
@@ -126,7 +126,7 @@ class Tuner:
         if (verdict.variant, verdict.workgroup) == (default.variant.name, default.workgroup):
             reason = f"{default.reason}; measured on this device, where nothing beats it"
             return dataclasses.replace(default, reason=reason)
-        able = conv2d_pw_choice.candidates(self._dispatcher, task.problem, task.weight_storage)
+        able = conv2d_pw_choice.candidates(self._context, task.problem, task.weight_storage)
         if verdict.variant not in able:
             _log.info("%r is no variant that this device runs", verdict.variant)
             return None

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from pwconv.deny_list import DenyList
-from pwconv.device import choose_device, open_logical
+from pwconv.device import choose_device, open_context
 from pwconv.documents import require_writable, write_document
 from pwconv.errors import PwconvError
 from pwconv.terminal import make_console, progress_bar
@@ -73,17 +73,17 @@ def _run(options: argparse.Namespace) -> bool:
     except OSError as error:
         raise _unwritable(deny_list, error) from None
     # Not a Device, which a damaged deny list does not let open.
-    logical = open_logical(info)
+    context = open_context(info)
     try:
         with progress_bar(console) as progress:
             task = progress.add_task("", total=1.0)
             found = verify(
-                logical,
+                context,
                 variants,
                 lambda what, share: progress.update(task, description=what, completed=share),
             )
     finally:
-        logical.close()
+        context.close()
     # Files first: whoever reads what is printed may go away.
     problems: list[PwconvError] = []
     lines = []

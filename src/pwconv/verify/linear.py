@@ -9,7 +9,8 @@ from math import prod
 import numpy as np
 
 from pwconv.activation import parse_activation
-from pwconv.dispatch import MOST_TRIPS, Dispatcher, Plan, Resource
+from pwconv.context import Context
+from pwconv.dispatch import MOST_TRIPS
 from pwconv.dtypes import FLOAT16, FLOAT32, Array, DType
 from pwconv.kernels.linear import Problem, plan_linear
 from pwconv.kernels.tiling import step_along_k
@@ -26,6 +27,8 @@ from pwconv.verify.workbench import (
     storage_of,
     weight_limit,
 )
+from pwconv.vk.commands import Dispatch, Plan
+from pwconv.vk.resources import Resource
 
 # Chosen as in pointwise.py: one pipeline that is plain and ragged, whose rows of K and N are whole
 # vec4s of no buffer, and one that has an activation and is whole.
@@ -64,12 +67,12 @@ class _Case:
 def trials(bench: Workbench, variant: Variant) -> Iterator[Trial]:
     """Yield every case that a variant takes."""
     dtype = FLOAT32 if variant.axes["dtype"] == "fp32" else FLOAT16
-    for case in _cases(bench.dispatcher, variant, dtype):
+    for case in _cases(bench.context, variant, dtype):
         yield _trial(bench, variant, case, dtype)
 
 
-def _cases(dispatcher: Dispatcher, variant: Variant, dtype: DType) -> Iterator[_Case]:
-    most = extent_limit(dispatcher, dtype)
+def _cases(context: Context, variant: Variant, dtype: DType) -> Iterator[_Case]:
+    most = extent_limit(context, dtype)
     # A texture's rows lie one in a texel, or four; those of a buffer one after the other.
     lanes = variant.defines.get("LANES")
     one_lane = lanes == 1
@@ -100,11 +103,11 @@ def _cases(dispatcher: Dispatcher, variant: Variant, dtype: DType) -> Iterator[_
     large_k = min(_LARGE_K, most // _WHOLE * _WHOLE)
     yield _Case("large-K", size(_FEW_M, 1), _WHOLE, large_k, cases.large_k, _ACTIVATION)
     yield _Case("random", size(_WHOLE_M, 1), _WHOLE, _WHOLE, cases.random, _ACTIVATION)
-    if is_smallest(dispatcher, variant):
+    if is_smallest(context, variant):
         k = MOST_TRIPS * step_along_k(variant) - 1
         if storage_of(variant) == "texture3d":
             k = min(k, most)
-        k = min(k, weight_limit(dispatcher, variant, dtype))
+        k = min(k, weight_limit(context, variant, dtype))
         yield _Case("longest loop", size(3, 1), 3, k, cases.sparse)
 
 
@@ -119,7 +122,7 @@ def _trial(bench: Workbench, variant: Variant, case: _Case, dtype: DType) -> Tri
 
     def plan() -> Plan:
         activation = parse_activation(case.activation)
-        return plan_linear(bench.dispatcher, variant, problem, activation)
+        return plan_linear(bench.context, variant, problem, activation)
 
     def operands() -> list[Operands]:
         return bench.keep(("operands", *key), lambda: case.operands(dtype))
@@ -140,7 +143,7 @@ def _trial(bench: Workbench, variant: Variant, case: _Case, dtype: DType) -> Tri
             "packed_weight": bench.keep(("weight", variant.axes["weight"], *key), weight),
             "bias": bench.keep(("bias", *key), lambda: bench.bias(operands()[0].bias)),
         }
-        return bench.run([(plan(), resources)], out, out_shape, dtype, poisoned_with)
+        return bench.run([Dispatch(plan(), resources)], out, out_shape, dtype, poisoned_with)
 
     def expect() -> tuple[Array, Array]:
         parts = [each.expect(accumulate) for each in operands()]

@@ -10,14 +10,13 @@ from collections.abc import Callable, Iterator
 import numpy as np
 
 from pwconv import reference
-from pwconv.dispatch import Resource
 from pwconv.dtypes import FLOAT16, FLOAT32, Array, DType
 from pwconv.kernels import pack_linear_weight, transfer
 from pwconv.layout import Shape4, buffer_rows, ceil_div, texture3d_extent, weight_rows_extent
 from pwconv.shaders import Variant
 from pwconv.verify.poison import poison
 from pwconv.verify.workbench import Trial, Workbench, extent_limit, pad_lanes
-from pwconv.vk.resources import Image
+from pwconv.vk.resources import Image, Resource
 
 _DTYPES: dict[str, DType] = {"fp32": FLOAT32, "fp16": FLOAT16}
 
@@ -28,7 +27,7 @@ def trials(bench: Workbench, variant: Variant) -> Iterator[Trial]:
 
 
 def _shapes(bench: Workbench, dtype: DType) -> dict[str, Shape4]:
-    most = extent_limit(bench.dispatcher, dtype)
+    most = extent_limit(bench.context, dtype)
     return {
         "ragged": (2, 23, 7, 11),
         "one": (1, 1, 1, 1),
@@ -46,8 +45,8 @@ def _uploads(bench: Workbench, variant: Variant) -> Iterator[Trial]:
 
         def run(poisoned_with: float, shape: Shape4 = shape) -> Array:
             resource = bench.empty(shape, dtype, storage)
-            poison(bench.dispatcher.device, resource, dtype, poisoned_with)
-            transfer.upload(bench.dispatcher, _random(shape, source), resource, dtype)
+            poison(bench.context, resource, dtype, poisoned_with)
+            transfer.upload(bench.context, _random(shape, source), resource, dtype)
             return _stored(bench, resource, shape, dtype)
 
         def expect(shape: Shape4 = shape) -> Array:
@@ -64,8 +63,8 @@ def _downloads(bench: Workbench, variant: Variant) -> Iterator[Trial]:
         def run(poisoned_with: float, shape: Shape4 = shape) -> Array:
             source = bench.tensor(_random(shape, dtype), "texture3d")
             target = bench.empty(shape, dtype, "buffer")
-            poison(bench.dispatcher.device, target, dtype, poisoned_with)
-            transfer.texture3d_to_buffer(bench.dispatcher, source, target, shape, dtype)
+            poison(bench.context, target, dtype, poisoned_with)
+            transfer.texture3d_to_buffer(bench.context, source, target, shape, dtype)
             return _stored(bench, target, shape, dtype)
 
         def expect(shape: Shape4 = shape) -> Array:
@@ -88,12 +87,12 @@ def _packing(bench: Workbench, variant: Variant) -> Iterator[Trial]:
             transposed: bool = transposed,
         ) -> Array:
             packed = pack_linear_weight.pack_weight(
-                bench.dispatcher, array, shape, transposed, dtype, variant.axes["weight"]
+                bench.context, array, shape, transposed, dtype, variant.axes["weight"]
             )
             try:
-                found = pack_linear_weight.unpack(bench.dispatcher, packed, shape, dtype)
+                found = pack_linear_weight.unpack(bench.context, packed, shape, dtype)
             finally:
-                bench.dispatcher.device.queue.retire(packed.destroy)
+                bench.context.retire(packed.destroy)
             return _blocks(found)
 
         def expect(array: Array = array, transposed: bool = transposed) -> Array:

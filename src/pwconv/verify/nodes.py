@@ -11,7 +11,6 @@ import numpy as np
 
 from pwconv import reference
 from pwconv.activation import parse_activation
-from pwconv.dispatch import Plan, Resource
 from pwconv.dtypes import FLOAT16, FLOAT32, Array, DType
 from pwconv.kernels import elementwise
 from pwconv.kernels.channels import Piece, plan_channels
@@ -23,6 +22,8 @@ from pwconv.kernels.upsample import plan_upsample
 from pwconv.layout import Shape4, ceil_div
 from pwconv.shaders import Variant
 from pwconv.verify.workbench import Trial, Workbench, extent_limit, pad_lanes, storage_of
+from pwconv.vk.commands import Dispatch, Plan
+from pwconv.vk.resources import Resource
 
 _C = 6
 # A square image for which one texel a trip would be 65,535 trips and more.
@@ -36,7 +37,7 @@ _MEAN_BOUND = 3 * 2.0**-23
 def trials(bench: Workbench, variant: Variant) -> Iterator[Trial]:
     """Yield the cases of a variant's family, each at several sizes."""
     dtype = FLOAT32 if variant.axes["dtype"] == "fp32" else FLOAT16
-    most = extent_limit(bench.dispatcher, dtype)
+    most = extent_limit(bench.context, dtype)
     sizes: dict[str, Shape4] = {
         "ragged": (2, 23, 7, 11),
         "one": (1, 1, 1, 1),
@@ -77,7 +78,7 @@ def _depthwise(
         }
 
     def plan() -> Plan:
-        return plan_conv2d_dw(bench.dispatcher, storage, shape, dtype, geometry, _NONE)
+        return plan_conv2d_dw(bench.context, storage, shape, dtype, geometry, _NONE)
 
     def expect() -> Array:
         return reference.conv2d(
@@ -106,7 +107,7 @@ def _operation(number: int, *, broadcast: bool) -> Callable[..., Trial]:
 
         def plan() -> Plan:
             return elementwise.plan_elementwise(
-                *(bench.dispatcher, storage, number, shape, dtype, _NONE), broadcast=broadcast
+                *(bench.context, storage, number, shape, dtype, _NONE), broadcast=broadcast
             )
 
         def expect() -> Array:
@@ -131,17 +132,14 @@ def _gather(bench: Workbench, storage: str, shape: Shape4, dtype: DType, name: s
     def sources() -> list[Array]:
         return [_integers(shape, dtype, seed) for seed in (1, 2)]
 
-    def plan() -> list[tuple[Plan, dict[str, int]]]:
-        return plan_channels(bench.dispatcher, storage, pieces, out_shape, dtype)
+    def plan() -> list[Dispatch]:
+        return plan_channels(bench.context, storage, pieces, out_shape, dtype)
 
     def run(poisoned_with: float) -> Array:
         inputs = [bench.tensor(source, storage) for source in sources()]
         out = bench.empty(out_shape, dtype, storage)
-        plans = [
-            (plan, {key: out if i < 0 else inputs[i] for key, i in bindings.items()})
-            for plan, bindings in plan()
-        ]
-        return bench.run(plans, out, out_shape, dtype, poisoned_with)
+        dispatches = [each.bind(inputs, out) for each in plan()]
+        return bench.run(dispatches, out, out_shape, dtype, poisoned_with)
 
     def expect() -> tuple[Array, Array]:
         one, other = sources()
@@ -157,7 +155,7 @@ def _pool(bench: Workbench, storage: str, shape: Shape4, dtype: DType, name: str
         return {"t_in": bench.tensor(_integers(shape, dtype), storage)}
 
     def plan() -> Plan:
-        return plan_global_avg_pool(bench.dispatcher, storage, shape, dtype)
+        return plan_global_avg_pool(bench.context, storage, shape, dtype)
 
     def expect() -> tuple[Array, Array]:
         x = _integers(shape, dtype).astype(np.float64)
@@ -180,7 +178,7 @@ def _upsample(bench: Workbench, storage: str, shape: Shape4, dtype: DType, name:
         return {"t_in": bench.tensor(_integers(small, dtype), storage)}
 
     def plan() -> Plan:
-        return plan_upsample(bench.dispatcher, storage, small, dtype, 3)
+        return plan_upsample(bench.context, storage, small, dtype, 3)
 
     def expect() -> Array:
         x = _integers(small, dtype).astype(np.float64)
@@ -197,7 +195,7 @@ def _subsample(bench: Workbench, storage: str, shape: Shape4, dtype: DType, name
         return {"t_in": bench.tensor(_integers(shape, dtype), storage)}
 
     def plan() -> Plan:
-        return plan_subsample(bench.dispatcher, shape, dtype, (2, 3))
+        return plan_subsample(bench.context, shape, dtype, (2, 3))
 
     def expect() -> Array:
         return _integers(shape, dtype)[:, :, ::2, ::3].astype(np.float64)
@@ -221,7 +219,7 @@ def _trial(
     def run(poisoned_with: float) -> Array:
         out = bench.empty(shape, dtype, storage)
         bound_to = {**resources(), "t_out": out}
-        return bench.run([(plan(), bound_to)], out, shape, dtype, poisoned_with)
+        return bench.run([Dispatch(plan(), bound_to)], out, shape, dtype, poisoned_with)
 
     def padded() -> tuple[Array, Array]:
         found = expect()

@@ -12,7 +12,8 @@ import numpy as np
 
 from pwconv import reference
 from pwconv.activation import parse_activation
-from pwconv.dispatch import MOST_TRIPS, Dispatcher, Plan, Resource
+from pwconv.context import Context
+from pwconv.dispatch import MOST_TRIPS
 from pwconv.dtypes import FLOAT16, FLOAT32, Array, DType
 from pwconv.kernels.conv2d_pw_pair import (
     PairProblem,
@@ -31,6 +32,8 @@ from pwconv.verify.workbench import (
     storage_of,
     weight_limit,
 )
+from pwconv.vk.commands import Dispatch, Plan
+from pwconv.vk.resources import Resource
 
 # Parts of every variant's blocks.
 _K, _H, _N = 37, 43, 29
@@ -67,11 +70,11 @@ class _Case:
 def trials(bench: Workbench, variant: Variant) -> Iterator[Trial]:
     """Yield every case."""
     dtype = FLOAT32 if variant.axes["dtype"] == "fp32" else FLOAT16
-    for case in _cases(bench.dispatcher, variant, dtype):
+    for case in _cases(bench.context, variant, dtype):
         yield _trial(bench, variant, case, dtype)
 
 
-def _cases(dispatcher: Dispatcher, variant: Variant, dtype: DType) -> Iterator[_Case]:
+def _cases(context: Context, variant: Variant, dtype: DType) -> Iterator[_Case]:
     n, h, w = _SIZE
     for name, make in (
         ("identity", _identity),
@@ -86,9 +89,9 @@ def _cases(dispatcher: Dispatcher, variant: Variant, dtype: DType) -> Iterator[_
     shape = 1, int(min(most_k, 96)), 16, 16
     whole_h = 2 * variant.defines["BLOCK_H"]
     yield _Case("whole blocks", shape, whole_h, int(most_n), _with_extras, extras=True)
-    if is_smallest(dispatcher, variant):
+    if is_smallest(context, variant):
         hidden = MOST_TRIPS // pair_trips(variant, 5, 1) * variant.defines["BLOCK_H"]
-        hidden = min(hidden, weight_limit(dispatcher, variant, dtype))
+        hidden = min(hidden, weight_limit(context, variant, dtype))
         yield _Case("longest loop", (1, 5, 1, 3), hidden - 1, 3, _sparse)
 
 
@@ -157,7 +160,7 @@ def _trial(bench: Workbench, variant: Variant, case: _Case, dtype: DType) -> Tri
 
     def plan() -> Plan:
         return plan_conv2d_pw_pair(
-            bench.dispatcher,
+            bench.context,
             variant,
             problem,
             parse_activation("relu" if case.extras else None),
@@ -183,7 +186,7 @@ def _trial(bench: Workbench, variant: Variant, case: _Case, dtype: DType) -> Tri
         resources: dict[str, Resource] = {"t_in": x, "t_out": out, "t_residual": added}
         for which, weight, bias in zip(("first", "second"), made.weights, made.biases, strict=True):
             resources |= _parameters(bench, variant, (which, *key), weight, bias)
-        return bench.run([(plan(), resources)], out, shape, dtype, poisoned_with)
+        return bench.run([Dispatch(plan(), resources)], out, shape, dtype, poisoned_with)
 
     def expect() -> tuple[Array, Array]:
         made = operands()
@@ -208,7 +211,7 @@ def _parameters(
     which, storage = key[0], variant.axes.get("weight", "buffer")
     packed = bench.keep(("packed", storage, *key), lambda: bench.weight(weight[None], storage))
     found = {f"{which}_bias": bench.keep(("bias", *key), lambda: bench.bias(bias))}
-    if f"{which}_rows" not in dict(variant.bindings):
+    if f"{which}_rows" not in variant.binding_names:
         return {**found, f"{which}_packed": packed}
     n, k = weight.shape
     rows = bench.keep(("rows", *key), lambda: bench.weight_rows(packed, n, k))

@@ -10,7 +10,8 @@ import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 
 from pwconv.activation import parse_activation
-from pwconv.dispatch import MOST_TRIPS, Dispatcher, Plan, Resource
+from pwconv.context import Context
+from pwconv.dispatch import MOST_TRIPS
 from pwconv.dtypes import FLOAT16, FLOAT32, Array, DType
 from pwconv.kernels.conv2d_pw import MOST_SHARED, Geometry, Problem, plan_conv2d_pw, takes_scale
 from pwconv.kernels.tiling import block_shape, step_along_k
@@ -27,6 +28,8 @@ from pwconv.verify.workbench import (
     storage_of,
     weight_limit,
 )
+from pwconv.vk.commands import Dispatch, Plan
+from pwconv.vk.resources import Resource
 
 # Compiling takes most of the time, so that two pipelines serve nearly all cases, and between them
 # both values of whatever they are specialized by. The one is plain, and K and N are whole numbers
@@ -78,12 +81,12 @@ class _Case:
 def trials(bench: Workbench, variant: Variant) -> Iterator[Trial]:
     """Yield every case that a variant takes."""
     dtype = FLOAT32 if variant.axes["dtype"] == "fp32" else FLOAT16
-    for case in _cases(bench.dispatcher, variant, dtype):
+    for case in _cases(bench.context, variant, dtype):
         yield _trial(bench, variant, case, dtype)
 
 
-def _cases(dispatcher: Dispatcher, variant: Variant, dtype: DType) -> Iterator[_Case]:
-    most = extent_limit(dispatcher, dtype)
+def _cases(context: Context, variant: Variant, dtype: DType) -> Iterator[_Case]:
+    most = extent_limit(context, dtype)
     for name, make in (
         ("identity", cases.identity),
         ("zero", cases.zero),
@@ -111,7 +114,7 @@ def _cases(dispatcher: Dispatcher, variant: Variant, dtype: DType) -> Iterator[_
     geometry = _PLAIN if plain else _STRIDED
     # Outputs are 16 × 16 or, strided, 24 × 48.
     size = (1, 16, 16) if plain else (1, 46, 44)
-    more = (geometry, _ACTIVATION, "t_residual" in dict(variant.bindings))
+    more = (geometry, _ACTIVATION, "t_residual" in variant.binding_names)
     large_k = whole_k * ceil_div(_LARGE_K, whole_k)
     yield _Case("large-K", (2, 15, 9), _FEW_N, large_k, cases.large_k, *more)
     yield _Case(f"random {whole_n}×{whole_k}", size, whole_n, whole_k, cases.random, *more)
@@ -120,9 +123,9 @@ def _cases(dispatcher: Dispatcher, variant: Variant, dtype: DType) -> Iterator[_
         if storage_of(variant) == "buffer":
             single = (Geometry((3, 3), (1, 1)), *more[1:])
             yield _Case("single positions", (67, 2, 2), _N, whole_k, cases.random, *single)
-    if is_smallest(dispatcher, variant):
+    if is_smallest(context, variant):
         k = MOST_TRIPS * step_along_k(variant)
-        k = min(k, weight_limit(dispatcher, variant, dtype))
+        k = min(k, weight_limit(context, variant, dtype))
         if storage_of(variant) == "buffer":
             yield _Case("longest loop", (1, 1, 3), 3, k - 1, cases.sparse)
         else:  # a texture's depth is less, but each of its channels may have many taps
@@ -142,7 +145,7 @@ def _trial(bench: Workbench, variant: Variant, case: _Case, dtype: DType) -> Tri
 
     def plan() -> Plan:
         return plan_conv2d_pw(
-            bench.dispatcher,
+            bench.context,
             variant,
             problem,
             parse_activation(case.activation),
@@ -169,7 +172,7 @@ def _trial(bench: Workbench, variant: Variant, case: _Case, dtype: DType) -> Tri
             "bias": bench.keep(("bias", *key), lambda: bench.bias(operands().bias)),
             **_weight(bench, variant, operands(), key),
         }
-        return bench.run([(plan(), resources)], out, out_shape, dtype, poisoned_with)
+        return bench.run([Dispatch(plan(), resources)], out, out_shape, dtype, poisoned_with)
 
     def expect() -> tuple[Array, Array]:
         expected, bound = _expect(case, operands(), out_shape, accumulate, scaled=scaled)
@@ -190,7 +193,7 @@ def _weight(
     packed = bench.keep(
         ("weight", storage, *key), lambda: bench.weight(operands.weight[None], storage)
     )
-    if "weight_rows" not in dict(variant.bindings):
+    if "weight_rows" not in variant.binding_names:
         return {"packed_weight": packed}
     return {"weight_rows": bench.keep(("rows", *key), lambda: bench.weight_rows(packed, n, k))}
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
+from pwconv.context import Context
 from pwconv.dtypes import DType
 from pwconv.vk import api as vk
-from pwconv.vk.logical_device import LogicalDevice
-from pwconv.vk.resources import Buffer, Image
+from pwconv.vk.resources import Buffer, Resource
 
 NAN = float("nan")
 
@@ -15,7 +15,7 @@ NAN = float("nan")
 NUMBER = -12288.0
 
 
-def poison(device: LogicalDevice, resource: Image | Buffer, dtype: DType, value: float) -> None:
+def poison(context: Context, resource: Resource, dtype: DType, value: float) -> None:
     """Set every lane of an image, or every element of a buffer, padding too."""
 
     def record(command_buffer: object) -> None:
@@ -30,4 +30,4 @@ def poison(device: LogicalDevice, resource: Image | Buffer, dtype: DType, value:
         layout = vk.VK_IMAGE_LAYOUT_GENERAL
         vk.vkCmdClearColorImage(command_buffer, resource.handle, layout, colour, 1, [everything])
 
-    device.queue.run_once(record)
+    context.queue.run_once(record)

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 import numpy.random  # noqa: F401
 
 from pwconv import shaders
-from pwconv.dispatch import Dispatcher
+from pwconv.context import Context
 from pwconv.errors import ClosedError, DeviceLostError, PwconvError, UnsupportedError
 from pwconv.kernels.matrix_units import (
     flexible_pair_matrix,
@@ -28,7 +28,6 @@ from pwconv.shaders import Variant
 from pwconv.verify import linear, movement, nodes, pairs, pointwise
 from pwconv.verify.diagnosis import Failure, run_trial
 from pwconv.verify.workbench import Trial, Workbench
-from pwconv.vk.logical_device import LogicalDevice
 from pwconv.vk.physical_device import DeviceInfo
 
 _Trials = Callable[[Workbench, Variant], Iterator[Trial]]
@@ -162,7 +161,7 @@ def selected(parts: Sequence[str]) -> list[Variant]:
 
 
 def verify(
-    device: LogicalDevice,
+    context: Context,
     variants: Sequence[Variant],
     on_progress: Callable[[str, float], None] = lambda *_: None,
 ) -> Verification:
@@ -170,21 +169,20 @@ def verify(
 
     Parameters
     ----------
-    device : LogicalDevice
+    device : Context
     variants : sequence of Variant
         Of one family and type, one after the other.
     on_progress : callable
         Told the name of each variant before it is run, and the share that is done.
     """
-    dispatcher = Dispatcher(device)
     found = Verification()
     start = time.perf_counter()
     done = 0
-    lacks = {variant.name: _lack(device, variant) for variant in variants}
+    lacks = {variant.name: _lack(context, variant) for variant in variants}
     able = [variant for variant in variants if not lacks[variant.name]]
-    with _compiled_ahead(dispatcher, able):
+    with _compiled_ahead(context, able):
         for _, group in itertools.groupby(variants, _shares_inputs):
-            with Workbench(dispatcher) as bench:
+            with Workbench(context) as bench:
                 for variant in group:
                     on_progress(variant.name, done / len(variants))
                     done += 1
@@ -198,13 +196,13 @@ def verify(
 
 
 @contextmanager
-def _compiled_ahead(dispatcher: Dispatcher, variants: Sequence[Variant]) -> Iterator[None]:
+def _compiled_ahead(context: Context, variants: Sequence[Variant]) -> Iterator[None]:
     """Have threads make the pipelines of variants, in order, until the end of a ``with``.
 
     What fails there is tried again, and told of, when it is run.
     """
     ended = threading.Event()
-    bench = Workbench(dispatcher)  # nothing is made on it
+    bench = Workbench(context)  # nothing is made on it
 
     def compile_all(variant: Variant) -> None:
         for trial in FAMILIES[variant.family](bench, variant):
@@ -248,12 +246,11 @@ def _shares_inputs(variant: Variant) -> tuple[str, str]:
     return variant.family, variant.axes.get("dtype", "")
 
 
-def _lack(device: LogicalDevice, variant: Variant) -> str | None:
-    info = device.info
-    lack = variant.unmet(info.limits, info.features)
+def _lack(context: Context, variant: Variant) -> str | None:
+    lack = context.unmet(variant)
     if lack:
         return f"it needs {lack}"
     suits = _MATRICES.get(variant.family)
-    if suits and not suits(variant, info):
+    if suits and not suits(variant, context.info):
         return "no product of matrices that the device lists divides its blocks"
     return None

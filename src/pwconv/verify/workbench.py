@@ -13,7 +13,7 @@ from typing import Any, TypeVar, cast
 import numpy as np
 
 from pwconv import shaders
-from pwconv.dispatch import Dispatch, Dispatcher, Plan, Resource
+from pwconv.context import Context
 from pwconv.dtypes import FLOAT32, Array, DType
 from pwconv.errors import UnsupportedError
 from pwconv.kernels import pack_linear_weight, transfer
@@ -23,7 +23,8 @@ from pwconv.staging import upload_buffer
 from pwconv.tensor import VK_FORMATS, acquire_resource
 from pwconv.verify.poison import poison
 from pwconv.vk import api as vk
-from pwconv.vk.resources import DEVICE, DOWNLOAD, Buffer, Image, image_limit
+from pwconv.vk.commands import Dispatch
+from pwconv.vk.resources import DEVICE, DOWNLOAD, Buffer, Image, Resource, image_limit
 
 _T = TypeVar("_T")
 
@@ -78,12 +79,11 @@ class Workbench:
 
     Parameters
     ----------
-    dispatcher : Dispatcher
+    context : Context
     """
 
-    def __init__(self, dispatcher: Dispatcher) -> None:
-        self.dispatcher = dispatcher
-        self._device = dispatcher.device
+    def __init__(self, context: Context) -> None:
+        self.context = context
         self._kept: dict[Hashable, Any] = {}
         self._owned = ExitStack()
 
@@ -114,11 +114,11 @@ class Workbench:
             The device has no such textures.
         OutOfMemoryError
         """
-        if storage == "texture3d" and not image_limit(self._device, VK_FORMATS[dtype], 3):
-            raise UnsupportedError(f"{self._device.info.name} cannot store {dtype} in textures")
-        resource = acquire_resource(self._device, shape, dtype, storage, "shape")
+        if storage == "texture3d" and not image_limit(self.context, VK_FORMATS[dtype], 3):
+            raise UnsupportedError(f"{self.context.info.name} cannot store {dtype} in textures")
+        resource = acquire_resource(self.context, shape, dtype, storage, "shape")
         assert resource is not None
-        self._owned.callback(self._device.resources.release, resource)
+        self._owned.callback(self.context.resources.release, resource)
         return resource
 
     def tensor(self, array: Array, storage: str, dtype: DType | None = None) -> Resource:
@@ -126,7 +126,7 @@ class Workbench:
         dtype = dtype or array.dtype
         n, c, h, w = array.shape
         resource = self.empty((n, c, h, w), dtype, storage)
-        transfer.upload(self.dispatcher, array, resource, dtype)
+        transfer.upload(self.context, array, resource, dtype)
         return resource
 
     def parameters(self, array: Array) -> Buffer:
@@ -149,37 +149,37 @@ class Workbench:
         """
         batches, n, k = matrices.shape
         packed = pack_linear_weight.pack_weight(
-            self.dispatcher, matrices, (batches, n, k), True, dtype or matrices.dtype, storage
+            self.context, matrices, (batches, n, k), True, dtype or matrices.dtype, storage
         )
         return self._own(packed)
 
     def weight_rows(self, packed: Resource, n: int, k: int) -> Buffer:
         """Return a packed weight [1, N, K] of float16 as rows."""
-        rows = pack_linear_weight.unpack_rows(self.dispatcher, packed, (1, n, k))
+        rows = pack_linear_weight.unpack_rows(self.context, packed, (1, n, k))
         return self._own(rows)
 
     def run(
         self,
-        plans: Sequence[tuple[Plan, dict[str, Resource]]],
+        dispatches: Sequence[Dispatch],
         out: Resource,
         shape: Shape4,
         dtype: DType,
         poisoned_with: float,
     ) -> Array:
-        """Poison an output, run plans over their resources, and return what it then holds.
+        """Poison an output, run dispatches, and return what it then holds.
 
         Of a texture the lanes past C come along.
         """
-        poison(self._device, out, dtype, poisoned_with)
-        for plan, resources in plans:
-            self.dispatcher.submit(Dispatch(plan, resources))
+        poison(self.context, out, dtype, poisoned_with)
+        for dispatch in dispatches:
+            self.context.submit(dispatch)
         return self.read(out, shape, dtype)
 
     def read(self, resource: Resource, shape: Shape4, dtype: DType) -> Array:
         """Return a tensor; of a texture the lanes past C come along."""
         if isinstance(resource, Image):
             shape = with_lanes(shape)
-        return transfer.download(self.dispatcher, resource, shape, dtype)
+        return transfer.download(self.context, resource, shape, dtype)
 
     def raw(self, resource: Resource, dtype: DType) -> Array:
         """Return a buffer's elements, or an image's texels [depth, H, W, 4], by a plain copy."""
@@ -188,7 +188,7 @@ class Workbench:
         if image is not None:
             width, height, depth = image.extent
             size = width * height * depth * 4 * dtype.itemsize
-        target = Buffer(self._device, size, DOWNLOAD)
+        target = Buffer(self.context, size, DOWNLOAD)
 
         def record(command_buffer: object) -> None:
             if image is None:
@@ -207,19 +207,19 @@ class Workbench:
                 command_buffer, image.handle, layout, target.handle, 1, [region]
             )
 
-        self._device.queue.wait(self._device.queue.run_once(record))
+        self.context.queue.wait(self.context.queue.run_once(record))
         assert target.mapped is not None
         array = np.frombuffer(bytes(target.mapped[:size]), dtype)
-        self._device.queue.retire(target.destroy)
+        self.context.retire(target.destroy)
         return array if image is None else array.reshape(depth, height, width, 4)
 
     def _uploaded(self, array: Array) -> Buffer:
-        buffer = Buffer(self._device, array.nbytes, DEVICE)
-        upload_buffer(self._device, array, buffer)
+        buffer = Buffer(self.context, array.nbytes, DEVICE)
+        upload_buffer(self.context, array, buffer)
         return buffer
 
     def _own(self, resource: _T) -> _T:
-        self._owned.callback(self._device.queue.retire, resource.destroy)  # type: ignore[attr-defined]
+        self._owned.callback(self.context.retire, resource.destroy)  # type: ignore[attr-defined]
         return resource
 
 
@@ -242,7 +242,7 @@ def storage_of(variant: Variant) -> str:
     return "texture3d" if image else "buffer"
 
 
-def is_smallest(dispatcher: Dispatcher, variant: Variant) -> bool:
+def is_smallest(context: Context, variant: Variant) -> bool:
     """Return whether of the variants that loop and differ in their tile alone its is the smallest.
 
     What all of them would show alike, and takes long, is tried on that one.
@@ -258,26 +258,26 @@ def is_smallest(dispatcher: Dispatcher, variant: Variant) -> bool:
 
     looping = (v for v in shaders.variants(variant.family) if "UNROLL" not in v.defines)
     alike = (v for v in looping if key(v) == key(variant))
-    able = [v for v in alike if not v.unmet(dispatcher.limits, dispatcher.features)]
+    able = [v for v in alike if not context.unmet(v)]
     return variant is min(able, key=products, default=None)
 
 
-def weight_limit(dispatcher: Dispatcher, variant: Variant, dtype: DType) -> int:
+def weight_limit(context: Context, variant: Variant, dtype: DType) -> int:
     """Return nearly the most of N or K, where the other is few, of a weight a variant is given."""
     if variant.axes.get("weight") == "texture2d":
-        return extent_limit(dispatcher, dtype, 2)
-    most_bytes: int = min(dispatcher.limits["maxStorageBufferRange"], _MOST_BYTES)
-    if any(name.endswith("_rows") for name, _ in variant.bindings):
+        return extent_limit(context, dtype, 2)
+    most_bytes: int = min(context.limits["maxStorageBufferRange"], _MOST_BYTES)
+    if any(name.endswith("_rows") for name in variant.binding_names):
         rows, padding = weight_rows_extent(4, 0)
         return int(most_bytes // (2 * rows) - padding)
     return int(most_bytes // (4 * dtype.itemsize))
 
 
-def extent_limit(dispatcher: Dispatcher, dtype: DType, dimensions: int = 3) -> int:
+def extent_limit(context: Context, dtype: DType, dimensions: int = 3) -> int:
     """Return nearly the most texels that a texture may have along every axis.
 
     Buffers are tried with as many. It is no power of two, for which some drivers compile anew.
     """
-    most: int = dispatcher.limits[f"maxImageDimension{dimensions}D"]
-    found = image_limit(dispatcher.device, VK_FORMATS[dtype], dimensions)
+    most: int = context.limits[f"maxImageDimension{dimensions}D"]
+    found = image_limit(context, VK_FORMATS[dtype], dimensions)
     return (min(most, *found.extent[:dimensions]) if found else most) - 5

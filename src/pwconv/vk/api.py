@@ -34,9 +34,23 @@ def api_version(major: int, minor: int, patch: int = 0) -> int:
 
 API_1_1, API_1_2, API_1_3 = (api_version(1, minor) for minor in (1, 2, 3))
 
-# What a call of a layer calls. The package's wrappers convert every argument, and take ten times as
-# long as these functions do; called directly, they take lists, structures and ffi.NULL, never None.
-_DIRECT = {"vkQueueSubmit", "vkGetFenceStatus", "vkResetFences", "vkWaitForFences"}
+# What calls and recordings call. The package's wrappers convert every argument, and take ten times
+# as long as these functions do; called directly, they take what cffi does, and never None.
+_DIRECT = {
+    "vkQueueSubmit",
+    "vkGetFenceStatus",
+    "vkResetFences",
+    "vkWaitForFences",
+    "vkAllocateDescriptorSets",
+}
+_DIRECT_VOID = {
+    "vkUpdateDescriptorSets",
+    "vkCmdBindPipeline",
+    "vkCmdBindDescriptorSets",
+    "vkCmdPushConstants",
+    "vkCmdDispatch",
+    "vkCmdPipelineBarrier",
+}
 
 INSTALL_HINT = (
     "On Debian or Ubuntu: apt-get install libvulkan1 mesa-vulkan-drivers "
@@ -48,6 +62,9 @@ def __getattr__(name: str) -> Any:
     """Look a name up in the vulkan package, once."""
     if name.startswith("__"):
         raise AttributeError(name)
+    if name in _DIRECT_VOID:
+        globals()[name] = value = getattr(_package().lib, name)
+        return value
     value = getattr(_package(), name)
     if name in _DIRECT:
         value = _checked(getattr(_package().lib, name))

@@ -8,15 +8,13 @@ import warnings
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from pwconv.errors import PwconvError
 from pwconv.files import ForeignFileError, UnusableFileError, read_private, replace_file
 from pwconv.vk import api as vk
 from pwconv.vk import process
-
-if TYPE_CHECKING:
-    from pwconv.vk.logical_device import LogicalDevice
+from pwconv.vk.core import Core
 
 _log = logging.getLogger(__name__)
 
@@ -34,29 +32,29 @@ class Pipeline:
         VkDescriptorType of each binding, in order.
     """
 
-    __slots__ = ("_device", "_made", "descriptor_types", "handle", "layout", "set_layout")
+    __slots__ = ("_core", "_made", "descriptor_types", "handle", "layout", "set_layout")
 
     def __init__(
         self,
-        device: LogicalDevice,
+        core: Core,
         cache: Any,
         code: bytes,
         descriptor_types: Sequence[str],
         push_constant_size: int,
         constants: Mapping[int, int],
     ) -> None:
-        self._device = device
+        self._core = core
         self.descriptor_types = [_DESCRIPTOR_TYPES[name] for name in descriptor_types]
         with ExitStack() as made:
             self.set_layout = vk.make(
-                made, "DescriptorSetLayout", device.handle, self._set_layout_info()
+                made, "DescriptorSetLayout", core.handle, self._set_layout_info()
             )
             self.layout = vk.make(
-                made, "PipelineLayout", device.handle, self._layout_info(push_constant_size)
+                made, "PipelineLayout", core.handle, self._layout_info(push_constant_size)
             )
             made.callback(
                 vk.vkDestroyPipeline,
-                device.handle,
+                core.handle,
                 handle := self._make_pipeline(cache, code, constants),
                 None,
             )
@@ -91,7 +89,7 @@ class Pipeline:
         )
 
     def _make_pipeline(self, cache: Any, code: bytes, constants: Mapping[int, int]) -> Any:
-        device = self._device.handle
+        device = self._core.handle
         module_info = vk.VkShaderModuleCreateInfo(codeSize=len(code), pCode=code)
         with ExitStack() as made:
             module = vk.make(made, "ShaderModule", device, module_info)
@@ -125,8 +123,8 @@ class PipelineCache:
         Where the cache is kept.
     """
 
-    def __init__(self, device: LogicalDevice, file: Path) -> None:
-        self._device = device
+    def __init__(self, core: Core, file: Path) -> None:
+        self._core = core
         self._file = file
         self._pipelines: dict[tuple[Any, ...], Pipeline] = {}
         # One for each pipeline, held while it is compiled: not the device's, which whoever waits
@@ -136,7 +134,7 @@ class PipelineCache:
         info = vk.VkPipelineCacheCreateInfo(
             initialDataSize=len(data), pInitialData=vk.ffi.from_buffer(data) if data else None
         )
-        self._handle = vk.vkCreatePipelineCache(device.handle, info, None)
+        self._handle = vk.vkCreatePipelineCache(core.handle, info, None)
 
     def get(
         self,
@@ -163,16 +161,16 @@ class PipelineCache:
             return pipeline
         lock = self._locks.setdefault(key, process.make_lock())
         process.enter(lock, f"the compilation of {name}")
-        with self._device.in_use(), lock:
+        with self._core.in_use(), lock:
             pipeline = self._pipelines.get(key)
             if pipeline is not None:
                 return pipeline
             # Where it fails, it is tried again.
             pipeline = self._pipelines[key] = Pipeline(
-                self._device, self._handle, code, descriptor_types, push_constant_size, constants
+                self._core, self._handle, code, descriptor_types, push_constant_size, constants
             )
-        with self._device.lock:
-            self._device.check()
+        with self._core.lock:
+            self._core.check()
         return pipeline
 
     def close(self) -> None:
@@ -182,11 +180,11 @@ class PipelineCache:
         for pipeline in self._pipelines.values():
             pipeline.destroy()
         self._pipelines.clear()
-        vk.vkDestroyPipelineCache(self._device.handle, self._handle, None)
+        vk.vkDestroyPipelineCache(self._core.handle, self._handle, None)
 
     def _save(self) -> None:
         try:
-            data = vk.pipeline_cache_data(self._device.handle, self._handle)
+            data = vk.pipeline_cache_data(self._core.handle, self._handle)
             if data != self._saved:
                 digest = hashlib.sha256(data).digest()
                 replace_file(self._file, _MAGIC + digest + data)

@@ -8,52 +8,49 @@ A staging buffer is shared with the host and waits for the device.
 from __future__ import annotations
 
 from collections import OrderedDict, deque
-from typing import TYPE_CHECKING
+from collections.abc import Callable
 
-from pwconv.vk.resources import DOWNLOAD, UPLOAD, Buffer, Image
-
-if TYPE_CHECKING:
-    from pwconv.vk.logical_device import LogicalDevice
+from pwconv.vk.core import Core
+from pwconv.vk.queue import Queue
+from pwconv.vk.resources import DOWNLOAD, UPLOAD, Buffer, Resource
 
 _KEPT_BYTES = 256 << 20
 _STAGING_KEPT = 4
 _LEAST_STAGING = 64 << 10
 
-_Key = tuple[object, ...]
+_Kind = tuple[object, ...]
 
 
 class ResourcePool:
     """Images and buffers of tensors that are gone; of the kinds longest unused they go first."""
 
-    def __init__(self, device: LogicalDevice) -> None:
-        self._device = device
-        self._free: OrderedDict[_Key, list[Image | Buffer]] = OrderedDict()
+    def __init__(self, core: Core) -> None:
+        self._core = core
+        self._free: OrderedDict[_Kind, list[Resource]] = OrderedDict()
         self._bytes = 0
         # Tensors are collected at any moment, in any thread: only this append happens then.
-        self._returned: deque[Image | Buffer] = deque()
+        self._returned: deque[Resource] = deque()
 
     @property
     def size(self) -> int:
         """Bytes that are kept."""
-        with self._device.lock:
+        with self._core.lock:
             self.settle()
             return self._bytes
 
-    def acquire_image(self, extent: tuple[int, int, int], image_format: int) -> Image:
-        """Return an image whose contents are undefined."""
-        with self._device.lock:
-            found = self._take((extent, image_format))
-            if isinstance(found, Image):
-                return found
-            return Image(self._device, extent, image_format, pooled=True)
+    def acquire(self, kind: _Kind, make: Callable[[], Resource]) -> Resource:
+        """Return a resource that came back, or what ``make`` makes; its contents are undefined.
 
-    def acquire_buffer(self, size: int) -> Buffer:
-        """Return a buffer in device memory whose contents are undefined."""
-        with self._device.lock:
-            found = self._take((size,))
-            return found if isinstance(found, Buffer) else Buffer(self._device, size, pooled=True)
+        ``kind`` is all that recordings over the resource depend on: shape, type and storage.
+        """
+        with self._core.lock:
+            found = self._take(kind)
+            if found is None:
+                found = make()
+                found.kind = kind
+            return found
 
-    def release(self, resource: Image | Buffer) -> None:
+    def release(self, resource: Resource) -> None:
         """Take a resource back; safe from a finalizer."""
         self._returned.append(resource)
 
@@ -61,19 +58,15 @@ class ResourcePool:
         """Keep what came back, and destroy what is then too much; the caller holds the lock."""
         while self._returned:
             resource = self._returned.popleft()
-            if isinstance(resource, Image):
-                key: _Key = (resource.extent, resource.format)
-            else:
-                key = (resource.size,)
-            self._free.setdefault(key, []).append(resource)
-            self._free.move_to_end(key)
+            self._free.setdefault(resource.kind, []).append(resource)
+            self._free.move_to_end(resource.kind)
             self._bytes += resource.size
         while self._free and self._bytes > _KEPT_BYTES:
             self._evict()
 
     def clear(self) -> None:
         """Destroy everything that is not in use, once the device is done with it."""
-        with self._device.lock:
+        with self._core.lock:
             self.settle()
             while self._free:
                 self._evict()
@@ -81,17 +74,17 @@ class ResourcePool:
     def _evict(self) -> None:
         resource = self._take(next(iter(self._free)))
         if resource is not None:
-            self._device.queue.retire(resource.destroy)
+            self._core.retire(resource.destroy)
 
-    def _take(self, key: _Key) -> Image | Buffer | None:
+    def _take(self, kind: _Kind) -> Resource | None:
         if self._returned:
             self.settle()
-        kept = self._free.get(key)
+        kept = self._free.get(kind)
         if kept is None:
             return None
         resource = kept.pop() if kept else None
         if not kept:
-            del self._free[key]
+            del self._free[kind]
         if resource is not None:
             self._bytes -= resource.size
         if not self._free:
@@ -102,8 +95,8 @@ class ResourcePool:
 class StagingPool:
     """Host-visible buffers, in the two directions; each has one user at a time."""
 
-    def __init__(self, device: LogicalDevice) -> None:
-        self._device = device
+    def __init__(self, queue: Queue) -> None:
+        self._queue, self._core = queue, queue.core
         # With the serial of the submission that may still use each.
         self._idle: dict[bool, list[tuple[int, Buffer]]] = {False: [], True: []}
         # What a call that was interrupted had is given back at any moment: only this append
@@ -112,10 +105,10 @@ class StagingPool:
 
     def acquire(self, size: int, *, upload: bool) -> Buffer:
         """Return a mapped buffer of at least ``size`` bytes that the device does not use."""
-        with self._device.lock:
+        with self._core.lock:
             self._settle()
             idle = self._idle[upload]
-            done = self._device.queue.completed()
+            done = self._queue.completed()
             fitting = [entry for entry in idle if entry[1].size >= size]
             finished = [entry for entry in fitting if entry[0] <= done]
             if finished or (len(idle) >= _STAGING_KEPT and fitting):
@@ -123,13 +116,13 @@ class StagingPool:
                 idle.remove(entry)
             else:
                 # A shader reads or writes all of it.
-                most = self._device.info.limits["maxStorageBufferRange"]
+                most = self._core.info.limits["maxStorageBufferRange"]
                 rounded = max(_LEAST_STAGING, 1 << (size - 1).bit_length())
                 capacity = max(size, min(rounded, most))
                 preferences = UPLOAD if upload else DOWNLOAD
-                return Buffer(self._device, capacity, preferences, pooled=True)
+                return Buffer(self._core, capacity, preferences, pooled=True)
         try:
-            self._device.queue.wait(entry[0])
+            self._queue.wait(entry[0])
         except BaseException:
             self.release(entry[1], entry[0], upload=upload)
             raise
@@ -137,23 +130,23 @@ class StagingPool:
 
     def release(self, buffer: Buffer, serial: int | None, *, upload: bool) -> None:
         """Take a buffer back that submission ``serial``, or else the last one, may still use."""
-        last = self._device.queue.last if serial is None else serial
+        last = self._queue.last if serial is None else serial
         self._returned.append((upload, last, buffer))
 
     @property
     def size(self) -> int:
         """Bytes of the buffers that have no user."""
-        with self._device.lock:
+        with self._core.lock:
             self._settle()
             return sum(buffer.size for idle in self._idle.values() for _, buffer in idle)
 
     def clear(self) -> None:
         """Destroy every buffer that has no user, once the device is done with it."""
-        with self._device.lock:
+        with self._core.lock:
             self._settle()
             for idle in self._idle.values():
                 while idle:
-                    self._device.queue.retire(idle.pop()[1].destroy)
+                    self._core.retire(idle.pop()[1].destroy)
 
     def _settle(self) -> None:
         while self._returned:
@@ -163,4 +156,4 @@ class StagingPool:
             if len(idle) > _STAGING_KEPT:
                 smallest = min(idle, key=lambda entry: entry[1].size)
                 idle.remove(smallest)
-                self._device.queue.retire(smallest[1].destroy)
+                self._core.retire(smallest[1].destroy)

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 from pwconv.errors import PwconvError
 from pwconv.vk import api as vk
+from pwconv.vk.core import Core
 from pwconv.vk.memory import (
     DEVICE_LOCAL,
     HOST_CACHED,
@@ -17,9 +19,6 @@ from pwconv.vk.memory import (
     HOST_VISIBLE,
 )
 from pwconv.vk.physical_device import ImageLimit, PhysicalDevice
-
-if TYPE_CHECKING:
-    from pwconv.vk.logical_device import LogicalDevice
 
 # Wanted and unwanted memory properties, best first. A host-visible type is always coherent here, so
 # that nothing needs flushing; Vulkan promises that one such type exists.
@@ -43,19 +42,19 @@ _MUTABLE_FORMAT = 8
 _IMAGE_USAGE = 0x1 | 0x2 | 0x4 | 0x8  # transfer source and destination, sampled, storage
 
 
-def image_limit(device: LogicalDevice, image_format: int, dimensions: int) -> ImageLimit | None:
+def image_limit(core: Core, image_format: int, dimensions: int) -> ImageLimit | None:
     """Return the largest :class:`Image` there may be, or None where the device has none such.
 
     Raises
     ------
     ClosedError
     """
-    limits = device.physical.image_limits
+    limits = core.physical.image_limits
     key = (image_format, dimensions)
     if key not in limits:
-        with device.lock:
-            device.require_open()
-            limits[key] = _ask_image_limit(device.physical, image_format, dimensions)
+        with core.lock:
+            core.require_open()
+            limits[key] = _ask_image_limit(core.physical, image_format, dimensions)
     return limits[key]
 
 
@@ -84,6 +83,18 @@ def _image_flags(image_format: int) -> int:
     return _MUTABLE_FORMAT if image_format in _STORAGE_FORMATS else 0
 
 
+# Counted once a process: no two devices share one.
+_uids = itertools.count()
+
+
+class Span(NamedTuple):
+    """Bytes of a piece of memory, which its ``space`` names."""
+
+    space: int
+    first: int
+    after: int
+
+
 class DeviceObject:
     """What is made of Vulkan's objects, and freed with them when nobody holds it any more.
 
@@ -103,17 +114,17 @@ class DeviceObject:
     uid: int
 
     @contextmanager
-    def _making(self, device: LogicalDevice, *, pooled: bool = False) -> Iterator[ExitStack]:
+    def _making(self, core: Core, *, pooled: bool = False) -> Iterator[ExitStack]:
         """Give the stack of what frees the object, filled under the device's lock."""
-        with device.lock, ExitStack() as made:
-            device.require_open()
-            self.uid = device.new_uid()
-            made.callback(device.live.pop, self.uid, None)
+        with core.lock, ExitStack() as made:
+            core.require_open()
+            self.uid = next(_uids)
+            made.callback(core.live.pop, self.uid, None)
             yield made
-            device.check()
+            core.check()
             if not pooled:
-                self._retire = device.queue.retire
-            self._made = device.live[self.uid] = made.pop_all()
+                self._retire = core.retire
+            self._made = core.live[self.uid] = made.pop_all()
 
     def destroy(self) -> None:
         """Free the object now; the device must be done with it."""
@@ -127,31 +138,30 @@ class DeviceObject:
 class Arena(DeviceObject):
     """A piece of device memory in which buffers, or images, lie where the caller places them.
 
-    Those that lie over each other must not be in use at the same time; an image is discarded
-    (:class:`pwconv.vk.commands.Step`) before each use.
+    Those that lie over each other must not be in use at the same time; a recording discards an
+    image's contents before they are written.
 
     Parameters
     ----------
-    device : LogicalDevice
+    core : Core
     size, alignment, memory_types : int
         Of the whole: see :func:`buffer_requirements` and :func:`image_requirements`.
     image : bool
         Whether it is for images.
-
     """
 
     __slots__ = ("memory", "offset", "size")
 
     def __init__(
-        self, device: LogicalDevice, size: int, alignment: int, memory_types: int, *, image: bool
+        self, core: Core, size: int, alignment: int, memory_types: int, *, image: bool
     ) -> None:
         self.size = size
         requirements = vk.VkMemoryRequirements(
             size=size, alignment=alignment, memoryTypeBits=memory_types
         )
-        with self._making(device) as made:
-            allocate = partial(device.memory.allocate, requirements, DEVICE, image=image)
-            made.callback(device.memory.free, allocation := allocate())
+        with self._making(core) as made:
+            allocate = partial(core.memory.allocate, requirements, DEVICE, image=image)
+            made.callback(core.memory.free, allocation := allocate())
             self.memory, self.offset = allocation.memory, allocation.offset
 
 
@@ -171,23 +181,21 @@ class Requirements(NamedTuple):
     memory_types: int
 
 
-def buffer_requirements(device: LogicalDevice, size: int) -> Requirements:
+def buffer_requirements(core: Core, size: int) -> Requirements:
     """Return what a :class:`Buffer` of so many bytes wants of an arena."""
-    with device.lock, ExitStack() as made:
-        device.require_open()
-        handle = vk.make(made, "Buffer", device.handle, _buffer_info(size))
-        found = vk.vkGetBufferMemoryRequirements(device.handle, handle)
+    with core.lock, ExitStack() as made:
+        core.require_open()
+        handle = vk.make(made, "Buffer", core.handle, _buffer_info(size))
+        found = vk.vkGetBufferMemoryRequirements(core.handle, handle)
     return Requirements(found.size, found.alignment, found.memoryTypeBits)
 
 
-def image_requirements(
-    device: LogicalDevice, extent: tuple[int, int, int], image_format: int
-) -> Requirements:
+def image_requirements(core: Core, extent: tuple[int, int, int], image_format: int) -> Requirements:
     """Return what an :class:`Image` wants of an arena."""
-    with device.lock, ExitStack() as made:
-        device.require_open()
-        handle = vk.make(made, "Image", device.handle, _image_info(extent, image_format))
-        found = vk.vkGetImageMemoryRequirements(device.handle, handle)
+    with core.lock, ExitStack() as made:
+        core.require_open()
+        handle = vk.make(made, "Image", core.handle, _image_info(extent, image_format))
+        found = vk.vkGetImageMemoryRequirements(core.handle, handle)
     return Requirements(found.size, found.alignment, found.memoryTypeBits)
 
 
@@ -218,7 +226,56 @@ def _image_info(extent: tuple[int, int, int], image_format: int) -> Any:
     )
 
 
-class Buffer(DeviceObject):
+class Resource(DeviceObject):
+    """A buffer or an image, bound to memory of its own or to a place in an arena.
+
+    Attributes
+    ----------
+    handle : VkBuffer or VkImage
+    size : int
+        Bytes.
+    span : Span
+        The memory that it lies in: what barriers are placed by.
+    in_arena : bool
+    kind : tuple
+        What a pool keeps it by.
+    """
+
+    __slots__ = ("handle", "in_arena", "kind", "size", "span")
+
+    handle: Any
+    in_arena: bool
+    kind: tuple[object, ...]
+    size: int
+    span: Span
+
+    def _locate(
+        self,
+        core: Core,
+        requirements: Any,
+        preferences: tuple[tuple[int, int], ...],
+        place: Place | None,
+        freed: ExitStack,
+        *,
+        image: bool,
+    ) -> tuple[tuple[Any, int], memoryview | None]:
+        """Return the memory to bind it to and the offset in it, and what the host sees.
+
+        Memory of its own is freed with ``freed``.
+        """
+        self.in_arena = place is not None
+        if place is not None:
+            self.span = Span(place.arena.uid, place.offset, place.offset + requirements.size)
+            return (place.arena.memory, place.arena.offset + place.offset), None
+        self.span = Span(self.uid, 0, 1)
+        memory = core.memory
+        freed.callback(
+            memory.free, allocation := memory.allocate(requirements, preferences, image=image)
+        )
+        return (allocation.memory, allocation.offset), allocation.mapped
+
+
+class Buffer(Resource):
     """A storage buffer.
 
     Attributes
@@ -227,11 +284,11 @@ class Buffer(DeviceObject):
         The contents, where the host can see them.
     """
 
-    __slots__ = ("handle", "mapped", "size")
+    __slots__ = ("mapped",)
 
     def __init__(
         self,
-        device: LogicalDevice,
+        core: Core,
         size: int,
         preferences: tuple[tuple[int, int], ...] = DEVICE,
         place: Place | None = None,
@@ -239,15 +296,17 @@ class Buffer(DeviceObject):
         pooled: bool = False,
     ) -> None:
         self.size = size
-        with self._making(device, pooled=pooled) as made:
-            memory = made.enter_context(ExitStack())  # freed after the handle is destroyed
-            self.handle = vk.make(made, "Buffer", device.handle, _buffer_info(size))
-            requirements = vk.vkGetBufferMemoryRequirements(device.handle, self.handle)
-            location, self.mapped = _location(device, requirements, preferences, place, memory)
-            vk.vkBindBufferMemory(device.handle, self.handle, *location)
+        with self._making(core, pooled=pooled) as made:
+            freed = made.enter_context(ExitStack())  # after the handle is destroyed
+            self.handle = vk.make(made, "Buffer", core.handle, _buffer_info(size))
+            requirements = vk.vkGetBufferMemoryRequirements(core.handle, self.handle)
+            location, self.mapped = self._locate(
+                core, requirements, preferences, place, freed, image=False
+            )
+            vk.vkBindBufferMemory(core.handle, self.handle, *location)
 
 
-class Image(DeviceObject):
+class Image(Resource):
     """A 2D or 3D image of float vec4s that shaders read and write; always in layout GENERAL.
 
     Attributes
@@ -259,11 +318,11 @@ class Image(DeviceObject):
         integers of its bits: include/half_bits.glslh says why.
     """
 
-    __slots__ = ("extent", "format", "handle", "size", "storage_view", "view")
+    __slots__ = ("extent", "format", "storage_view", "view")
 
     def __init__(
         self,
-        device: LogicalDevice,
+        core: Core,
         extent: tuple[int, int, int],
         image_format: int,
         place: Place | None = None,
@@ -273,21 +332,21 @@ class Image(DeviceObject):
         self.extent = extent
         self.format = image_format
         info = _image_info(extent, image_format)
-        with self._making(device, pooled=pooled) as made:
-            memory = made.enter_context(ExitStack())  # freed after the handle is destroyed
-            self.handle = vk.make(made, "Image", device.handle, info)
-            requirements = vk.vkGetImageMemoryRequirements(device.handle, self.handle)
+        with self._making(core, pooled=pooled) as made:
+            freed = made.enter_context(ExitStack())  # after the handle is destroyed
+            self.handle = vk.make(made, "Image", core.handle, info)
+            requirements = vk.vkGetImageMemoryRequirements(core.handle, self.handle)
             self.size = requirements.size
-            location, _ = _location(device, requirements, DEVICE, place, memory, image=True)
-            vk.vkBindImageMemory(device.handle, self.handle, *location)
+            location, _ = self._locate(core, requirements, DEVICE, place, freed, image=True)
+            vk.vkBindImageMemory(core.handle, self.handle, *location)
             storage_format = _STORAGE_FORMATS.get(image_format, image_format)
             self.view, self.storage_view = (
-                vk.make(made, "ImageView", device.handle, self._view_info(view_format))
+                vk.make(made, "ImageView", core.handle, self._view_info(view_format))
                 for view_format in (image_format, storage_format)
             )
             if place is None:
-                made.callback(device.queue.forget_layout, self.handle)
-                device.queue.initialize_layout(self.handle)
+                made.callback(core.uninitialized.pop, self.handle, None)
+                core.uninitialized[self.handle] = None
 
     def _view_info(self, view_format: int) -> Any:
         everything = vk.VkImageSubresourceRange(
@@ -299,25 +358,3 @@ class Image(DeviceObject):
             format=view_format,
             subresourceRange=everything,
         )
-
-
-def _location(
-    device: LogicalDevice,
-    requirements: Any,
-    preferences: tuple[tuple[int, int], ...],
-    place: Place | None,
-    freed: ExitStack,
-    *,
-    image: bool = False,
-) -> tuple[tuple[Any, int], memoryview | None]:
-    """Return the memory that a resource is bound to and the offset in it, and what the host sees.
-
-    Memory of its own is freed with ``freed``.
-    """
-    if place is not None:
-        return (place.arena.memory, place.arena.offset + place.offset), None
-    memory = device.memory
-    freed.callback(
-        memory.free, allocation := memory.allocate(requirements, preferences, image=image)
-    )
-    return (allocation.memory, allocation.offset), allocation.mapped

@@ -1,18 +1,18 @@
-"""GPU timestamps around segments of steps."""
+"""GPU timestamps around segments of dispatches."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from pwconv.errors import DeviceLostError, UnsupportedError
 from pwconv.vk import api as vk
-from pwconv.vk.commands import Step, StepRecorder, barrier
+from pwconv.vk.barriers import record_barrier
+from pwconv.vk.commands import Groups, Recorder
+from pwconv.vk.core import Core
+from pwconv.vk.queue import Queue
 from pwconv.vk.resources import DeviceObject
-
-if TYPE_CHECKING:
-    from pwconv.vk.logical_device import LogicalDevice
 
 _WORD = 8
 
@@ -37,7 +37,7 @@ class TimestampClock:
         return ((last - first) & ((1 << self.bits) - 1)) * self.period * 1e-9
 
 
-def timestamp_clock(device: LogicalDevice) -> TimestampClock:
+def timestamp_clock(core: Core) -> TimestampClock:
     """Return the clock of the device's compute queue.
 
     Raises
@@ -45,30 +45,28 @@ def timestamp_clock(device: LogicalDevice) -> TimestampClock:
     UnsupportedError
         The queue writes no timestamps.
     """
-    family = device.physical.compute_queue_family()
-    families = vk.vkGetPhysicalDeviceQueueFamilyProperties(device.physical.handle)
-    bits = families[family].timestampValidBits
-    period = device.info.limits["timestampPeriod"]
+    families = vk.vkGetPhysicalDeviceQueueFamilyProperties(core.physical.handle)
+    bits = families[core.family].timestampValidBits
+    period = core.info.limits["timestampPeriod"]
     if not bits or period <= 0:
         raise UnsupportedError(
-            f"{device.info.name} has no timestamps: timestampValidBits = {bits}, "
+            f"{core.info.name} has no timestamps: timestampValidBits = {bits}, "
             f"timestampPeriod = {period} ns"
         )
     return TimestampClock(bits, period)
 
 
 class TimedRecording(DeviceObject):
-    """Segments of steps, each between two timestamps.
+    """Segments of dispatches, each between two timestamps.
 
-    A segment's time runs from the end of everything before it to the end of its last step. Steps
-    are separated by barriers, within a segment and between segments. Submit it to the queue, wait,
-    and read :meth:`seconds`; it must not be in flight twice.
+    A segment's time runs from the end of everything before it to the end of its last dispatch.
+    Submit it to the queue, wait, and read :meth:`seconds`; it must not be in flight twice.
 
     Parameters
     ----------
-    device : LogicalDevice
-    segments : sequence of sequence of Step
-        The same Step may come any number of times.
+    queue : Queue
+    segments : sequence of Groups
+        The same Dispatch may come any number of times.
 
     Raises
     ------
@@ -76,18 +74,18 @@ class TimedRecording(DeviceObject):
         The queue writes no timestamps.
     """
 
-    def __init__(self, device: LogicalDevice, segments: Sequence[Sequence[Step]]) -> None:
-        self._device = device
-        self._clock = timestamp_clock(device)
+    def __init__(self, queue: Queue, segments: Sequence[Groups]) -> None:
+        self._core = core = queue.core
+        self._clock = timestamp_clock(core)
         self._count = 2 * len(segments)
         info = vk.VkQueryPoolCreateInfo(
             queryType=vk.VK_QUERY_TYPE_TIMESTAMP, queryCount=self._count
         )
-        with self._making(device) as made:
-            every = [step for steps in segments for step in steps]
-            self._recorder = StepRecorder(device, every, made)
-            self._queries = vk.make(made, "QueryPool", device.handle, info)
-            self.command_buffer = device.queue.record(
+        with self._making(core) as made:
+            every = [group for groups in segments for group in groups]
+            self._recorder = Recorder(queue, every, made)
+            self._queries = vk.make(made, "QueryPool", core.handle, info)
+            self.command_buffer = queue.record(
                 lambda command_buffer: self._record(command_buffer, segments), made
             )
 
@@ -95,10 +93,10 @@ class TimedRecording(DeviceObject):
         """Return each segment's time, once the submission is done."""
         words = vk.ffi.new("uint64_t[]", self._count)
         flags = vk.VK_QUERY_RESULT_64_BIT | vk.VK_QUERY_RESULT_WAIT_BIT
-        with self._device.in_use():
+        with self._core.in_use():
             try:
                 vk.vkGetQueryPoolResults(
-                    self._device.handle,
+                    self._core.handle,
                     self._queries,
                     0,
                     self._count,
@@ -108,16 +106,16 @@ class TimedRecording(DeviceObject):
                     flags,
                 )
             except DeviceLostError:
-                self._device.lose()
+                self._core.lose()
                 raise
         return [self._clock.seconds(words[i], words[i + 1]) for i in range(0, self._count, 2)]
 
-    def _record(self, command_buffer: Any, segments: Sequence[Sequence[Step]]) -> None:
+    def _record(self, command_buffer: Any, segments: Sequence[Groups]) -> None:
         vk.vkCmdResetQueryPool(command_buffer, self._queries, 0, self._count)
         # At the bottom of the pipe a timestamp is written when all before it has finished.
         bottom = vk.VK_PIPELINE_STAGE_BOTTOM_OF_PIPE_BIT
-        for position, steps in enumerate(segments):
-            barrier(command_buffer)
+        for position, groups in enumerate(segments):
+            record_barrier(command_buffer)
             vk.vkCmdWriteTimestamp(command_buffer, bottom, self._queries, 2 * position)
-            self._recorder.record(command_buffer, steps)
+            self._recorder.record(groups, command_buffer)
             vk.vkCmdWriteTimestamp(command_buffer, bottom, self._queries, 2 * position + 1)

@@ -1,26 +1,26 @@
-"""VkDevice with its queue, memory, pipelines and pools: everything that close() frees."""
+"""The open VkDevice at the bottom: its handle, its lock, its memory, and what is alive on it."""
 
 from __future__ import annotations
 
-import itertools
+from collections import deque
+from collections.abc import Callable
 from contextlib import AbstractContextManager, ExitStack
-from pathlib import Path
+from typing import Any
 
 from pwconv.errors import ClosedError, DeviceLostError, NoDeviceError, PwconvError
 from pwconv.vk import api as vk
 from pwconv.vk import features, process
-from pwconv.vk.commands import Queue
 from pwconv.vk.instance import Instance
 from pwconv.vk.memory import Allocator
 from pwconv.vk.physical_device import PhysicalDevice
-from pwconv.vk.pipelines import PipelineCache
-from pwconv.vk.pools import ResourcePool, StagingPool
 
 _PORTABILITY_SUBSET = "VK_KHR_portability_subset"
 
 
-class LogicalDevice:
-    """A device and all that lives on it.
+class Core:
+    """A VkDevice: what buffers, images, the queue and pipelines are made on.
+
+    :class:`pwconv.context.Context` adds those, and is what the rest of pwconv holds.
 
     Parameters
     ----------
@@ -28,23 +28,31 @@ class LogicalDevice:
         Position in the instance's list of physical devices.
     validate : bool
         Turn the validation layer on.
-    cache_folder : Path
-        Where compiled pipelines are kept between runs.
 
     Attributes
     ----------
     lock
         Of :func:`process.make_lock`, held around everything that Vulkan wants from one thread at a
         time.
+    info : DeviceInfo
+    limits, features
+        The info's.
+    memory : Allocator
     live : dict
         What frees each buffer, image and recording that exists, by its uid.
+    retired : deque
+        What destroys objects that nobody holds any more. Filled by finalizers, at any moment and
+        in any thread; emptied by the queue, under the lock.
+    uninitialized : dict
+        Images to be moved to layout GENERAL ahead of the next submission.
     closed : bool
-        Whether :meth:`close` was called.
+        Whether :meth:`refuse` was called: by close(), or at the end of the process.
     """
 
-    def __init__(self, index: int, *, validate: bool, cache_folder: Path) -> None:
+    def __init__(self, index: int, *, validate: bool) -> None:
         self.live: dict[int, ExitStack] = {}
-        self._uids = itertools.count()
+        self.retired: deque[Callable[[], None]] = deque()
+        self.uninitialized: dict[Any, None] = {}
         self.closed = False
         self._destroyed = False
         # Why nothing can be done with it any more, as an error: a call looks at this and no more.
@@ -61,23 +69,26 @@ class LogicalDevice:
                 self._instance.handle, handles[index], index, self._instance.layer_version
             )
             self.info = self.physical.info
-            family = self.physical.compute_queue_family()
-            self.handle = self._make_device(family)
+            self.limits, self.features = self.info.limits, self.info.features
+            self.family = self.physical.compute_queue_family()
+            self.handle = self._make_device(self.family)
             made.callback(vk.vkDestroyDevice, self.handle, None)
             self.memory = Allocator(self.handle, self.physical, self.free_unused)
             made.callback(self.memory.close)
-            self.queue = Queue(self, family)
-            made.callback(self.queue.close)
-            self.pipelines = PipelineCache(self, cache_folder / f"{self.info.identity}.bin")
-            made.callback(self.pipelines.close)
-            self.resources = ResourcePool(self)
-            self.staging = StagingPool(self)
-            process.opened(self)
+            self._attach(made)
             self._made = made.pop_all()
 
-    def new_uid(self) -> int:
-        """Return a number that is never given twice."""
-        return next(self._uids)
+    def _attach(self, made: ExitStack) -> None:
+        """Make what else lives as long as the device, and is freed with ``made``."""
+
+    def free_unused(self) -> None:
+        """Return to the driver all memory that nothing is in; called when an allocation fails."""
+        with self.lock:
+            self.memory.trim()
+
+    def retire(self, destroy: Callable[[], None]) -> None:
+        """Call ``destroy`` once everything submitted by then is done; safe from a finalizer."""
+        self.retired.append(destroy)
 
     def check(self) -> None:
         """Raise what the validation layer has said.
@@ -164,44 +175,6 @@ class LogicalDevice:
             f"need not survive that. {process.FORK_HINT}",
         )
         self._destroyed = True
-
-    def close(self) -> None:
-        """Wait for calls at work and for the device, and free everything, once.
-
-        Where the waiting is interrupted or fails, nothing is freed yet; calling again goes on.
-
-        Raises
-        ------
-        BusyError
-            A signal handler or a finalizer closes it inside another call of its thread.
-        PwconvError
-            Another thread is at work on it for longer than :data:`process.CLOSE_SECONDS`.
-        """
-        what = f"the device {self.info.name}"
-        process.enter(self.lock, what)
-        with self.lock:  # whoever began a call before has said so by then
-            self.refuse()
-        if self._destroyed:
-            return
-        self._uses.wait(what)
-        with self.lock:
-            if self._destroyed:
-                return
-            self.queue.drain()
-            for made in list(self.live.values()):
-                made.close()
-            self._destroyed = True
-            self._made.close()
-            self.check()
-
-    def free_unused(self) -> None:
-        """Wait for the queue, destroy pooled resources, return empty blocks to the driver."""
-        with self.lock:
-            self.resources.clear()
-            self.staging.clear()
-        self.queue.wait()
-        with self.lock:
-            self.memory.trim()
 
     def _make_device(self, family: int) -> object:
         info = self.physical.info
