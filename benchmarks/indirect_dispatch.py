@@ -22,6 +22,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
+from pwconv.vk.logical_device import LogicalDevice
 from rich import box
 from rich.table import Table
 
@@ -33,7 +34,6 @@ from pwconv.timing.samples import Sample, summarize
 from pwconv.timing.stopwatch import make_stopwatch
 from pwconv.vk import api as vk
 from pwconv.vk.commands import Recording, Step, StepRecorder, barrier
-from pwconv.vk.logical_device import LogicalDevice
 from pwconv.vk.resources import UPLOAD
 from pwconv.vk.timestamps import timestamp_clock
 

@@ -207,7 +207,7 @@ def test_slow_kernels_run_few_times_and_not_all_in_one_submission(fake_race, mon
 def test_inputs_and_outputs_rotate(fake_race):
     _, stopwatch = fake_race([steady(3), steady(2)])
     used = {
-        step.resources
+        dispatch.bound
         for segment in stopwatch.segments
         for dispatch in segment
         if dispatch.pipeline in stopwatch.seconds
