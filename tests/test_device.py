@@ -337,7 +337,7 @@ def test_what_takes_a_device_takes_its_index_or_name(device, monkeypatch):
     layer = pwconv.PointwiseConv2d(WEIGHT, device=index)
     assert layer.device.info.index == index
     # The session's, or another that this process has open.
-    monkeypatch.setattr(device_module, "open_logical", None)
+    monkeypatch.setattr(device_module, "open_context", None)
     names = [info.name for info in pwconv.devices()]
     for wanted in (index, np.int64(index), str(index), device.info.name.upper()):
         if wanted == device.info.name.upper() and names.count(device.info.name) > 1:

@@ -16,10 +16,10 @@ from pwconv.explanation import Explanation
 from pwconv.functional import conv2d_pw, linear, pack_linear_weight
 from pwconv.graph import Graph
 from pwconv.modules import Linear, PointwiseConv2d
-from pwconv.packed_weight import PackedWeight
 from pwconv.tensor import Tensor
 from pwconv.version import __version__
 from pwconv.vk.physical_device import DeviceInfo
+from pwconv.weights import PackedWeight
 
 __all__ = [
     "BusyError",

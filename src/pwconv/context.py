@@ -12,6 +12,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
+from pwconv import matrix_units
 from pwconv.dispatch import MOST_TRIPS, make_plan
 from pwconv.errors import UnsupportedError
 from pwconv.shaders import Variant
@@ -54,6 +55,8 @@ class Context(Core):
     pipelines : PipelineCache
     resources : ResourcePool
     staging : StagingPool
+    recordings : OrderedDict
+        What was submitted, by what it was made from.
     """
 
     queue: Queue
@@ -65,8 +68,9 @@ class Context(Core):
         self.denied = denied
         self._cache_folder = cache_folder
         self._lacks: dict[str, str | None] = {}
+        self._able: dict[tuple[Variant, ...], tuple[Variant, ...]] = {}
         self._plans: OrderedDict[tuple[object, ...], Plan] = OrderedDict()
-        self._recordings: OrderedDict[tuple[object, ...], Recording] = OrderedDict()
+        self.recordings: OrderedDict[tuple[object, ...], Recording] = OrderedDict()
         super().__init__(index, validate=validate)
 
     def _attach(self, made: ExitStack) -> None:
@@ -85,8 +89,17 @@ class Context(Core):
         try:
             return self._lacks[variant.name]
         except KeyError:
-            lack = self._lacks[variant.name] = variant.unmet(self.limits, self.features)
+            lack = variant.unmet(self.limits, self.features)
+            lack = self._lacks[variant.name] = lack or matrix_units.unmet(variant, self.info)
             return lack
+
+    def able(self, considered: tuple[Variant, ...]) -> tuple[Variant, ...]:
+        """Return those of some variants that :meth:`can_run`; asked once."""
+        try:
+            return self._able[considered]
+        except KeyError:
+            found = self._able[considered] = tuple(filter(self.can_run, considered))
+            return found
 
     def can_run(self, variant: Variant) -> bool:
         """Return whether the device has what a variant needs, and nobody denies it."""
@@ -178,7 +191,12 @@ class Context(Core):
 
     # -- submissions ------------------------------------------------------------------------------
 
-    def submit(self, *dispatches: Dispatch, awaited: bool = False) -> int:
+    def submit(
+        self,
+        *dispatches: Dispatch,
+        awaited: bool = False,
+        key: tuple[object, ...] | None = None,
+    ) -> int:
         """Submit dispatches, each after those before that it depends on; return the serial.
 
         Parameters
@@ -186,34 +204,51 @@ class Context(Core):
         dispatches : Dispatch
         awaited : bool
             Whether the host will wait for them, and may then read what they wrote.
+        key : tuple, optional
+            What :attr:`recordings` has them by; by default their plans and resources.
         """
-        made_of: list[object] = [awaited]
-        for dispatch in dispatches:
-            made_of.append(dispatch.plan)
-            made_of += [resource.uid for resource in dispatch.bound]
-        key = tuple(made_of)
+        if key is None:
+            made_of: list[object] = [awaited]
+            for dispatch in dispatches:
+                made_of.append(dispatch.plan)
+                made_of += [resource.uid for resource in dispatch.bound]
+            key = tuple(made_of)
         queue = self.queue
         if queue.last - queue.done >= MOST_IN_FLIGHT:
             queue.make_room()
         with self.lock:
             self.require_open()
-            recording = self._recordings.get(key)
+            recording = self.recordings.get(key)
             if recording is None:
                 groups = [(dispatch,) for dispatch in dispatches]
                 recording = Recording(queue, groups, host_reads=awaited)
-                self._recordings[key] = recording
-                if len(self._recordings) > _RECORDINGS_KEPT:
-                    self._recordings.popitem(last=False)
+                self.recordings[key] = recording
+                if len(self.recordings) > _RECORDINGS_KEPT:
+                    self.recordings.popitem(last=False)
             else:
-                self._recordings.move_to_end(key)
+                self.recordings.move_to_end(key)
             return recording.submit(awaited=awaited)
+
+    def submit_recorded(self, recording: Recording) -> None:
+        """Submit what was submitted before, and do what is due besides.
+
+        Raises
+        ------
+        ClosedError, DeviceLostError, OutOfMemoryError, BusyError, ValidationError
+        """
+        self.enter()
+        if self.queue.last - self.queue.done >= MOST_IN_FLIGHT:
+            self.queue.make_room()
+        with self.lock:
+            self.require_open()
+            recording.submit()
 
     # -- memory and the end -----------------------------------------------------------------------
 
     def forget_recordings(self) -> None:
         """Destroy what is kept of submissions, once the device is done with it."""
         with self.lock:
-            self._recordings.clear()
+            self.recordings.clear()
 
     def free_unused(self) -> None:
         """Wait for the queue, destroy pooled resources, return empty blocks to the driver.

@@ -12,23 +12,19 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
 
-import numpy as np
-
+from pwconv import weights
 from pwconv.context import Context, Denied
 from pwconv.deny_list import DenyList
-from pwconv.dtypes import Array, DType, as_dtype, as_float_array
+from pwconv.dtypes import Array, as_dtype
 from pwconv.errors import NoDeviceError, PwconvError, UnsupportedError
 from pwconv.files import cache_folder
-from pwconv.kernels import pack_linear_weight, transfer
-from pwconv.packed_weight import PackedWeight
 from pwconv.tensor import (
-    Shape,
     Tensor,
-    acquire_resource,
     as_shape,
     check_storage,
     choose_storage,
-    shape4,
+    empty,
+    from_array,
     storage_order,
 )
 from pwconv.tuning.tuner import Tuner, tuning_mode
@@ -36,7 +32,7 @@ from pwconv.vk import api as vk
 from pwconv.vk import process
 from pwconv.vk.instance import describe_loader, resident_instance
 from pwconv.vk.physical_device import DeviceInfo, PhysicalDevice
-from pwconv.vk.resources import Buffer
+from pwconv.weights import PackedWeight
 
 _YES, _NO = ("1", "true", "yes", "on"), ("0", "false", "no", "off")
 _PREFERENCE = ("discrete", "integrated", "virtual", "cpu", "other")
@@ -161,21 +157,7 @@ class Device:
             The tensor is past the device's limits.
         """
         self._context.enter()
-        return self._tensor(array, dtype, storage)
-
-    def _tensor(self, array: Any, dtype: Any, storage: str) -> Tensor:
-        check_storage(storage)
-        source = as_float_array(array, "array")
-        target = source.dtype.newbyteorder("=") if dtype is None else as_dtype(dtype)
-        shape = source.shape
-        storage = choose_storage(
-            self._context, {"array": shape}, target, storage_order(self._context, storage)
-        )
-        tensor = self._empty(shape, target, storage)
-        full_shape = shape4(shape, "array")
-        if 0 not in full_shape:
-            transfer.upload(self._context, source.reshape(full_shape), tensor.resource, target)
-        return tensor
+        return from_array(self, array, dtype, storage)
 
     def empty(self, shape: Any, dtype: Any, storage: str = "auto") -> Tensor:
         """Return a tensor whose contents are undefined.
@@ -199,7 +181,7 @@ class Device:
         storage = choose_storage(
             self._context, {"shape": shape}, dtype, storage_order(self._context, storage)
         )
-        return self._empty(shape, dtype, storage)
+        return empty(self, shape, dtype, storage)
 
     def synchronize(self) -> None:
         """Wait until everything submitted is done, and free what is free then.
@@ -275,45 +257,9 @@ class Device:
     def __repr__(self) -> str:
         return f"<pwconv.Device {self.info}{' (closed)' if self.closed else ''}>"
 
-    def _empty(self, shape: Shape, dtype: DType, storage: str) -> Tensor:
-        """Return a tensor that is known to fit its storage, its contents undefined."""
-        tensor = Tensor(self, shape, dtype, storage)
-        # Made before, so that it returns the resource wherever an exception comes.
-        tensor._resource = acquire_resource(self._context, shape, dtype, storage, "shape")
-        return tensor
-
-    def _as_buffer(self, tensor: Tensor) -> Tensor:
-        """Return a copy of a tensor that is a texture3d."""
-        copy = self.empty(tensor.shape, tensor.dtype, "buffer")
-        full_shape = shape4(tensor.shape, "tensor")
-        if 0 not in full_shape:
-            transfer.texture3d_to_buffer(
-                self._context, tensor.resource, copy.resource, full_shape, tensor.dtype
-            )
-        return copy
-
-    def _download(self, tensor: Tensor) -> Array:
-        self._context.enter()
-        full_shape = shape4(tensor.shape, "tensor")
-        if 0 in full_shape:
-            return np.empty(tensor.shape, tensor.dtype)
-        array = transfer.download(self._context, tensor.resource, full_shape, tensor.dtype)
-        return array.reshape(tensor.shape)
-
-    def _unpack_rows(self, weight: PackedWeight) -> Buffer:
-        return pack_linear_weight.unpack_rows(self._context, weight.resource, weight.shape)
-
-    def _packed_reduction(self, weight: PackedWeight) -> tuple[object, ...]:
-        """Return what pickle is told of a packed weight: the array, and where it is packed."""
-        batches, n, k = weight.shape
-        blocks = self._download_packed(weight).transpose(0, 2, 4, 1, 3)
-        array = blocks.reshape(batches, blocks.shape[1] * 4, -1)[:, :n, :k]
-        info = self.info
-        return _pack_again, (np.ascontiguousarray(array), weight.storage, info.index, info.name)
-
-    def _download_packed(self, weight: PackedWeight) -> Array:
-        self._context.enter()
-        return pack_linear_weight.unpack(self._context, weight.resource, weight.shape, weight.dtype)
+    def _pack_again(self, array: Array, storage: str) -> tuple[object, ...]:
+        """Return what pickle is told of a packed weight: the array, and where to pack it."""
+        return _pack_again, (array, storage, self.info.index, self.info.name)
 
 
 def _pack_again(array: Array, storage: str, index: int, name: str) -> PackedWeight:
@@ -321,7 +267,7 @@ def _pack_again(array: Array, storage: str, index: int, name: str) -> PackedWeig
     found = devices()
     is_there = index < len(found) and found[index].name == name
     device = resolve_device(index if is_there else name)
-    return pack_linear_weight.pack(device, array, transposed=True, dtype=None, storage=storage)
+    return weights.pack(device, array, transposed=True, dtype=None, storage=storage)
 
 
 DeviceLike = Device | int | str

@@ -107,8 +107,9 @@ def make_plan(
     """
     limits = core.limits
     local = variant.workgroup or workgroup_size(grid, limits, shape)
-    for axis, length, size in zip("xyz", grid, local, strict=True):
-        if ceil_div(length, size) * size > _MOST_INVOCATIONS:
+    x, y, z = [-(-length // size) for length, size in zip(grid, local, strict=True)]
+    for axis, length, groups, size in zip("xyz", grid, (x, y, z), local, strict=True):
+        if groups * size > _MOST_INVOCATIONS:
             raise UnsupportedError(
                 f"{variant.name} takes {length:,} invocations along {axis}, and shaders count "
                 "them in 32 bits; use a smaller batch, or cut the input into rows"
@@ -117,11 +118,10 @@ def make_plan(
     pipeline = pipelines.get(
         variant.name,
         variant.code,
-        [kind for _, kind in variant.bindings],
+        variant.binding_types,
         variant.push_constant_size,
         variant.specialize({**sizes, **constants}),
     )
-    x, y, z = (ceil_div(a, b) for a, b in zip(grid, local, strict=True))
     seconds = flop / _SLOWEST[core.info.type]
     most = short_parts((x, y, z), limits["maxComputeWorkGroupCount"], seconds)
     parts = []

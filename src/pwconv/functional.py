@@ -6,10 +6,9 @@ from typing import Any
 
 from pwconv.device import DeviceLike, resolve_device
 from pwconv.dtypes import as_dtype, as_float_array
-from pwconv.kernels import pack_linear_weight as packing
 from pwconv.modules import Linear, PointwiseConv2d
-from pwconv.packed_weight import PackedWeight
 from pwconv.tensor import Tensor
+from pwconv.weights import PackedWeight, pack
 
 
 def conv2d_pw(
@@ -140,6 +139,4 @@ def pack_linear_weight(
         It fits neither storage, or not the one asked for.
     OutOfMemoryError, ClosedError
     """
-    return packing.pack(
-        resolve_device(device), weight, transposed=transposed, dtype=dtype, storage=storage
-    )
+    return pack(resolve_device(device), weight, transposed=transposed, dtype=dtype, storage=storage)

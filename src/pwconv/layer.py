@@ -11,26 +11,29 @@ import numpy as np
 
 from pwconv.activation import parse_activation
 from pwconv.device import Device, DeviceLike, resolve_device
-from pwconv.dtypes import FLOAT16, FLOAT32, Array, DType, as_dtype, as_float_array
+from pwconv.dtypes import FLOAT16, Array, DType, as_dtype, as_float_array
 from pwconv.errors import UnsupportedError
 from pwconv.explanation import Explanation
-from pwconv.kernels import pack_linear_weight, transfer
-from pwconv.layout import bias_length
-from pwconv.packed_weight import PackedWeight
-from pwconv.staging import upload_buffer
+from pwconv.kernels import transfer
 from pwconv.tensor import (
     Shape,
     Tensor,
+    as_buffer,
     as_shape,
     check_storage,
     choose_storage,
+    empty,
+    empty_again,
+    from_array,
     shape4,
     storage_order,
 )
 from pwconv.vk.commands import Dispatch, Plan
-from pwconv.vk.resources import DEVICE, Buffer, Resource
+from pwconv.vk.resources import Resource, next_uid
+from pwconv.weights import PackedWeight, Parameters, check_bias, pack
 
 _PLANS_KEPT = 32
+_RESULTS_KEPT = 256
 
 
 class Layer(ABC):
@@ -66,7 +69,12 @@ class Layer(ABC):
         # Says at once what the device lacks, rather than at the first call.
         self._require_variant(storage_order(self._device._context, storage)[0])
         self._bias_array = check_bias(bias, self._weight.shape[1], self._bias_axis)
-        self._bias = self._upload_bias()
+        self._parameters = Parameters(self._weight, self._bias_array)
+        context = self._device._context
+        self._uid = next_uid()
+        self._recordings = context.recordings
+        self._submit_again = context.queue.submit_again
+        self._results: dict[int, tuple[Shape, DType, str]] = {}  # by the uid of x
         self._plans: OrderedDict[tuple[str, Shape], tuple[Plan, Shape, str]] = OrderedDict()
 
     @property
@@ -141,13 +149,33 @@ class Layer(ABC):
             The input or output is past the device's limits.
         OutOfMemoryError, ClosedError, DeviceLostError
         """
+        try:
+            # A uid stands for shape, dtype, storage and device: what was checked once, holds.
+            uid = x._uid
+            result = empty_again(self._device, self._results[uid]) if out is None else out
+            recording = self._recordings[self._uid, uid, result._uid]
+        except (AttributeError, KeyError):
+            return self._call(x, out)
+        if not self._submit_again(recording.submit_info):
+            self._device._context.submit_recorded(recording)
+        return result
+
+    def _call(self, x: Any, out: Any) -> Any:
+        """Apply the layer to what it may not have been applied to before."""
         self._device._context.enter()
         if not isinstance(x, Tensor) and out is None:
             return self._from_array(self._check_array(x))
         tensor, out_shape = self._place(x, out)
         result = self._check_out(out, out_shape, tensor)
-        if 0 not in out_shape:
-            self._submit(tensor, result)
+        if 0 in out_shape:
+            return result
+        # A tensor that was made for this call will not come again.
+        key = (self._uid, tensor._uid, result._uid) if tensor is x else None
+        self._device._context.submit(self._dispatch(tensor, result), key=key)
+        if tensor is x:
+            if len(self._results) >= _RESULTS_KEPT:
+                self._results.clear()
+            self._results[tensor._uid] = (out_shape, self._dtype, tensor.storage)
         return result
 
     def explain(self, shape: Any, storage: str = "auto") -> Explanation:
@@ -236,8 +264,8 @@ class Layer(ABC):
 
     def _from_array(self, array: Array) -> Array:
         out_shape, storage = self._choose_storage(array.shape, self._storages_from("auto"))
-        x = self._device._empty(array.shape, self._dtype, storage)
-        y = self._device._empty(out_shape, self._dtype, storage)
+        x = empty(self._device, array.shape, self._dtype, storage)
+        y = empty(self._device, out_shape, self._dtype, storage)
         if 0 in out_shape:
             return np.empty(out_shape, self._dtype)
         return transfer.pass_through(
@@ -250,9 +278,6 @@ class Layer(ABC):
             self._dtype,
         ).reshape(out_shape)
 
-    def _submit(self, x: Tensor, out: Tensor) -> None:
-        self._device._context.submit(self._dispatch(x, out))
-
     def _dispatch(self, x: Tensor, out: Tensor) -> Dispatch:
         plan, _, _ = self._plan(x.storage, x.shape, out.shape)
         return self._bind(plan, x.resource, out.resource)
@@ -263,20 +288,9 @@ class Layer(ABC):
             "t_out": out,
             "t_residual": x,
             "t_scale": x,
-            **self._parameters(plan),
+            **self._parameters.bindings(plan.variant),
         }
         return Dispatch(plan, resources)
-
-    @property
-    def _parameter_bytes(self) -> int:
-        """Bytes of the packed weight, of its rows where a plan takes them, and of the bias."""
-        return self._weight.size + self._bias.size
-
-    def _parameters(self, plan: Plan) -> dict[str, Resource]:
-        """Return the weight and the bias, as a plan's bindings name them."""
-        if "weight_rows" in plan.variant.binding_names:
-            return {"weight_rows": self._weight.rows(), "bias": self._bias}
-        return {"packed_weight": self._weight.resource, "bias": self._bias}
 
     def _plan(self, storage: str, x_shape: Shape, out_shape: Shape) -> tuple[Plan, Shape, str]:
         """Return the plan for a shape, the output's shape, and why the plan's variant."""
@@ -322,9 +336,7 @@ class Layer(ABC):
             array.dtype if dtype is None else as_dtype(dtype),
             array.shape,
         )
-        return pack_linear_weight.pack(
-            self._device, array, transposed=True, dtype=dtype, storage=storage
-        )
+        return pack(self._device, array, transposed=True, dtype=dtype, storage=storage)
 
     def _parse_accumulate(self, accumulate: Any) -> DType:
         wanted = as_dtype(accumulate, "accumulate")
@@ -334,12 +346,6 @@ class Layer(ABC):
                 "accumulate at 'float32'"
             )
         return wanted
-
-    def _upload_bias(self) -> Buffer:
-        channels = self._weight.shape[1]
-        values = np.zeros(bias_length(channels), FLOAT32)
-        values[:channels] = 0.0 if self._bias_array is None else self._bias_array
-        return upload_parameter(self._device, values)
 
     def _place(self, x: Any, out: Any) -> tuple[Tensor, Shape]:
         """Return x on the device, stored so that it and its output fit, and the output's shape."""
@@ -358,8 +364,8 @@ class Layer(ABC):
             x = self._check_array(x)
         out_shape, storage = self._choose_storage(x.shape, self._storages(x, out))
         if not isinstance(x, Tensor):
-            return self._device._tensor(x, self._dtype, storage), out_shape
-        return x if x.storage == storage else self._device._as_buffer(x), out_shape
+            return from_array(self._device, x, self._dtype, storage), out_shape
+        return x if x.storage == storage else as_buffer(x), out_shape
 
     def _check_array(self, x: Any) -> Array:
         array = as_float_array(x, "x")
@@ -401,7 +407,7 @@ class Layer(ABC):
 
     def _check_out(self, out: Tensor | None, shape: Shape, x: Tensor) -> Tensor:
         if out is None:
-            return self._device._empty(shape, self._dtype, x.storage)
+            return empty(self._device, shape, self._dtype, x.storage)
         if not isinstance(out, Tensor):
             raise TypeError(f"out is a {type(out).__name__}; it must be a pwconv.Tensor")
         if out.device is not self._device:
@@ -416,49 +422,3 @@ class Layer(ABC):
         if out is x:
             raise ValueError("out is x; a layer cannot overwrite its own input")
         return out
-
-
-def check_bias(bias: Any, channels: int, axis: str) -> Array | None:
-    """Return a bias of so many channels, in float32; ``axis`` is what errors call its axis.
-
-    Raises
-    ------
-    TypeError, ValueError
-        Another element type, or another shape.
-    """
-    if bias is None:
-        return None
-    array = as_float_array(bias, "bias")
-    if array.shape != (channels,):
-        raise ValueError(
-            f"bias has shape {array.shape}; it must be [{axis}] = ({channels},), as weight"
-        )
-    return array.astype(FLOAT32)
-
-
-def check_parameter(device: Device, size: int) -> None:
-    """Raise for a parameter of more bytes than a shader reads of a buffer.
-
-    Raises
-    ------
-    UnsupportedError
-    """
-    most = device.info.limits["maxStorageBufferRange"]
-    if size > most:
-        raise UnsupportedError(
-            f"a weight or bias takes a buffer of {size:,} bytes, past maxStorageBufferRange = "
-            f"{most:,} of {device.info.name}; split its channels over several layers"
-        )
-
-
-def upload_parameter(device: Device, array: Array) -> Buffer:
-    """Return a buffer that holds a contiguous array.
-
-    Raises
-    ------
-    UnsupportedError, OutOfMemoryError, ClosedError
-    """
-    check_parameter(device, array.nbytes)
-    buffer = Buffer(device._context, array.nbytes, DEVICE)
-    upload_buffer(device._context, array, buffer)
-    return buffer

@@ -13,11 +13,11 @@ from pwconv.dtypes import Array, DType
 from pwconv.errors import UnsupportedError
 from pwconv.kernels import conv2d_pw, conv2d_pw_choice, linear
 from pwconv.layer import Layer
-from pwconv.packed_weight import PackedWeight
 from pwconv.shaders import Variant
 from pwconv.tensor import Shape, as_pair, shape4
 from pwconv.tuning.race import Task
 from pwconv.vk.commands import Plan
+from pwconv.weights import PackedWeight
 
 
 class PointwiseConv2d(Layer):
@@ -127,9 +127,7 @@ class PointwiseConv2d(Layer):
         return {"stride": self.stride, "padding": self.padding}
 
     def _output_shape(self, x_shape: Shape) -> Shape:
-        return conv_output_shape(
-            x_shape, self.in_channels, self.out_channels, self._geometry, str(self)
-        )
+        return conv_output_shape(x_shape, self.in_channels, self.out_channels, self._geometry, self)
 
     def _check_packed(self, weight: PackedWeight) -> None:
         if weight.shape[0] != 1:
@@ -399,7 +397,7 @@ class Linear(Layer):
 
 
 def conv_output_shape(
-    x_shape: Shape, c_in: int, c_out: int, geometry: conv2d_pw.Geometry, what: str
+    x_shape: Shape, c_in: int, c_out: int, geometry: conv2d_pw.Geometry, what: object
 ) -> Shape:
     """Return [N, C_out, H_out, W_out] for an x of [N, C_in, H, W], or both without N.
 

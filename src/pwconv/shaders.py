@@ -78,6 +78,11 @@ class Variant:
         """The names of the bindings, in order."""
         return tuple(name for name, _ in self.bindings)
 
+    @functools.cached_property
+    def binding_types(self) -> tuple[str, ...]:
+        """The descriptor types of the bindings, in order."""
+        return tuple(kind for _, kind in self.bindings)
+
     @property
     def push_constant_size(self) -> int:
         """Bytes of push constants."""
@@ -85,7 +90,7 @@ class Variant:
 
     def pack_push_constants(self, values: Mapping[str, float]) -> bytes:
         """Lay the named values out as the shader expects them."""
-        return self._push_struct.pack(*(values[name] for name in self._push_names))
+        return self._push_struct.pack(*map(values.__getitem__, self._push_names))
 
     def has_constant(self, name: str) -> bool:
         """Return whether it has a specialization constant of a name."""
@@ -98,7 +103,7 @@ class Variant:
     @functools.cached_property
     def _needs(self) -> tuple[tuple[str, int], ...]:
         """The least that a device must have of each limit."""
-        types = [kind for _, kind in self.bindings]
+        types = self.binding_types
         return (
             *self.limits.items(),
             ("maxPushConstantsSize", self.push_constant_size),

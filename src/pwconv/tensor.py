@@ -6,16 +6,16 @@ import itertools
 import math
 import operator
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import numpy as np
 
 from pwconv.context import Context
-from pwconv.dtypes import FLOAT16, FLOAT32, Array, DType
+from pwconv.dtypes import FLOAT16, FLOAT32, Array, DType, as_dtype, as_float_array
 from pwconv.errors import UnsupportedError
+from pwconv.kernels import transfer
 from pwconv.layout import Shape4, buffer_bytes, texture3d_extent
 from pwconv.vk.resources import Buffer, Image, Resource, image_limit
-
-if TYPE_CHECKING:
-    from pwconv.device import Device
 
 Shape = tuple[int, ...]
 
@@ -48,10 +48,20 @@ class Tensor:
         Bytes of the elements, as in numpy; the device may hold more.
     """
 
-    __slots__ = ("__weakref__", "_device", "_dtype", "_resource", "_shape", "_storage")
+    __slots__ = (
+        "__weakref__",
+        "_device",
+        "_dtype",
+        "_release",
+        "_resource",
+        "_shape",
+        "_storage",
+        "_uid",
+    )
 
-    def __init__(self, device: Device, shape: Shape, dtype: DType, storage: str) -> None:
+    def __init__(self, device: Any, shape: Shape, dtype: DType, storage: str) -> None:
         self._device = device
+        self._release = device._context.resources.release
         self._shape = shape
         self._dtype = dtype
         self._storage = storage
@@ -61,7 +71,13 @@ class Tensor:
     def __del__(self) -> None:
         resource = getattr(self, "_resource", None)
         if resource is not None:
-            self._device._context.resources.release(resource)
+            self._release(resource)
+
+    def _hold(self, resource: Resource | None) -> None:
+        """Have a resource of its shape, type and storage, and give it back at the end."""
+        self._resource = resource
+        if resource is not None:
+            self._uid = resource.uid  # what was recorded over the tensor is found by it
 
     def __reduce__(self) -> str:
         raise TypeError("a tensor cannot be copied or pickled; copy or pickle tensor.numpy()")
@@ -82,8 +98,8 @@ class Tensor:
         return self._storage
 
     @property
-    def device(self) -> Device:
-        """The device that it is on."""
+    def device(self) -> Any:
+        """The :class:`pwconv.Device` that it is on."""
         return self._device
 
     @property
@@ -116,7 +132,13 @@ class Tensor:
         ClosedError
             The device was closed.
         """
-        return self.device._download(self)
+        context = self._device._context
+        context.enter()
+        full_shape = shape4(self._shape, "tensor")
+        if 0 in full_shape:
+            return np.empty(self._shape, self._dtype)
+        array = transfer.download(context, self.resource, full_shape, self._dtype)
+        return array.reshape(self._shape)
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> Array:
         if copy is False:
@@ -132,6 +154,65 @@ class Tensor:
             f"pwconv.Tensor(shape={self.shape}, dtype={self.dtype}, storage={self.storage!r}, "
             f"device={self.device.info.name!r})"
         )
+
+
+def empty(device: Any, shape: Shape, dtype: DType, storage: str) -> Tensor:
+    """Return a tensor that is known to fit its storage, its contents undefined.
+
+    Raises
+    ------
+    ClosedError, OutOfMemoryError
+    """
+    tensor = Tensor(device, shape, dtype, storage)
+    # Made before, so that it returns the resource wherever an exception comes.
+    tensor._hold(acquire_resource(device._context, shape, dtype, storage, "shape"))
+    return tensor
+
+
+def empty_again(device: Any, kind: tuple[Shape, DType, str]) -> Tensor:
+    """Return a tensor over a resource that came back to the pool; without one it holds none.
+
+    For calls that were made before: nothing is checked, and inside another call nothing is taken.
+    """
+    tensor = Tensor(device, *kind)
+    context = device._context
+    if not context.lock._is_owned():
+        with context.lock:
+            resource = context.resources.take(kind)
+            if resource is not None:
+                tensor._resource = resource
+                tensor._uid = resource.uid
+    return tensor
+
+
+def from_array(device: Any, array: Any, dtype: Any, storage: str) -> Tensor:
+    """Copy an array to a device, as :meth:`pwconv.Device.tensor` says."""
+    check_storage(storage)
+    source = as_float_array(array, "array")
+    target = source.dtype.newbyteorder("=") if dtype is None else as_dtype(dtype)
+    shape, context = source.shape, device._context
+    chosen = choose_storage(context, {"array": shape}, target, storage_order(context, storage))
+    tensor = empty(device, shape, target, chosen)
+    full_shape = shape4(shape, "array")
+    if 0 not in full_shape:
+        transfer.upload(context, source.reshape(full_shape), tensor.resource, target)
+    return tensor
+
+
+def as_buffer(tensor: Tensor) -> Tensor:
+    """Return a copy of a texture3d tensor that is a buffer.
+
+    Raises
+    ------
+    UnsupportedError, OutOfMemoryError, ClosedError
+    """
+    context, shape, dtype = tensor.device._context, tensor.shape, tensor.dtype
+    choose_storage(context, {"x": shape}, dtype, ("buffer",))
+    copy = empty(tensor.device, shape, dtype, "buffer")
+    full_shape = shape4(shape, "tensor")
+    if 0 not in full_shape:
+        transfer.texture3d_to_buffer(context, tensor.resource, copy.resource, full_shape, dtype)
+    return copy
 
 
 def as_pair(value: Any, argument: str, *, least: int) -> tuple[int, int]:

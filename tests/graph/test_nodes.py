@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 import pwconv
+from pwconv.tensor import empty
 from support import inside, texels
 from support.accuracy import random_linear
 from support.mirror import Mirror, random_weight
@@ -28,10 +29,11 @@ def storage(request: pytest.FixtureRequest) -> str:
 @pytest.fixture
 def check(device, rng, monkeypatch, dtype, storage):
     """Run a graph on tensors; assert every element, and zeros in lanes past C."""
-    empty = getattr(device, inside.EMPTY)
 
-    def poisoned(shape: tuple[int, ...], dtype: np.dtype, storage: str) -> pwconv.Tensor:
-        tensor = empty(shape, dtype, storage)
+    def poisoned(
+        device: pwconv.Device, shape: tuple[int, ...], dtype: np.dtype, storage: str
+    ) -> pwconv.Tensor:
+        tensor = empty(device, shape, dtype, storage)
         texels.fill(tensor, float("nan"))
         return tensor
 
@@ -42,7 +44,7 @@ def check(device, rng, monkeypatch, dtype, storage):
         }
         tensors = {name: device.tensor(a, storage=storage) for name, a in arrays.items()}
         with monkeypatch.context() as patch:
-            patch.setattr(device, inside.EMPTY, poisoned)
+            patch.setattr(*inside.slots.graph_empty, poisoned)
             results = mirror.graph.run(**tensors)
         for name, array in mirror.check(arrays, results).items():
             if storage == "texture3d":

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import pwconv
+from pwconv.tensor import empty
 from pwconv.vk import api as vk
 from pwconv.vk.commands import Recording
 from pwconv.vk.resources import Buffer, Image
@@ -51,7 +52,7 @@ def run_poisoned(graph: pwconv.Graph, arrays: dict[str, np.ndarray]) -> dict[str
         for name, array in arrays.items()
     }
     for i in network.outputs.values():
-        tensors[i] = inside.empty(graph.device, program.shapes[i], graph.dtype, storage)
+        tensors[i] = empty(graph.device, program.shapes[i], graph.dtype, storage)
     groups = program.groups({i: tensor.resource for i, tensor in tensors.items()})
     context = inside.context(graph.device)
     order, readers = list(program.dispatches), network.readers()
@@ -71,7 +72,7 @@ def poison(graph: pwconv.Graph, resource: Buffer | Image) -> None:
             nan = np.full(2, math.nan, graph.dtype).view(np.uint32)[0]
             vk.vkCmdFillBuffer(command_buffer, resource.handle, 0, vk.WHOLE_SIZE, int(nan))
             return
-        everything = vk.VkImageSubresourceSpan(aspectMask=1, levelCount=1, layerCount=1)
+        everything = vk.VkImageSubresourceRange(aspectMask=1, levelCount=1, layerCount=1)
         colour = vk.VkClearColorValue(float32=[math.nan] * 4)
         layout = vk.VK_IMAGE_LAYOUT_GENERAL
         vk.vkCmdClearColorImage(command_buffer, resource.handle, layout, colour, 1, [everything])

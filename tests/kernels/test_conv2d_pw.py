@@ -12,8 +12,8 @@ from pwconv import shaders
 from pwconv.dtypes import axis_name
 from pwconv.kernels import conv2d_pw_choice
 from pwconv.kernels.conv2d_pw import takes_scale
-from pwconv.kernels.matrix_units import has_flexible_matrix, plan_matrices
 from pwconv.kernels.tiling import step_along_k
+from pwconv.matrix_units import has_flexible_matrix, plan_matrices
 from support import inside
 from support.accuracy import check_infinite_weight, check_layer, random_problem
 from support.mirror import Mirror, random_weight

@@ -12,7 +12,7 @@ from pwconv import shaders
 from pwconv.activation import parse_activation
 from pwconv.dtypes import as_dtype, axis_name
 from pwconv.kernels.conv2d_pw_pair import PairProblem, most_channels, plan_conv2d_pw_pair
-from pwconv.kernels.matrix_units import flexible_pair_matrix, plan_pair_matrices
+from pwconv.matrix_units import flexible_pair_matrix, plan_pair_matrices
 from pwconv.vk.commands import Dispatch
 from support import inside, propagation, texels
 from support.accuracy import assert_within, random_problem

@@ -6,7 +6,7 @@ import pytest
 
 import pwconv
 from pwconv import shaders
-from pwconv.kernels.matrix_units import (
+from pwconv.matrix_units import (
     flexible_pair_matrix,
     has_flexible_matrix,
     plan_matrices,

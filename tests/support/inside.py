@@ -13,17 +13,15 @@ from types import SimpleNamespace
 from typing import Any
 
 import pwconv
-from pwconv import activation, demo, dispatch, files, reference, shaders, staging
+from pwconv import activation, demo, dispatch, files, reference, shaders, staging, weights
 from pwconv import context as context_module
 from pwconv import device as device_module
-from pwconv import layer as layer_module
 from pwconv.bench import command, peers, tune
 from pwconv.graph import graph as graph_module
 from pwconv.kernels import conv2d_pw_choice, pack_linear_weight
 from pwconv.kernels import linear as linear_kernel
 from pwconv.timing import ceilings, clocks
 from pwconv.tuning import race
-from pwconv.verify import run as verify_run
 from pwconv.vk import (
     api,
     commands,
@@ -53,7 +51,6 @@ manifest = shaders._manifest
 families = shaders._families
 DUEL_ROUNDS = race._DUEL_ROUNDS
 race_scratch = race._scratch
-verify_lack = verify_run._lack
 vulkan_package = api._package
 raising = api._raising
 FENCE_EVERY = queue._FENCE_EVERY
@@ -69,7 +66,6 @@ Entry = commands._Entry
 SignalSafeLock = process._SignalSafeLock
 
 CONTEXT = "_context"  # of a device
-EMPTY = "_empty"  # of a device
 RESOURCE = "_resource"  # of a tensor
 SIGNALED = "_signaled"  # of a queue
 SPIN = "_spin"  # of a queue
@@ -86,6 +82,7 @@ slots = SimpleNamespace(
     default=(device_module, "_default"),
     duel_rounds=(race, "_DUEL_ROUNDS"),
     exists=(files, "_exists"),
+    graph_empty=(graph_module, "empty"),
     false_colour=(demo, "_false_colour"),
     folder=(shaders, "_FOLDER"),
     ask_matrices=(cooperative_matrix, "_ask"),
@@ -99,8 +96,8 @@ slots = SimpleNamespace(
     opened=(device_module, "_opened"),
     pack_weight=(pack_linear_weight, "pack_weight"),
     package=(api, "_package"),
-    parameter_buffer=(layer_module, "Buffer"),
-    parameter_upload=(layer_module, "upload_buffer"),
+    parameter_buffer=(weights, "Buffer"),
+    parameter_upload=(weights, "upload_buffer"),
     pillow_bound=(demo, "_PILLOW_BOUND"),
     plans_kept=(context_module, "_PLANS_KEPT"),
     race_rounds=(race, "_RACE_ROUNDS"),
@@ -112,7 +109,7 @@ slots = SimpleNamespace(
     seed_bytes=(ceilings, "_SEED_BYTES"),
     torch=(peers, "_torch"),
     tune=(tune, "_tune"),
-    unpack_rows=(device_module.Device, "_unpack_rows"),
+    unpack_rows=(pack_linear_weight, "unpack_rows"),
     version=(physical_device, "_version"),
     workgroups=(race, "_WORKGROUPS"),
 )
@@ -139,7 +136,7 @@ def paper_context(info: pwconv.DeviceInfo, denied: Any = None, **parts: Any) -> 
 
 
 def _nothing_kept() -> dict[str, Any]:
-    return {"_lacks": {}, "_plans": OrderedDict(), "_recordings": OrderedDict()}
+    return {"_lacks": {}, "_able": {}, "_plans": OrderedDict(), "recordings": OrderedDict()}
 
 
 def tuner(device: pwconv.Device) -> Any:
@@ -160,7 +157,7 @@ def plans(context: Any) -> Any:
 
 
 def recordings(context: Any) -> Any:
-    return context._recordings
+    return context.recordings
 
 
 def constant_ids(variant: shaders.Variant) -> Any:
@@ -176,7 +173,7 @@ def push_struct(variant: shaders.Variant) -> Any:
 
 
 def bias(layer: Any) -> Any:
-    return layer._bias
+    return layer._parameters.bias
 
 
 def weight(layer: Any) -> Any:
@@ -217,10 +214,6 @@ def idle_fences(queue: Any) -> Any:
 
 def returned_fences(queue: Any) -> Any:
     return queue._returned_fences
-
-
-def empty(device: pwconv.Device, *arguments: Any) -> Any:
-    return device._empty(*arguments)
 
 
 def task(layer: Any, *arguments: Any) -> Any:

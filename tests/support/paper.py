@@ -107,6 +107,7 @@ def device(file: Path) -> Iterator[pwconv.Device]:
         physical=SimpleNamespace(image_limits=images),
         pipelines=SimpleNamespace(get=lambda *_: None),
         enter=lambda: None,
+        queue=SimpleNamespace(submit_again=None),
     )
     made = object.__new__(pwconv.Device)
     inside.set_parts(made, context, Tuner(context, "off"))

@@ -28,10 +28,10 @@ from pwconv.graph.resampling import GlobalAvgPool, Upsample
 from pwconv.kernels.conv2d_dw import depthwise_bytes
 from pwconv.kernels.conv2d_pw import Geometry
 from pwconv.kernels.pack_linear_weight import packed_storage
-from pwconv.layer import check_bias, check_parameter
 from pwconv.modules import Linear, PointwiseConv2d
 from pwconv.tensor import Shape, as_pair, as_shape, shape4
 from pwconv.vk import process
+from pwconv.weights import check_bias, check_parameter
 
 _MOST_SCALE = 1024
 

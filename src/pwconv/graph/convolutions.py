@@ -17,11 +17,11 @@ from pwconv.graph.operations import Operation, Setting
 from pwconv.kernels import conv2d_pw_choice
 from pwconv.kernels.conv2d_dw import arrange_weight, plan_conv2d_dw
 from pwconv.kernels.conv2d_pw import Geometry, Problem, plan_conv2d_pw
-from pwconv.layer import upload_parameter
 from pwconv.layout import ceil_div
 from pwconv.modules import PointwiseConv2d, conv_output_shape
 from pwconv.tensor import Shape, shape4
 from pwconv.vk.commands import OUT, Dispatch, Plan
+from pwconv.weights import upload_parameter
 
 _MOST_TAPS = 2**10  # of a kernel: products are counted in 32 bits
 
@@ -41,7 +41,7 @@ class MatrixConvolution(Operation):
     @property
     def weight_bytes(self) -> int:
         """Bytes of the packed weight and the bias."""
-        return self.layer._parameter_bytes
+        return self.layer._parameters.nbytes
 
     def dispatches(
         self, setting: Setting, shapes: Sequence[Shape], out_shape: Shape
@@ -50,7 +50,7 @@ class MatrixConvolution(Operation):
         added = self._added(len(shapes))
         plan, reason = self._plan(setting, shapes[0], out_shape, added)
         bindings = {
-            **self.layer._parameters(plan),
+            **self.layer._parameters.bindings(plan.variant),
             "t_in": 0,
             "t_residual": 0,
             "t_scale": 0,
@@ -89,7 +89,7 @@ class PointwiseConvolution(MatrixConvolution):
         unscaled = shapes[:-1] if self.scaled else shapes
         layer = self.layer
         out_shape = conv_output_shape(
-            shapes[0], layer.in_channels, layer.out_channels, self.geometry, str(layer)
+            shapes[0], layer.in_channels, layer.out_channels, self.geometry, layer
         )
         return _with_residual(out_shape, unscaled)
 

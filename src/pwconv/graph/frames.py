@@ -17,6 +17,7 @@ from pwconv.dtypes import Array, DType
 from pwconv.graph.program import Program
 from pwconv.kernels import transfer
 from pwconv.staging import Staged, chunk_bytes, one_chunk
+from pwconv.tensor import empty
 from pwconv.vk import process
 from pwconv.vk.commands import Dispatch, Recording
 from pwconv.vk.resources import DOWNLOAD, UPLOAD, Buffer
@@ -86,7 +87,7 @@ class Frame:
         self._serial = 0
         setting, network = program.setting, program.network
         self._tensors = {
-            i: device._empty(program.shapes[i], setting.dtype, setting.storage)
+            i: empty(device, program.shapes[i], setting.dtype, setting.storage)
             for i in (*network.inputs.values(), *network.outputs.values())
         }
         self._sent: dict[str, Staged] = {}

@@ -54,11 +54,7 @@ class PointwisePair(Operation):
         )
         bindings: dict[str, Resource | int] = {}
         for which, layer in (("first", self.first.layer), ("second", self.second.layer)):
-            bindings[f"{which}_bias"] = layer._bias
-            if f"{which}_rows" in plan.variant.binding_names:
-                bindings[f"{which}_rows"] = layer._weight.rows()
-            else:
-                bindings[f"{which}_packed"] = layer._weight.resource
+            bindings |= layer._parameters.bindings(plan.variant, which)
         bindings |= {"t_in": 0, "t_residual": 1 if has_residual else 0, "t_out": OUT}
         return [Dispatch(plan, bindings, self.choice.reason)]
 

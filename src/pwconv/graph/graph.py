@@ -24,7 +24,15 @@ from pwconv.graph.scaling import fold_scales
 from pwconv.graph.scratch import Scratch
 from pwconv.graph.striding import split_strides
 from pwconv.graph.table import summarize_nodes
-from pwconv.tensor import Shape, Tensor, check_storage, choose_storage, storage_order
+from pwconv.tensor import (
+    Shape,
+    Tensor,
+    check_storage,
+    choose_storage,
+    empty,
+    from_array,
+    storage_order,
+)
 from pwconv.timing.ceilings import Ceiling
 from pwconv.vk import process
 
@@ -373,7 +381,7 @@ class Graph(Builder):
                 name: self._check_tensor(name, given_inputs[name], storage) for name in self._inputs
             }
             results = {
-                name: self.device._empty(program.shapes[i], self.dtype, storage)
+                name: empty(self.device, program.shapes[i], self.dtype, storage)
                 for name, i in self._outputs.items()
             }
             given = {self._inputs[name]: tensor.resource for name, tensor in tensors.items()}
@@ -431,7 +439,7 @@ class Graph(Builder):
     def _check_tensor(self, name: str, value: Array | Tensor, storage: str) -> Tensor:
         self._check_shape(name, value)
         if not isinstance(value, Tensor):
-            return self.device._tensor(value, self.dtype, storage)
+            return from_array(self.device, value, self.dtype, storage)
         resolve_device(self.device, value)
         if value.dtype != self.dtype or value.storage != storage:
             raise ValueError(

@@ -29,7 +29,7 @@ class LinearLayer(Operation):
     @property
     def weight_bytes(self) -> int:
         """Bytes of the packed weight and the bias."""
-        return self.layer._parameter_bytes
+        return self.layer._parameters.nbytes
 
     def output_shape(self, shapes: Sequence[Shape]) -> Shape:
         """Return [..., N]."""
@@ -45,7 +45,7 @@ class LinearLayer(Operation):
         """Plan the one dispatch that computes it, bias and activation included."""
         plan, reason = self.layer._plan_with(setting.storage, shapes[0], self.activation)
         bindings: dict[str, Resource | int] = {
-            **self.layer._parameters(plan),
+            **self.layer._parameters.bindings(plan.variant),
             "t_in": 0,
             "t_out": OUT,
         }

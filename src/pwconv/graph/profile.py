@@ -12,7 +12,7 @@ import numpy as np
 
 from pwconv.device import Device
 from pwconv.graph.program import Program
-from pwconv.tensor import Shape
+from pwconv.tensor import Shape, empty, from_array
 from pwconv.timing.ceilings import Ceiling, Roofline, measure_ceilings, roofline
 from pwconv.timing.clocks import ClockCheck, Clocks
 from pwconv.timing.samples import Sample, summarize
@@ -120,13 +120,16 @@ def measure(
     network, setting = program.network, program.setting
     rng = np.random.default_rng(0)
     tensors = {
-        i: device._tensor(
-            rng.standard_normal(program.shapes[i], np.float32), setting.dtype, setting.storage
+        i: from_array(
+            device,
+            rng.standard_normal(program.shapes[i], np.float32),
+            setting.dtype,
+            setting.storage,
         )
         for i in network.inputs.values()
     }
     for i in network.outputs.values():
-        tensors[i] = device._empty(program.shapes[i], setting.dtype, setting.storage)
+        tensors[i] = empty(device, program.shapes[i], setting.dtype, setting.storage)
     whole = program.groups({i: tensor.resource for i, tensor in tensors.items()})
     segments: list[Groups] = [[group] for group in whole]
     known = list(ceilings) or list(measure_ceilings(device._context, clocks))

@@ -8,13 +8,13 @@ conv2d_pw_coopmat.comp or conv2d_pw_coopmat2.comp.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 from pwconv import shaders
 from pwconv.activation import Activation
 from pwconv.context import Context
 from pwconv.dtypes import DType
 from pwconv.errors import UnsupportedError
-from pwconv.kernels.matrix_units import plan_matrices
 from pwconv.kernels.tiling import block_shape, grid, trips
 from pwconv.layout import (
     Shape4,
@@ -23,6 +23,7 @@ from pwconv.layout import (
     row_pitch,
     weight_rows_extent,
 )
+from pwconv.matrix_units import plan_matrices
 from pwconv.vk.commands import Plan, Size3
 
 # Steps along K; more take long to compile and no longer gain.
@@ -66,17 +67,17 @@ class Problem:
     accumulate: DType
     geometry: Geometry
 
-    @property
+    @cached_property
     def positions(self) -> int:
         """M of one sample."""
         return self.out_shape[2] * self.out_shape[3]
 
-    @property
+    @cached_property
     def products(self) -> int:
         """K."""
         return self.geometry.products(self.x_shape[1])
 
-    @property
+    @cached_property
     def shared(self) -> int:
         """Positions that each sample takes of M where the batch's share tiles, and else 0."""
         if self.out_shape[0] == 1 or self.positions > MOST_SHARED:
@@ -85,14 +86,14 @@ class Problem:
             return self.positions
         return row_pitch(self.positions, self.dtype.itemsize)
 
-    @property
+    @cached_property
     def outputs(self) -> Size3:
         """M and N of one sample, and samples; of all samples where they share tiles, and 1."""
         if self.shared:
             return self.out_shape[0] * self.shared, self.out_shape[1], 1
         return self.outputs_apart
 
-    @property
+    @cached_property
     def outputs_apart(self) -> Size3:
         """M and N of one sample, and samples, for a variant that shares no tiles."""
         return self.positions, self.out_shape[1], self.out_shape[0]

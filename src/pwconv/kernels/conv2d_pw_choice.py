@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from dataclasses import replace
 
@@ -9,13 +10,13 @@ from pwconv import shaders
 from pwconv.context import Context
 from pwconv.dtypes import DType
 from pwconv.kernels.conv2d_pw import Geometry, Problem, takes_scale
-from pwconv.kernels.matrix_units import has_flexible_matrix, plan_matrices, rows_fit
 from pwconv.kernels.tiling import (
     Choice,
     Preference,
     blocks,
     choose_tile,
     fitting_weight_storage,
+    rows_fit,
     runnable,
     tiled_variants,
 )
@@ -109,11 +110,9 @@ def candidates(
     families = _FAMILIES[problem.storage]
     if problem.storage == "buffer" and not _takes_every_buffer(context):
         families = (_FOUR_BUFFERS,)
-    considered = tiled_variants(families, problem, weight_storage)
+    considered = tiled_variants(families, problem.dtype, problem.accumulate, weight_storage)
     if _suits_matrices(problem) and rows_fit(context, problem.out_shape[1], problem.x_shape[1]):
-        info = context.info
-        considered += [v for v in shaders.variants(_COOPMAT) if plan_matrices(v, info)]
-        considered += [v for v in shaders.variants(_COOPMAT2) if has_flexible_matrix(v, info)]
+        considered += _matrix_variants()
     return runnable(context, considered, problem)
 
 
@@ -167,6 +166,11 @@ def subsampling_pays(storage: str) -> bool:
     # and take 0.7 to 0.95 of the gathering's time (42 ms instead of 49 for 96→192@64 in float32, 38
     # instead of 54 in float16), or as much where there are few channels; 256→16@64 alone takes 1.2.
     return storage == "buffer"
+
+
+@functools.cache
+def _matrix_variants() -> tuple[shaders.Variant, ...]:
+    return (*shaders.variants(_COOPMAT), *shaders.variants(_COOPMAT2))
 
 
 def _takes_every_buffer(context: Context) -> bool:

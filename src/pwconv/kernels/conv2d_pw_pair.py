@@ -15,8 +15,8 @@ from pwconv.activation import Activation
 from pwconv.context import Context
 from pwconv.dtypes import DType
 from pwconv.errors import UnsupportedError
-from pwconv.kernels.matrix_units import flexible_pair_matrix, plan_pair_matrices
 from pwconv.layout import Shape4, ceil_div, row_pitch, weight_rows_extent
+from pwconv.matrix_units import flexible_pair_matrix, plan_pair_matrices
 from pwconv.vk.commands import Plan
 
 

@@ -11,8 +11,7 @@ from pwconv.dispatch import MOST_TRIPS
 from pwconv.dtypes import axis_name
 from pwconv.kernels.conv2d_pw import MOST_SHARED
 from pwconv.kernels.conv2d_pw_pair import PairProblem, most_channels, pair_trips
-from pwconv.kernels.matrix_units import flexible_pair_matrix, plan_pair_matrices, rows_fit
-from pwconv.kernels.tiling import Choice
+from pwconv.kernels.tiling import Choice, rows_fit
 from pwconv.layout import ceil_div
 
 _COOPMAT, _COOPMAT2 = "conv2d_pw_pair_coopmat", "conv2d_pw_pair_coopmat2"
@@ -91,7 +90,6 @@ def candidates(
     context: Context, problem: PairProblem, weight_storage: str
 ) -> list[shaders.Variant]:
     """Return every variant that the device can run on the problem."""
-    info = context.info
     considered = shaders.variants(
         f"conv2d_pw_pair_staged_{problem.storage}",
         dtype=axis_name(problem.dtype),
@@ -106,8 +104,7 @@ def candidates(
         and problem.dtype.itemsize == 2
         and all(rows_fit(context, n, k) for n, k in rows)
     ):
-        considered += [v for v in shaders.variants(_COOPMAT) if plan_pair_matrices(v, info)]
-        considered += [v for v in shaders.variants(_COOPMAT2) if flexible_pair_matrix(v, info)]
+        considered += [*shaders.variants(_COOPMAT), *shaders.variants(_COOPMAT2)]
     return [
         v
         for v in considered

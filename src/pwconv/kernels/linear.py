@@ -8,6 +8,7 @@ rows.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 from pwconv import shaders
 from pwconv.activation import Activation
@@ -50,17 +51,17 @@ class Problem:
     dtype: DType
     accumulate: DType
 
-    @property
+    @cached_property
     def lanes(self) -> int:
         """Rows that lie in the lanes of one texel; the last may be less than full."""
         return 1 if self.storage == "buffer" or self.x_shape[1] == 1 else 4
 
-    @property
+    @cached_property
     def products(self) -> int:
         """K."""
         return self.x_shape[3]
 
-    @property
+    @cached_property
     def outputs(self) -> Size3:
         """Rows of one batch, N, and batches."""
         n, c, h, _ = self.x_shape
@@ -119,13 +120,10 @@ def candidates(
     UnsupportedError
         There is none, for lack of a feature or because all are denied.
     """
-    families = [f"linear_{kind}_{problem.storage}" for kind in ("staged", "tiled", "sliced")]
-    considered = [
-        variant
-        for variant in tiled_variants(families, problem, weight_storage)
-        if variant.defines.get("LANES", 1) == problem.lanes
-    ]
-    return runnable(context, considered, problem)
+    families = tuple(f"linear_{kind}_{problem.storage}" for kind in ("staged", "tiled", "sliced"))
+    considered = tiled_variants(families, problem.dtype, problem.accumulate, weight_storage)
+    lanes = tuple([v for v in considered if v.defines.get("LANES", 1) == problem.lanes])
+    return runnable(context, lanes, problem)
 
 
 def choose(context: Context, problem: Problem, weight_storage: str) -> Choice:

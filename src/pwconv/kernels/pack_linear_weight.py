@@ -2,48 +2,18 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
-
 import numpy as np
 
 from pwconv import shaders
 from pwconv.context import Context
-from pwconv.dtypes import Array, DType, as_dtype, as_float_array, axis_name
+from pwconv.dtypes import Array, DType, axis_name
 from pwconv.errors import UnsupportedError
 from pwconv.layout import Chunk, ceil_div, packed_extent, weight_rows_bytes, weight_rows_extent
-from pwconv.packed_weight import PackedWeight
 from pwconv.staging import download_chunks, upload_chunks
 from pwconv.tensor import VK_FORMATS
 from pwconv.vk import api as vk
 from pwconv.vk.commands import Dispatch
 from pwconv.vk.resources import DEVICE, Buffer, Image, Resource, image_limit
-
-if TYPE_CHECKING:
-    from pwconv.device import Device
-
-_STORAGES = ("auto", "texture2d", "buffer")
-
-
-def pack(
-    device: Device, weight: Any, *, transposed: bool, dtype: Any, storage: str
-) -> PackedWeight:
-    """Pack a weight on a device; the arguments are those of :func:`pwconv.pack_linear_weight`."""
-    if not isinstance(storage, str) or storage not in _STORAGES:
-        raise ValueError(f"storage is {storage!r}; it must be one of {', '.join(_STORAGES)}")
-    array = as_float_array(weight, "weight")
-    transposed = bool(transposed)
-    if array.ndim not in (2, 3) or 0 in array.shape:
-        order = "N, K" if transposed else "K, N"
-        raise ValueError(
-            f"weight has shape {array.shape}; it must be [{order}] or [B, {order}], with no axis "
-            "of length 0"
-        )
-    target = array.dtype.newbyteorder("=") if dtype is None else as_dtype(dtype)
-    batched = array if array.ndim == 3 else array[None]
-    batches, rows, columns = batched.shape
-    shape = (batches, rows, columns) if transposed else (batches, columns, rows)
-    packed = pack_weight(device._context, batched, shape, transposed, target, storage)
-    return PackedWeight(device, shape, target, packed)
 
 
 def pack_weight(

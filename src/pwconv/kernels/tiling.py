@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -12,7 +13,7 @@ from pwconv.context import Context
 from pwconv.dispatch import MOST_TRIPS
 from pwconv.dtypes import DType, axis_name
 from pwconv.errors import UnsupportedError
-from pwconv.layout import ceil_div, packed_extent
+from pwconv.layout import ceil_div, packed_extent, weight_rows_bytes
 from pwconv.vk.commands import Size3
 
 # A tile that computes this much more than another, past the output channels there are, is no rival.
@@ -81,6 +82,7 @@ class Preference:
     weight_storage: str = "auto"
 
 
+@functools.cache
 def block_shape(variant: shaders.Variant) -> tuple[int, int]:
     """Return the positions and output channels of what one workgroup, or invocation, computes."""
     if variant.workgroup:
@@ -101,6 +103,7 @@ def grid(variant: shaders.Variant, outputs: Size3) -> Size3:
     return along_m * (variant.workgroup[0] if variant.workgroup else 1), along_n, batches
 
 
+@functools.cache
 def step_along_k(variant: shaders.Variant) -> int:
     """Return how much of K one trip of an invocation's loop takes."""
     defines = variant.defines
@@ -113,21 +116,29 @@ def trips(variant: shaders.Variant, k: int) -> int:
     return ceil_div(k, step_along_k(variant))
 
 
+def rows_fit(context: Context, n: int, k: int) -> bool:
+    """Return whether a weight [N, K] fits a buffer as the padded rows that matrices are read from.
+
+    Of few channels they take many times what its blocks take.
+    """
+    return bool(weight_rows_bytes(n, k) <= context.limits["maxStorageBufferRange"])
+
+
+@functools.cache
 def tiled_variants(
-    families: Iterable[str], problem: Matmul, weight_storage: str
-) -> list[shaders.Variant]:
+    families: tuple[str, ...], dtype: DType, accumulate: DType, weight_storage: str
+) -> tuple[shaders.Variant, ...]:
     """Return the variants of some families for a problem's types and a weight's storage."""
-    half_sums = problem.accumulate.itemsize == 2
-    precision = axis_name(problem.dtype) + ("acc16" if half_sums else "")
-    return [
+    precision = axis_name(dtype) + ("acc16" if accumulate.itemsize == 2 else "")
+    return tuple(
         variant
         for family in families
         for variant in shaders.variants(family, dtype=precision, weight=weight_storage)
-    ]
+    )
 
 
 def runnable(
-    context: Context, considered: Sequence[shaders.Variant], problem: Matmul
+    context: Context, considered: tuple[shaders.Variant, ...], problem: Matmul
 ) -> dict[str, shaders.Variant]:
     """Return those of the variants, by name, that the device can run on the problem.
 
@@ -137,10 +148,11 @@ def runnable(
         There is none, for lack of a feature, for a limit, because all are denied, or because K is
         so long that a loop over it would take more trips than :data:`MOST_TRIPS`.
     """
-    able = {v.name: v for v in considered if context.can_run(v)}
-    short = {name: v for name, v in able.items() if trips(v, problem.products) <= MOST_TRIPS}
+    able = short = context.able(considered)
+    if problem.products > MOST_TRIPS:  # a trip takes one product at least
+        short = tuple(v for v in able if trips(v, problem.products) <= MOST_TRIPS)
     if able and not short:
-        least = min(trips(v, problem.products) for v in able.values())
+        least = min(trips(v, problem.products) for v in able)
         raise UnsupportedError(
             f"K = {problem.products:,} products would take {least:,} trips of a loop, and at most "
             f"{MOST_TRIPS:,} are taken: some drivers stop a loop after 65,535, without a word; "
@@ -148,7 +160,7 @@ def runnable(
         )
     if not able:
         context.require_allowed(considered)
-        lack = considered[0].unmet(context.limits, context.features)
+        lack = context.unmet(considered[0])
         raise UnsupportedError(
             f"{context.info.name} runs no kernel for activations in a "
             f"{problem.storage}, dtype '{problem.dtype}' and accumulate '{problem.accumulate}': "
@@ -159,7 +171,7 @@ def runnable(
                 else "use another storage, or another device"
             )
         )
-    return short
+    return {v.name: v for v in short}
 
 
 def choose_tile(
@@ -174,20 +186,21 @@ def choose_tile(
         smallest = min(by_tile.values(), key=lambda v: math.prod(block_shape(v)))
         reason = "the smallest tile: those that the device prefers are denied, or K is too long"
         return Choice(smallest, preference.workgroup, reason)
-    # Of a block with more rows than twice M most is idle, however many batches there are of it.
-    filling = [
-        v
-        for v, least in known
-        if math.prod(blocks(v, problem.outputs)) >= least
-        and block_shape(v)[0] <= 2 * problem.outputs[0]
-    ]
-    least_waste = min((_waste(v, problem) for v in filling), default=0.0)
-    for variant in filling:
-        if _waste(variant, problem) <= least_waste * _WASTE_ALLOWED:
-            count = math.prod(blocks(variant, problem.outputs))
+    m, n, batches = problem.outputs
+    filling = []  # each with its blocks, and the output channels computed for each that there is
+    for variant, least in known:
+        tile_m, tile_n = block_shape(variant)
+        along_n = ceil_div(n, tile_n)
+        count = ceil_div(m, tile_m) * along_n * batches
+        # Of a block with more rows than twice M most is idle, however many batches there are of it.
+        if count >= least and tile_m <= 2 * m:
+            filling.append((variant, count, along_n * tile_n / n))
+    least_waste = min((waste for _, _, waste in filling), default=0.0)
+    for variant, count, waste in filling:
+        if waste <= least_waste * _WASTE_ALLOWED:
             reason = (
-                f"the first of {', '.join(v.axes['tile'] for v, _ in known)} that fills the device "
-                f"(blocks: {count}) and wastes little on M and N"
+                f"the first of {', '.join([v.axes['tile'] for v, _ in known])} that fills the "
+                f"device (blocks: {count}) and wastes little on M and N"
             )
             return Choice(variant, preference.workgroup, reason)
     reason = "no tile that M half fills cuts the output into blocks enough: the smallest"
@@ -201,10 +214,3 @@ def fitting_weight_storage(
     width, height = packed_extent(*shape)
     fits = width * height * 4 * dtype.itemsize <= context.limits["maxStorageBufferRange"]
     return preference.weight_storage if fits else "auto"
-
-
-def _waste(variant: shaders.Variant, problem: Matmul) -> float:
-    """Return the output channels computed for each that there is."""
-    n = problem.outputs[1]
-    tile_n = block_shape(variant)[1]
-    return ceil_div(n, tile_n) * tile_n / n

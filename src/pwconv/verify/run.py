@@ -18,17 +18,10 @@ import numpy.random  # noqa: F401
 from pwconv import shaders
 from pwconv.context import Context
 from pwconv.errors import ClosedError, DeviceLostError, PwconvError, UnsupportedError
-from pwconv.kernels.matrix_units import (
-    flexible_pair_matrix,
-    has_flexible_matrix,
-    plan_matrices,
-    plan_pair_matrices,
-)
 from pwconv.shaders import Variant
 from pwconv.verify import linear, movement, nodes, pairs, pointwise
 from pwconv.verify.diagnosis import Failure, run_trial
 from pwconv.verify.workbench import Trial, Workbench
-from pwconv.vk.physical_device import DeviceInfo
 
 _Trials = Callable[[Workbench, Variant], Iterator[Trial]]
 
@@ -92,15 +85,6 @@ FAMILIES: dict[str, _Trials] = {
         ),
         nodes.trials,
     ),
-}
-
-
-# What of the device's matrices a family of variants uses.
-_MATRICES: dict[str, Callable[[Variant, DeviceInfo], object]] = {
-    "conv2d_pw_coopmat": plan_matrices,
-    "conv2d_pw_coopmat2": has_flexible_matrix,
-    "conv2d_pw_pair_coopmat": plan_pair_matrices,
-    "conv2d_pw_pair_coopmat2": flexible_pair_matrix,
 }
 
 
@@ -178,7 +162,7 @@ def verify(
     found = Verification()
     start = time.perf_counter()
     done = 0
-    lacks = {variant.name: _lack(context, variant) for variant in variants}
+    lacks = {variant.name: context.unmet(variant) for variant in variants}
     able = [variant for variant in variants if not lacks[variant.name]]
     with _compiled_ahead(context, able):
         for _, group in itertools.groupby(variants, _shares_inputs):
@@ -186,9 +170,11 @@ def verify(
                 for variant in group:
                     on_progress(variant.name, done / len(variants))
                     done += 1
-                    lack = "the device was lost" if found.lost else lacks[variant.name]
-                    if lack:
-                        found.skipped[variant.name] = lack
+                    lack = lacks[variant.name]
+                    if found.lost or lack:
+                        found.skipped[variant.name] = (
+                            "the device was lost" if found.lost else f"it needs {lack}"
+                        )
                     else:
                         _verify_one(bench, variant, found)
     found.seconds = time.perf_counter() - start
@@ -244,13 +230,3 @@ def _verify_one(bench: Workbench, variant: Variant, found: Verification) -> None
 
 def _shares_inputs(variant: Variant) -> tuple[str, str]:
     return variant.family, variant.axes.get("dtype", "")
-
-
-def _lack(context: Context, variant: Variant) -> str | None:
-    lack = context.unmet(variant)
-    if lack:
-        return f"it needs {lack}"
-    suits = _MATRICES.get(variant.family)
-    if suits and not suits(variant, context.info):
-        return "no product of matrices that the device lists divides its blocks"
-    return None

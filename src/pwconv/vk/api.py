@@ -42,6 +42,9 @@ _DIRECT = {
     "vkResetFences",
     "vkWaitForFences",
     "vkAllocateDescriptorSets",
+    "vkAllocateCommandBuffers",
+    "vkBeginCommandBuffer",
+    "vkEndCommandBuffer",
 }
 _DIRECT_VOID = {
     "vkUpdateDescriptorSets",
@@ -65,9 +68,10 @@ def __getattr__(name: str) -> Any:
     if name in _DIRECT_VOID:
         globals()[name] = value = getattr(_package().lib, name)
         return value
-    value = getattr(_package(), name)
     if name in _DIRECT:
-        value = _checked(getattr(_package().lib, name))
+        globals()[name] = value = _direct(name, getattr(_package().lib, name))
+        return value
+    value = getattr(_package(), name)
     if name.startswith("vkCreate") or name == "vkAllocateMemory":
         value = _creating(name, value)
     if name.startswith("vk"):
@@ -95,7 +99,7 @@ def instance_pointer(instance: Any, name: str, signature: str) -> Callable[..., 
     pointer = package.lib.vkGetInstanceProcAddr(instance, name.encode())
     if pointer == package.ffi.NULL:
         raise PwconvError(f"the Vulkan loader has no {name}, which the device's features promise")
-    return _raising(name, _checked(package.ffi.cast(signature, pointer)))
+    return _direct(name, package.ffi.cast(signature, pointer))
 
 
 def loader_file() -> str:
@@ -126,7 +130,7 @@ def pipeline_cache_data(device: Any, cache: Any) -> bytes:
     """
     package = _package()
     size = package.ffi.new("size_t*")
-    get = _raising("vkGetPipelineCacheData", _checked(package.lib.vkGetPipelineCacheData))
+    get = _direct("vkGetPipelineCacheData", package.lib.vkGetPipelineCacheData)
     get(device, cache, size, package.ffi.NULL)
     data = package.ffi.new("char[]", size[0])
     get(device, cache, size, data)
@@ -161,14 +165,19 @@ def _package() -> Any:
     return vulkan
 
 
-def _checked(function: Callable[..., int]) -> Callable[..., None]:
-    """Return a C function that raises as the package's wrappers do."""
-    package = _package()
+def _direct(name: str, function: Callable[..., int]) -> Callable[..., None]:
+    """Return a C function that raises as the package's wrappers do, by one call of Python's."""
+    codes = _package().exception_codes
+
+    def fail(result: int) -> None:
+        raise codes[result]
+
+    fail = _raising(name, fail)
 
     def call(*arguments: Any) -> None:
         result = function(*arguments)
         if result != 0:
-            raise package.exception_codes[result]
+            fail(result)
 
     return call
 

@@ -130,9 +130,11 @@ class Recording(DeviceObject):
     ----------
     command_buffers : list of VkCommandBuffer
         More than one where a single submission could last too long.
+    submit_info : VkSubmitInfo* or None
+        Of the one command buffer, where there is one.
     """
 
-    __slots__ = ("_queue", "command_buffers")
+    __slots__ = ("_alone", "_queue", "command_buffers", "submit_info")
 
     def __init__(self, queue: Queue, groups: Groups, *, host_reads: bool = False) -> None:
         self._queue = queue
@@ -144,6 +146,11 @@ class Recording(DeviceObject):
                 self.command_buffers.append(
                     queue.record(partial(recorder.add, submission), made, host_reads=host_reads)
                 )
+        self.submit_info = None
+        if len(self.command_buffers) == 1:
+            self._alone = vk.ffi.new("VkCommandBuffer[1]", self.command_buffers)
+            info = {"sType": vk.VK_STRUCTURE_TYPE_SUBMIT_INFO, "commandBufferCount": 1}
+            self.submit_info = vk.ffi.new("VkSubmitInfo*", {**info, "pCommandBuffers": self._alone})
 
     def submit(self, *, awaited: bool = False) -> int:
         """Submit it, with nothing in between; return the serial of its last submission."""
@@ -211,6 +218,12 @@ class Recorder:
 
 def _place_barriers(groups: Groups) -> list[_Entry]:
     """Return the dispatches of all groups, each with what is before it."""
+    if len(groups) == 1 == len(groups[0]):  # as most are: of a layer
+        (dispatch,) = groups[0]
+        entry = _Entry(dispatch, dispatch.plan.parts, True, [])
+        for position in dispatch.plan.variant.written:
+            _discard(dispatch.bound[position], entry.discarded)
+        return [entry]
     entries: list[_Entry] = []
     hazards = Hazards()
     last_wait = 0  # the entry with the last barrier before it, or the first of all
@@ -221,15 +234,14 @@ def _place_barriers(groups: Groups) -> list[_Entry]:
             continue
         reads: list[Span] = []
         writes: list[Span] = []
-        discarded: dict[Any, None] = {}
+        discarded: list[Any] = []
         for dispatch in group:
             for position, resource in enumerate(dispatch.bound):
                 if position not in dispatch.plan.variant.written:
                     reads.append(resource.span)
                     continue
                 writes.append(resource.span)
-                if resource.in_arena and isinstance(resource, Image):
-                    discarded[resource.handle] = None
+                _discard(resource, discarded)
         waits = hazards.add(reads, writes) or forced
         forced = False
         if waits:
@@ -238,6 +250,11 @@ def _place_barriers(groups: Groups) -> list[_Entry]:
         # Nothing since the last barrier has touched their memory: that is the place for it.
         entries[last_wait].discarded.extend(discarded)
     return entries
+
+
+def _discard(written: Resource, discarded: list[Any]) -> None:
+    if written.in_arena and isinstance(written, Image) and written.handle not in discarded:
+        discarded.append(written.handle)
 
 
 def _short_submissions(entries: Sequence[_Entry]) -> Iterator[list[_Entry]]:

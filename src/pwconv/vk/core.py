@@ -45,6 +45,8 @@ class Core:
         in any thread; emptied by the queue, under the lock.
     uninitialized : dict
         Images to be moved to layout GENERAL ahead of the next submission.
+    unusable : tuple or None
+        Why nothing can be done with it any more, as an error: a call looks at this and no more.
     closed : bool
         Whether :meth:`refuse` was called: by close(), or at the end of the process.
     """
@@ -55,8 +57,7 @@ class Core:
         self.uninitialized: dict[Any, None] = {}
         self.closed = False
         self._destroyed = False
-        # Why nothing can be done with it any more, as an error: a call looks at this and no more.
-        self._unusable: tuple[type[PwconvError], str] | None = None
+        self.unusable: tuple[type[PwconvError], str] | None = None
         self.lock = process.make_lock()
         self._uses = process.Uses()
         with ExitStack() as made:
@@ -103,7 +104,12 @@ class Core:
     @property
     def usable(self) -> bool:
         """Whether :meth:`require_open` raises nothing."""
-        return self._unusable is None
+        return self.unusable is None
+
+    @property
+    def validates(self) -> bool:
+        """Whether the validation layer is on, and each call must ask what it has said."""
+        return self._instance.messenger is not None
 
     def require_open(self) -> None:
         """Raise unless the device can be used.
@@ -117,8 +123,8 @@ class Core:
         PwconvError
             It is another process's: this one was forked off.
         """
-        if self._unusable is not None:
-            kind, message = self._unusable
+        if self.unusable is not None:
+            kind, message = self.unusable
             raise kind(message)
 
     def enter(self) -> None:
@@ -131,7 +137,7 @@ class Core:
             A signal handler or a finalizer makes it inside another call of its thread.
         """
         # Each call comes here: what it costs was measured.
-        if self._unusable is not None or self.lock._is_owned():
+        if self.unusable is not None or self.lock._is_owned():
             self.require_open()
             process.enter(self.lock, f"the device {self.info.name}")
 
@@ -146,8 +152,8 @@ class Core:
 
     def lose(self) -> None:
         """Note that the driver has lost the device: everything but :meth:`close` raises then."""
-        if self._unusable is None:
-            self._unusable = (
+        if self.unusable is None:
+            self.unusable = (
                 DeviceLostError,
                 f"the driver lost the device {self.info.name} in an earlier call. Close this "
                 "pwconv.Device and make a new one, and its tensors and layers anew; their "
@@ -158,7 +164,7 @@ class Core:
         """Have every call that begins from now on raise ClosedError."""
         self.closed = True
         if not self._destroyed:
-            self._unusable = (
+            self.unusable = (
                 ClosedError,
                 f"the device {self.info.name} was closed; make a new pwconv.Device, and its "
                 "tensors and layers anew",
@@ -169,7 +175,7 @@ class Core:
         # Whoever held the old one is not in this process.
         self.lock = process.make_lock()
         self._uses = process.Uses()
-        self._unusable = (
+        self.unusable = (
             PwconvError,
             f"the device {self.info.name} was opened before this process was forked, and drivers "
             f"need not survive that. {process.FORK_HINT}",

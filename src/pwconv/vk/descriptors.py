@@ -32,11 +32,19 @@ def make_sets(core: Core, dispatches: Sequence[Bound], made: ExitStack) -> list[
 
     The caller holds the lock.
     """
-    kinds = Counter(kind for dispatch in dispatches for kind in dispatch.pipeline.descriptor_types)
-    sizes = [
-        vk.VkDescriptorPoolSize(type=kind, descriptorCount=count) for kind, count in kinds.items()
-    ]
-    info = vk.VkDescriptorPoolCreateInfo(maxSets=len(dispatches), pPoolSizes=sizes)
+    kinds = Counter[int]()
+    for dispatch in dispatches:
+        kinds.update(dispatch.pipeline.descriptor_types)
+    sizes = vk.ffi.new("VkDescriptorPoolSize[]", list(kinds.items()))
+    info = vk.ffi.new(
+        "VkDescriptorPoolCreateInfo*",
+        {
+            "sType": vk.VK_STRUCTURE_TYPE_DESCRIPTOR_POOL_CREATE_INFO,
+            "maxSets": len(dispatches),
+            "poolSizeCount": len(sizes),
+            "pPoolSizes": sizes,
+        },
+    )
     pool = vk.make(made, "DescriptorPool", core.handle, info)
     layouts = vk.ffi.new(
         "VkDescriptorSetLayout[]", [dispatch.pipeline.set_layout for dispatch in dispatches]
@@ -52,38 +60,31 @@ def make_sets(core: Core, dispatches: Sequence[Bound], made: ExitStack) -> list[
     )
     sets = vk.ffi.new("VkDescriptorSet[]", len(dispatches))
     vk.vkAllocateDescriptorSets(core.handle, request, sets)
+    writes: list[dict[str, Any]] = []
     alive: list[Any] = []  # what the writes point to
-    writes = [
-        _write(sets[position], binding, kind, resource, alive)
-        for position, dispatch in enumerate(dispatches)
-        for binding, (kind, resource) in enumerate(
-            zip(dispatch.pipeline.descriptor_types, dispatch.bound, strict=True)
-        )
-    ]
+    for descriptor_set, dispatch in zip(sets, dispatches, strict=True):
+        kinds_in_order = dispatch.pipeline.descriptor_types
+        for binding, resource in enumerate(dispatch.bound):
+            kind = kinds_in_order[binding]
+            write = {
+                "sType": vk.VK_STRUCTURE_TYPE_WRITE_DESCRIPTOR_SET,
+                "dstSet": descriptor_set,
+                "dstBinding": binding,
+                "descriptorCount": 1,
+                "descriptorType": kind,
+            }
+            if isinstance(resource, Image) == (kind == _STORAGE_BUFFER):
+                raise TypeError(f"binding {binding} cannot take a {type(resource).__name__}")
+            if isinstance(resource, Image):
+                view = resource.storage_view if kind == _STORAGE_IMAGE else resource.view
+                given = {"imageView": view, "imageLayout": vk.VK_IMAGE_LAYOUT_GENERAL}
+                write["pImageInfo"] = vk.ffi.new("VkDescriptorImageInfo*", given)
+                alive.append(write["pImageInfo"])
+            else:
+                given = {"buffer": resource.handle, "range": resource.size}
+                write["pBufferInfo"] = vk.ffi.new("VkDescriptorBufferInfo*", given)
+                alive.append(write["pBufferInfo"])
+            writes.append(write)
     array = vk.ffi.new("VkWriteDescriptorSet[]", writes)
     vk.vkUpdateDescriptorSets(core.handle, len(writes), array, 0, vk.ffi.NULL)
     return list(sets)
-
-
-def _write(
-    descriptor_set: Any, binding: int, kind: int, resource: Resource, alive: list[Any]
-) -> dict[str, Any]:
-    image = resource if isinstance(resource, Image) else None
-    if (image is None) != (kind == _STORAGE_BUFFER):
-        raise TypeError(f"binding {binding} cannot take a {type(resource).__name__}")
-    write = {
-        "sType": vk.VK_STRUCTURE_TYPE_WRITE_DESCRIPTOR_SET,
-        "dstSet": descriptor_set,
-        "dstBinding": binding,
-        "descriptorCount": 1,
-        "descriptorType": kind,
-    }
-    if image is None:
-        found = {"buffer": resource.handle, "range": resource.size}
-        write["pBufferInfo"] = target = vk.ffi.new("VkDescriptorBufferInfo*", found)
-    else:
-        view = image.storage_view if kind == _STORAGE_IMAGE else image.view
-        found = {"imageView": view, "imageLayout": vk.VK_IMAGE_LAYOUT_GENERAL}
-        write["pImageInfo"] = target = vk.ffi.new("VkDescriptorImageInfo*", found)
-    alive.append(target)
-    return write

@@ -22,7 +22,13 @@ _Kind = tuple[object, ...]
 
 
 class ResourcePool:
-    """Images and buffers of tensors that are gone; of the kinds longest unused they go first."""
+    """Images and buffers of tensors that are gone; of the kinds longest unused they go first.
+
+    Attributes
+    ----------
+    release : callable
+        Takes a resource back; safe from a finalizer.
+    """
 
     def __init__(self, core: Core) -> None:
         self._core = core
@@ -30,6 +36,7 @@ class ResourcePool:
         self._bytes = 0
         # Tensors are collected at any moment, in any thread: only this append happens then.
         self._returned: deque[Resource] = deque()
+        self.release = self._returned.append
 
     @property
     def size(self) -> int:
@@ -44,15 +51,11 @@ class ResourcePool:
         ``kind`` is all that recordings over the resource depend on: shape, type and storage.
         """
         with self._core.lock:
-            found = self._take(kind)
+            found = self.take(kind)
             if found is None:
                 found = make()
                 found.kind = kind
             return found
-
-    def release(self, resource: Resource) -> None:
-        """Take a resource back; safe from a finalizer."""
-        self._returned.append(resource)
 
     def settle(self) -> None:
         """Keep what came back, and destroy what is then too much; the caller holds the lock."""
@@ -72,11 +75,12 @@ class ResourcePool:
                 self._evict()
 
     def _evict(self) -> None:
-        resource = self._take(next(iter(self._free)))
+        resource = self.take(next(iter(self._free)))
         if resource is not None:
             self._core.retire(resource.destroy)
 
-    def _take(self, kind: _Kind) -> Resource | None:
+    def take(self, kind: _Kind) -> Resource | None:
+        """Return a resource that came back, or None; the caller holds the lock."""
         if self._returned:
             self.settle()
         kept = self._free.get(kind)

@@ -87,10 +87,26 @@ class Queue:
                 "pCommandBuffers": self._command_buffers,
             },
         )
+        self._allocate_info = vk.ffi.new(
+            "VkCommandBufferAllocateInfo*",
+            {
+                "sType": vk.VK_STRUCTURE_TYPE_COMMAND_BUFFER_ALLOCATE_INFO,
+                "commandPool": self._command_pool,
+                "level": vk.VK_COMMAND_BUFFER_LEVEL_PRIMARY,
+                "commandBufferCount": 1,
+            },
+        )
+        begin = {"sType": vk.VK_STRUCTURE_TYPE_COMMAND_BUFFER_BEGIN_INFO}
+        once = vk.VK_COMMAND_BUFFER_USAGE_ONE_TIME_SUBMIT_BIT
+        often = vk.VK_COMMAND_BUFFER_USAGE_SIMULTANEOUS_USE_BIT
+        self._begin_once = vk.ffi.new("VkCommandBufferBeginInfo*", {**begin, "flags": once})
+        self._begin_often = vk.ffi.new("VkCommandBufferBeginInfo*", {**begin, "flags": often})
         # What asks a CPU takes time from what computes.
         self._spin_seconds = 0.0 if core.info.type == "cpu" else _SPIN_SECONDS
         self.last = 0
         self.done = 0
+        # From this serial on, a submission must do more than submit.
+        self._due = 0
         self._fences: deque[_Fence] = deque()  # in flight, oldest first
         self._returned_fences: deque[Any] = deque()  # signaled, each of them
         self._idle_fences: list[Any] = []
@@ -127,6 +143,32 @@ class Queue:
             self.core.check()
             return self.last
 
+    def submit_again(self, info: Any) -> bool:
+        """Submit what was submitted before and do nothing else; return False where more is due.
+
+        That is a fence, freeing, moving new images to their layout, asking the validation layer, or
+        an error. What :meth:`submit` does, then.
+
+        Parameters
+        ----------
+        info : VkSubmitInfo* or None
+            Of one command buffer; more than one takes :meth:`Recording.submit`.
+        """
+        core = self.core
+        if info is None or core.lock._is_owned():
+            return False
+        with core.lock:
+            serial = self.last + 1
+            if serial >= self._due or core.unusable or core.retired or core.uninitialized:
+                return False
+            self.last = serial  # first, as in _enqueue
+            try:
+                vk.vkQueueSubmit(self.handle, 1, info, vk.ffi.NULL)
+            except DeviceLostError:
+                core.lose()
+                raise
+        return True
+
     def make_room(self) -> None:
         """Wait until fewer submissions than :data:`MOST_IN_FLIGHT` are unfinished.
 
@@ -162,21 +204,13 @@ class Queue:
         It is freed with ``made``.
         """
         with self.core.lock:
-            info = vk.VkCommandBufferAllocateInfo(
-                commandPool=self._command_pool,
-                level=vk.VK_COMMAND_BUFFER_LEVEL_PRIMARY,
-                commandBufferCount=1,
-            )
-            made.callback(
-                self._free,
-                command_buffer := vk.vkAllocateCommandBuffers(self.core.handle, info)[0],
-            )
-            usage = (
-                vk.VK_COMMAND_BUFFER_USAGE_ONE_TIME_SUBMIT_BIT
-                if once
-                else vk.VK_COMMAND_BUFFER_USAGE_SIMULTANEOUS_USE_BIT
-            )
-            vk.vkBeginCommandBuffer(command_buffer, vk.VkCommandBufferBeginInfo(flags=usage))
+            # Freeing none is nothing: the buffer is freed wherever an exception comes.
+            allocated = vk.ffi.new("VkCommandBuffer[1]")
+            made.callback(self._free, allocated)
+            vk.vkAllocateCommandBuffers(self.core.handle, self._allocate_info, allocated)
+            command_buffer = allocated[0]
+            begin = self._begin_once if once else self._begin_often
+            vk.vkBeginCommandBuffer(command_buffer, begin)
             record_barrier(command_buffer)
             record(command_buffer)
             if host_reads:
@@ -253,6 +287,7 @@ class Queue:
             raise
         if fenced:
             self._fences.append(_Fence(fence, self.last, self._returned_fences))
+            self._due = 0 if self.core.validates else self.last + _FENCE_EVERY
 
     def _fence_after(self, serial: int) -> _Fence | None:
         """Return a fence that tells of a submission, or None where it is known to be done."""
@@ -264,8 +299,9 @@ class Queue:
         self._enqueue(0, fenced=True)
         return self._fences[-1]
 
-    def _free(self, command_buffer: Any) -> None:
-        vk.vkFreeCommandBuffers(self.core.handle, self._command_pool, 1, [command_buffer])
+    def _free(self, allocated: Any) -> None:
+        if allocated[0]:
+            vk.vkFreeCommandBuffers(self.core.handle, self._command_pool, 1, allocated)
 
     def _take_fence(self) -> Any:
         """Return a fence that is not signaled, one that was used before where there is one."""

@@ -83,8 +83,12 @@ def _image_flags(image_format: int) -> int:
     return _MUTABLE_FORMAT if image_format in _STORAGE_FORMATS else 0
 
 
-# Counted once a process: no two devices share one.
 _uids = itertools.count()
+
+
+def next_uid() -> int:
+    """Return a number that is never given twice in this process."""
+    return next(_uids)
 
 
 class Span(NamedTuple):
@@ -118,7 +122,7 @@ class DeviceObject:
         """Give the stack of what frees the object, filled under the device's lock."""
         with core.lock, ExitStack() as made:
             core.require_open()
-            self.uid = next(_uids)
+            self.uid = next_uid()
             made.callback(core.live.pop, self.uid, None)
             yield made
             core.check()

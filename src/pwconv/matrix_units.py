@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from pwconv import shaders
-from pwconv.context import Context
-from pwconv.layout import weight_rows_bytes
 from pwconv.vk.cooperative_matrix import Matrix
 from pwconv.vk.physical_device import DeviceInfo
 
@@ -24,12 +22,12 @@ class MatrixPlan:
     subgroups_m: int
 
 
-def rows_fit(context: Context, n: int, k: int) -> bool:
-    """Return whether a weight [N, K] fits a buffer as the padded rows that matrices are read from.
-
-    Of few channels they take many times what its blocks take.
-    """
-    return bool(weight_rows_bytes(n, k) <= context.limits["maxStorageBufferRange"])
+def unmet(variant: shaders.Variant, info: DeviceInfo) -> str | None:
+    """Return what the device's matrix units lack to run a variant, or None."""
+    plan = _PLANS.get(variant.family)
+    if plan is None or plan(variant, info):
+        return None
+    return "a product of float16 matrices, summed in float32, that divides its blocks"
 
 
 def plan_matrices(variant: shaders.Variant, info: DeviceInfo) -> MatrixPlan | None:
@@ -133,3 +131,11 @@ def _halves(matrix: Matrix) -> bool:
 
 def _divisors(number: int) -> list[int]:
     return [d for d in range(1, number + 1) if number % d == 0]
+
+
+_PLANS: dict[str, Callable[[shaders.Variant, DeviceInfo], object]] = {
+    "conv2d_pw_coopmat": plan_matrices,
+    "conv2d_pw_coopmat2": has_flexible_matrix,
+    "conv2d_pw_pair_coopmat": plan_pair_matrices,
+    "conv2d_pw_pair_coopmat2": flexible_pair_matrix,
+}
