@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
 from collections.abc import Iterator, Mapping
@@ -134,9 +135,11 @@ def make_plan(
     return Plan(variant, local, pipeline, tuple(parts), seconds / len(parts))
 
 
+@functools.cache
 def _floor_power_of_two(value: int) -> int:
     return 1 << (value.bit_length() - 1)
 
 
+@functools.cache
 def _ceil_power_of_two(value: int) -> int:
     return 1 << (value - 1).bit_length()

@@ -155,6 +155,8 @@ class Layer(ABC):
             result = empty_again(self._device, self._results[uid]) if out is None else out
             recording = self._recordings[self._uid, uid, result._uid]
         except (AttributeError, KeyError):
+            recording = None
+        if recording is None:
             return self._call(x, out)
         if not self._submit_again(recording.submit_info):
             self._device._context.submit_recorded(recording)

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from pwconv import shaders
 from pwconv.context import Context
-from pwconv.dtypes import DType
+from pwconv.dtypes import FLOAT16, FLOAT32, DType
 from pwconv.kernels.conv2d_pw import Geometry, Problem, takes_scale
 from pwconv.kernels.tiling import (
     Choice,
@@ -33,7 +33,7 @@ _COOPMAT, _COOPMAT2 = "conv2d_pw_coopmat", "conv2d_pw_coopmat2"
 # takes 0.6 of the time of one in a texture, and "cpu" on lavapipe, where a workgroup's barriers
 # cost more than they save. The rest is not measured: `pwconv tune` is for it.
 _PREFERENCES = {
-    ("texture3d", "discrete", "float32"): Preference(
+    ("texture3d", "discrete", FLOAT32): Preference(
         (
             ("64x64x16", 512),
             ("128x48x8", 512),
@@ -49,7 +49,7 @@ _PREFERENCES = {
         (32, 8, 1),
         "buffer",
     ),
-    ("texture3d", "discrete", "float16"): Preference(
+    ("texture3d", "discrete", FLOAT16): Preference(
         (
             ("128x48x8", 512),
             ("128x64x16", 512),
@@ -66,7 +66,7 @@ _PREFERENCES = {
         ("texture3d", "cpu", dtype): Preference(
             (("m16n3k1", 64), ("m8n2k1", 64), ("m4n1k1", 64), ("m1n1k1", 0))
         )
-        for dtype in ("float32", "float16")
+        for dtype in (FLOAT32, FLOAT16)
     },
 }
 _PREFERENCES_ELSEWHERE = {
@@ -232,5 +232,5 @@ def _choose_coopmat(
 
 
 def _preference(context: Context, storage: str, dtype: DType) -> Preference:
-    measured = _PREFERENCES.get((storage, context.info.type, dtype.name))
+    measured = _PREFERENCES.get((storage, context.info.type, dtype))
     return measured or _PREFERENCES_ELSEWHERE[storage]

@@ -93,7 +93,7 @@ class Dispatch:
     @functools.cached_property
     def bound(self) -> tuple[Resource, ...]:
         """The resources, in binding order."""
-        return tuple(self.resources[name] for name, _ in self.plan.variant.bindings)  # type: ignore[misc]
+        return tuple(map(self.resources.__getitem__, self.plan.variant.binding_names))  # type: ignore[arg-type]
 
 
 Groups = Sequence[Sequence[Dispatch]]
