@@ -14,11 +14,11 @@ from typing import Any
 
 import numpy as np
 
+from pwconv.cache import cache_folder
 from pwconv.context import Context, Denied
 from pwconv.deny_list import DenyList
 from pwconv.dtypes import Array, DType, as_dtype, as_float_array
 from pwconv.errors import NoDeviceError, PwconvError, UnsupportedError
-from pwconv.files import cache_folder
 from pwconv.kernels import pack_linear_weight, transfer
 from pwconv.packed_weight import PackedWeight
 from pwconv.tensor import (

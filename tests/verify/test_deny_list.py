@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import pwconv
-from pwconv import files, shaders
+from pwconv import cache, shaders
 from pwconv.context import Denied
 from pwconv.deny_list import Denial, DenyList
 from pwconv.kernels import conv2d_pw_choice, linear
@@ -62,7 +62,7 @@ def test_a_denial_outlives_an_upgrade(home, monkeypatch):
     first, second = NAMES
     DenyList(INFO).revise((), {first: "zeros", second: "zeros"})
     assert DenyList(INFO).read()[first] == Denial("zeros", shaders.code_digest(first), current=True)
-    monkeypatch.setattr(files, "__version__", "99.0")
+    monkeypatch.setattr(cache, "__version__", "99.0")
     monkeypatch.setattr(shaders, "digest", lambda: "of other shaders")
     monkeypatch.setattr(shaders, "code_digest", lambda name: "changed" if name == first else None)
     upgraded = DenyList(INFO)
