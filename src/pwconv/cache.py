@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
-import json
 import logging
 import os
 import platform
@@ -16,8 +14,6 @@ import zlib
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, ClassVar, Generic, TypeVar
-
-from platformdirs import user_cache_path
 
 from pwconv.version import __version__
 
@@ -57,6 +53,8 @@ class ForeignFileError(UnusableFileError):
 
 def cache_root() -> Path:
     """Return the folder of everything that pwconv keeps; it need not exist, or be possible."""
+    from platformdirs import user_cache_path
+
     try:
         root = user_cache_path("pwconv", appauthor=False)
     except RuntimeError:  # HOME is not set, and the system does not know the user
@@ -237,10 +235,10 @@ def read_pipelines(file: Path) -> bytes:
 
     Drivers trust the data that they are given: it stands behind its digest.
     """
+    start = len(_seal(b""))
     with ignoring("pipeline cache", file):
         contents = read_private(file, _MOST_PIPELINE_BYTES)
         if contents is not None:
-            start = len(_seal(b""))
             data = contents[start:]
             if contents[:start] != _seal(data):
                 raise UnusableFileError("it is damaged")
@@ -249,13 +247,11 @@ def read_pipelines(file: Path) -> bytes:
 
 
 def write_pipelines(file: Path, data: bytes) -> None:
-    """Write what a VkPipelineCache holds.
-
-    Raises
-    ------
-    OSError
-    """
-    replace_file(file, _seal(data) + data)
+    """Write what a VkPipelineCache holds, or say in the log why not."""
+    try:
+        replace_file(file, _seal(data) + data)
+    except OSError as error:
+        _log.info("the pipeline cache %s was not written: %s", file, error)
 
 
 class JsonFile(Generic[_K, _V]):
@@ -322,6 +318,8 @@ class JsonFile(Generic[_K, _V]):
         data = read_private(self.file, MOST_BYTES)
         if data is None:
             return {}
+        import json
+
         try:
             # Many digits take time with their square; twenty are more than any field may have.
             document = json.loads(data.decode(), parse_int=lambda digits: int(digits[:20]))
@@ -346,6 +344,8 @@ class JsonFile(Generic[_K, _V]):
         return dict(map(self._decode, entries))
 
     def _write(self, known: Mapping[_K, _V]) -> None:
+        import json
+
         entries = [self._encode(key, value) for key, value in known.items()]
         replace_file(self.file, json.dumps({**self._header, self.name: entries}).encode())
 
@@ -363,6 +363,8 @@ def is_text(value: Any) -> bool:
 
 
 def _seal(data: bytes) -> bytes:
+    import hashlib
+
     return _PIPELINES_MAGIC + hashlib.sha256(data).digest()
 
 

@@ -14,9 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from pwconv.cache import cache_folder
 from pwconv.context import Context, Denied
-from pwconv.deny_list import DenyList
 from pwconv.dtypes import Array, DType, as_dtype, as_float_array
 from pwconv.errors import NoDeviceError, PwconvError, UnsupportedError
 from pwconv.kernels import pack_linear_weight, transfer
@@ -31,7 +29,6 @@ from pwconv.tensor import (
     shape4,
     storage_order,
 )
-from pwconv.tuning.tuner import Tuner, tuning_mode
 from pwconv.vk import api as vk
 from pwconv.vk import process
 from pwconv.vk.instance import describe_loader, resident_instance
@@ -112,6 +109,10 @@ class Device:
     """
 
     def __init__(self, device: int | str | None = None, *, validate: bool | None = None) -> None:
+        # Whoever opens no device needs none of this.
+        from pwconv.deny_list import DenyList
+        from pwconv.tuning.tuner import Tuner, tuning_mode
+
         mode = tuning_mode()
         if validate is None:
             validate = _validate_by_default()
@@ -413,6 +414,8 @@ def open_context(
     NoDeviceError, UnsupportedError, PwconvError
         As :class:`Device`.
     """
+    from pwconv.cache import cache_folder
+
     if validate is None:
         validate = _validate_by_default()
     with process.using_vulkan():

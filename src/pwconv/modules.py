@@ -16,7 +16,6 @@ from pwconv.layer import Layer
 from pwconv.packed_weight import PackedWeight
 from pwconv.shaders import Variant
 from pwconv.tensor import Shape, as_pair, shape4
-from pwconv.tuning.race import Task
 from pwconv.vk.commands import Plan
 
 
@@ -199,7 +198,7 @@ class PointwiseConv2d(Layer):
         x_shape: Shape,
         out_shape: Shape,
         geometry: conv2d_pw.Geometry | None = None,
-    ) -> Task:
+    ) -> conv2d_pw.Task:
         problem = conv2d_pw.Problem(
             storage,
             shape4(x_shape, "x"),
@@ -208,7 +207,7 @@ class PointwiseConv2d(Layer):
             self._accumulate,
             geometry or self._geometry,
         )
-        return Task(problem, self._weight.storage, self._activation, self._bind)
+        return conv2d_pw.Task(problem, self._weight.storage, self._activation, self._bind)
 
 
 class Linear(Layer):

@@ -467,14 +467,14 @@ def test_a_result_of_no_known_name(device, problems, calls):
     assert calls.existing() == {}
 
 
-@pytest.mark.parametrize("what", ["Tuner", "Context"])
+@pytest.mark.parametrize("what", ["tuning.tuner.Tuner", "device.Context"])
 def test_what_fails_after_a_device_is_opened_closes_it(device, monkeypatch, what):
     def fail(*_: object) -> None:
         raise MemoryError
 
     pwconv.devices()
     with injected() as vulkan_calls:
-        monkeypatch.setattr(pwconv.device, what, fail)
+        monkeypatch.setattr(f"pwconv.{what}", fail)
         with pytest.raises(MemoryError):
             pwconv.Device(device.info.index, validate=True)
         assert vulkan_calls.existing() == {}

@@ -208,7 +208,7 @@ def copied(tmp_path, monkeypatch):
     """A copy of the manifest and its digest, and of no shader."""
     for name in ("manifest.json", "manifest.sha256"):
         (tmp_path / name).write_bytes((inside.SHADERS / name).read_bytes())
-    monkeypatch.setattr(*inside.slots.folder, tmp_path)
+    monkeypatch.setattr(*inside.slots.folder, lambda: tmp_path)
     monkeypatch.setattr(shaders, "__file__", str(tmp_path / "shaders.py"))
     inside.manifest.cache_clear()
     inside.families.cache_clear()

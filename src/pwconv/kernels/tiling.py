@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from pwconv import shaders
 from pwconv.context import Context
@@ -61,8 +61,7 @@ class Choice:
     reason: str
 
 
-@dataclass(frozen=True)
-class Preference:
+class Preference(NamedTuple):
     """What suits a type of device, for one storage of activations.
 
     Attributes

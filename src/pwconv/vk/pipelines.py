@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
-from pwconv.cache import read_pipelines, write_pipelines
 from pwconv.errors import PwconvError
 from pwconv.vk import api as vk
 from pwconv.vk import process
 from pwconv.vk.core import Core
-
-_log = logging.getLogger(__name__)
 
 _DESCRIPTOR_TYPES = {"sampled_image": 2, "storage_image": 3, "storage_buffer": 7}
 
@@ -120,6 +116,9 @@ class PipelineCache:
     """
 
     def __init__(self, core: Core, file: Path) -> None:
+        # Whoever opens no device needs none of it; close finds it imported.
+        from pwconv.cache import read_pipelines
+
         self._core = core
         self._file = file
         self._pipelines: dict[tuple[Any, ...], Pipeline] = {}
@@ -179,10 +178,10 @@ class PipelineCache:
         vk.vkDestroyPipelineCache(self._core.handle, self._handle, None)
 
     def _save(self) -> None:
-        try:
+        from pwconv.cache import write_pipelines
+
+        # Without it the next start takes longer, and nothing else.
+        with suppress(PwconvError):
             data = vk.pipeline_cache_data(self._core.handle, self._handle)
             if data != self._saved:
                 write_pipelines(self._file, data)
-        except (OSError, PwconvError) as error:
-            # A folder that cannot be written costs time at the next start, and nothing else.
-            _log.info("the pipeline cache %s was not written: %s", self._file, error)
