@@ -13,7 +13,6 @@ import time
 import tracemalloc
 from pathlib import Path
 
-import platformdirs
 import pytest
 
 from pwconv import cache
@@ -172,7 +171,7 @@ def test_there_is_no_home(monkeypatch):
         raise RuntimeError("could not determine the home directory")
 
     for found in (unknown, lambda *_, **__: Path("~/.cache/pwconv")):
-        monkeypatch.setattr(platformdirs, "user_cache_path", found)
+        monkeypatch.setattr(cache, "user_cache_path", found)
         file = cache.cache_folder("pipelines") / "card.bin"
         assert file.is_absolute()
         assert cache.read_private(file, 10) is None

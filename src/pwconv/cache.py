@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
+import json
 import logging
 import os
 import platform
@@ -14,6 +16,8 @@ import zlib
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, ClassVar, Generic, TypeVar
+
+from platformdirs import user_cache_path
 
 from pwconv.version import __version__
 
@@ -53,8 +57,6 @@ class ForeignFileError(UnusableFileError):
 
 def cache_root() -> Path:
     """Return the folder of everything that pwconv keeps; it need not exist, or be possible."""
-    from platformdirs import user_cache_path
-
     try:
         root = user_cache_path("pwconv", appauthor=False)
     except RuntimeError:  # HOME is not set, and the system does not know the user
@@ -83,12 +85,7 @@ def cache_problem() -> str | None:
 
 
 def require_folder(folder: Path) -> None:
-    """Raise unless files can be written to a folder, which is made if need be.
-
-    Raises
-    ------
-    OSError
-    """
+    """Raise OSError unless files can be written to a folder, which is made if need be."""
     make_folder(folder)
     if not os.access(folder, os.W_OK | os.X_OK):
         raise PermissionError(f"{folder} cannot be written")
@@ -195,11 +192,12 @@ def replace_file(file: Path, data: bytes) -> None:
 
 @contextlib.contextmanager
 def locked_folder(folder: Path) -> Iterator[None]:
-    """Keep other processes that do the same out of an existing folder.
+    """Keep other processes that do the same out of a folder, which is made if need be.
 
     A process that was stopped while it held the lock is not waited for without end, and a file
     system without locks has none: what is guarded must do no harm unguarded.
     """
+    make_folder(folder)
     if fcntl is None:
         yield
         return
@@ -318,8 +316,6 @@ class JsonFile(Generic[_K, _V]):
         data = read_private(self.file, MOST_BYTES)
         if data is None:
             return {}
-        import json
-
         try:
             # Many digits take time with their square; twenty are more than any field may have.
             document = json.loads(data.decode(), parse_int=lambda digits: int(digits[:20]))
@@ -344,17 +340,8 @@ class JsonFile(Generic[_K, _V]):
         return dict(map(self._decode, entries))
 
     def _write(self, known: Mapping[_K, _V]) -> None:
-        import json
-
         entries = [self._encode(key, value) for key, value in known.items()]
         replace_file(self.file, json.dumps({**self._header, self.name: entries}).encode())
-
-    @contextlib.contextmanager
-    def _locked(self) -> Iterator[None]:
-        """Keep other processes from writing between a read and a write."""
-        make_folder(self.file.parent)
-        with locked_folder(self.file.parent):
-            yield
 
 
 def is_text(value: Any) -> bool:
@@ -363,8 +350,6 @@ def is_text(value: Any) -> bool:
 
 
 def _seal(data: bytes) -> bytes:
-    import hashlib
-
     return _PIPELINES_MAGIC + hashlib.sha256(data).digest()
 
 
@@ -386,14 +371,13 @@ def _remove_stale(folder: Path) -> None:
 
 
 def _runs(process: int) -> bool:
-    if os.name != "posix":
-        return True  # signal 0 would end it there
     try:
-        os.kill(process, 0)
+        if os.name == "posix":  # elsewhere signal 0 would end it
+            os.kill(process, 0)
     except ProcessLookupError:
         return False
     except (OSError, OverflowError):
-        return True
+        pass
     return True
 
 

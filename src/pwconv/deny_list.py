@@ -26,6 +26,7 @@ from pwconv.cache import (
     UnusableFileError,
     cache_folder,
     is_text,
+    locked_folder,
 )
 from pwconv.errors import PwconvError
 from pwconv.vk.physical_device import DeviceInfo
@@ -117,7 +118,7 @@ class DenyList(JsonFile[str, Denial]):
         PwconvError
             The list is damaged.
         """
-        with self._locked():
+        with locked_folder(self.file.parent):
             kept = {} if anew and self.examine()[1] else self.read()
             for name in verified:
                 kept.pop(name, None)

@@ -18,7 +18,7 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any, ClassVar
 
 from pwconv import shaders
-from pwconv.cache import Checks, JsonFile, cache_folder, is_text
+from pwconv.cache import Checks, JsonFile, cache_folder, is_text, locked_folder
 from pwconv.dtypes import as_dtype
 from pwconv.kernels.conv2d_pw import Geometry, Problem
 from pwconv.version import __version__
@@ -109,7 +109,7 @@ class Store(JsonFile[Key, Verdict]):
         OSError
             The file cannot be written.
         """
-        with self._locked():
+        with locked_folder(self.file.parent):
             merged = self.read()
             for key, verdict in verdicts.items():
                 merged.pop(key, None)
