@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -34,6 +34,9 @@ from pwconv.vk import process
 from pwconv.vk.instance import describe_loader, resident_instance
 from pwconv.vk.physical_device import DeviceInfo, PhysicalDevice
 from pwconv.vk.resources import Buffer
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
 
 _YES, _NO = ("1", "true", "yes", "on"), ("0", "false", "no", "off")
 _PREFERENCE = ("discrete", "integrated", "virtual", "cpu", "other")
@@ -140,7 +143,12 @@ class Device:
         """Whether :meth:`close` was called."""
         return self._context.closed
 
-    def tensor(self, array: Any, dtype: Any = None, storage: str = "auto") -> Tensor:
+    def tensor(
+        self,
+        array: npt.ArrayLike,
+        dtype: npt.DTypeLike | None = None,
+        storage: str = "auto",
+    ) -> Tensor:
         """Copy an array to the device.
 
         Parameters
@@ -178,7 +186,7 @@ class Device:
             transfer.upload(self._context, source.reshape(full_shape), tensor.resource, target)
         return tensor
 
-    def empty(self, shape: Any, dtype: Any, storage: str = "auto") -> Tensor:
+    def empty(self, shape: Sequence[int], dtype: npt.DTypeLike, storage: str = "auto") -> Tensor:
         """Return a tensor whose contents are undefined.
 
         Parameters

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections import OrderedDict
+from collections.abc import Sequence
 from functools import partial
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from pwconv.activation import parse_activation
+from pwconv.activation import ActivationLike, parse_activation
 from pwconv.device import Device, DeviceLike, resolve_device
 from pwconv.dtypes import FLOAT16, FLOAT32, Array, DType, as_dtype, as_float_array
 from pwconv.errors import UnsupportedError
@@ -30,6 +31,9 @@ from pwconv.tensor import (
 from pwconv.vk.commands import Dispatch, Plan
 from pwconv.vk.resources import DEVICE, Buffer, Resource
 
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
 _PLANS_KEPT = 32
 
 
@@ -44,12 +48,12 @@ class Layer(ABC):
 
     def __init__(
         self,
-        weight: Any,
-        bias: Any,
+        weight: npt.ArrayLike | PackedWeight,
+        bias: npt.ArrayLike | None,
         *,
-        activation: Any,
-        dtype: Any,
-        accumulate: Any,
+        activation: ActivationLike | None,
+        dtype: npt.DTypeLike | None,
+        accumulate: npt.DTypeLike,
         storage: str,
         device: DeviceLike | None,
     ) -> None:
@@ -118,7 +122,7 @@ class Layer(ABC):
         }
         return partial(type(self), **settings), (self._weight, self.bias)
 
-    def __call__(self, x: Any, *, out: Tensor | None = None) -> Any:
+    def __call__(self, x: npt.ArrayLike | Tensor, *, out: Tensor | None = None) -> Any:
         """Apply the layer.
 
         Parameters
@@ -150,7 +154,7 @@ class Layer(ABC):
             self._submit(tensor, result)
         return result
 
-    def explain(self, shape: Any, storage: str = "auto") -> Explanation:
+    def explain(self, shape: Sequence[int], storage: str = "auto") -> Explanation:
         """Tell what a call runs at a shape, and why; nothing is computed.
 
         What is told is what the call then takes. With ``PWCONV_TUNE=on-demand`` a convolution's new

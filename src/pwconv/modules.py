@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from pwconv.activation import Activation
+from pwconv.activation import Activation, ActivationLike
 from pwconv.device import DeviceLike
 from pwconv.dtypes import Array, DType
 from pwconv.errors import UnsupportedError
@@ -17,6 +18,9 @@ from pwconv.packed_weight import PackedWeight
 from pwconv.shaders import Variant
 from pwconv.tensor import Shape, as_pair, shape4
 from pwconv.vk.commands import Plan
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
 
 
 class PointwiseConv2d(Layer):
@@ -71,14 +75,14 @@ class PointwiseConv2d(Layer):
 
     def __init__(
         self,
-        weight: Any,
-        bias: Any = None,
+        weight: npt.ArrayLike | PackedWeight,
+        bias: npt.ArrayLike | None = None,
         *,
-        stride: Any = 1,
-        padding: Any = 0,
-        activation: Any = None,
-        dtype: Any = None,
-        accumulate: Any = "float32",
+        stride: int | Sequence[int] = 1,
+        padding: int | Sequence[int] = 0,
+        activation: ActivationLike | None = None,
+        dtype: npt.DTypeLike | None = None,
+        accumulate: npt.DTypeLike = "float32",
         storage: str = "auto",
         device: DeviceLike | None = None,
     ) -> None:
@@ -261,12 +265,12 @@ class Linear(Layer):
 
     def __init__(
         self,
-        weight: Any,
-        bias: Any = None,
+        weight: npt.ArrayLike | PackedWeight,
+        bias: npt.ArrayLike | None = None,
         *,
-        activation: Any = None,
-        dtype: Any = None,
-        accumulate: Any = "float32",
+        activation: ActivationLike | None = None,
+        dtype: npt.DTypeLike | None = None,
+        accumulate: npt.DTypeLike = "float32",
         storage: str = "auto",
         device: DeviceLike | None = None,
     ) -> None:

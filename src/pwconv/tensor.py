@@ -15,6 +15,8 @@ from pwconv.layout import Shape4, buffer_bytes, texture3d_extent
 from pwconv.vk.resources import Buffer, Image, Resource, image_limit
 
 if TYPE_CHECKING:
+    import numpy.typing as npt
+
     from pwconv.device import Device
 
 Shape = tuple[int, ...]
@@ -118,7 +120,7 @@ class Tensor:
         """
         return self.device._download(self)
 
-    def __array__(self, dtype: Any = None, copy: bool | None = None) -> Array:
+    def __array__(self, dtype: npt.DTypeLike | None = None, copy: bool | None = None) -> Array:
         if copy is False:
             raise ValueError("a tensor on a device cannot become an array without a copy")
         array = self.numpy()
