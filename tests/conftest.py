@@ -21,7 +21,8 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 import pwconv
-from pwconv import device_file
+from pwconv import deny_list
+from pwconv.tuning import store
 
 settings.register_profile(
     "pwconv",
@@ -124,7 +125,8 @@ def rng() -> np.random.Generator:
 @pytest.fixture
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder for tuning and deny lists; compiled pipelines stay where the suite finds them."""
-    monkeypatch.setattr(device_file, "cache_folder", lambda kind, **_: tmp_path / kind)
+    for module in (deny_list, store):
+        monkeypatch.setattr(module, "cache_folder", lambda kind, **_: tmp_path / kind)
     return tmp_path
 
 

@@ -1,10 +1,14 @@
-"""No module of pwconv is in a circle of imports, and importing pwconv needs no Vulkan."""
+"""No module is in a circle of imports, and importing pwconv needs little, and no Vulkan."""
 
 from __future__ import annotations
 
 import ast
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
+
+import pwconv
 
 PACKAGE = Path(__file__).parents[1] / "src" / "pwconv"
 
@@ -53,3 +57,34 @@ def test_no_module_is_in_a_circle():
 def test_importing_pwconv_needs_no_vulkan():
     users = [name for name, path in MODULES.items() if "import vulkan" in path.read_text()]
     assert users == ["pwconv.vk.api"]
+
+
+def test_importing_pwconv_imports_little():
+    """What opening a device, graphs or the command line need comes when they are used."""
+    program = (
+        "import sys, numpy; before = {*sys.modules}; import pwconv; print({*sys.modules} - before)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    )
+    imported = ast.literal_eval(done.stdout)
+    assert not imported & {
+        *("hashlib", "importlib.resources", "json", "logging", "platformdirs", "rich"),
+        *("statistics", "tempfile", "vulkan"),
+    }
+    own = {name for name in imported if name.startswith("pwconv.")}
+    later = ("bench", "cache", "cli", "graph", "models", "reference", "timing", "tuning", "verify")
+    assert not {name for name in own if name.split(".")[1] in later}
+    assert len(own) <= 45
+
+
+def test_a_package_shows_its_public_names_and_has_those_that_come_later():
+    assert dir(pwconv) == sorted(pwconv.__all__)
+    program = (
+        "import pwconv; [print(getattr(pwconv, name)) for name in dir(pwconv)]; pwconv.nothing"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=False
+    )
+    assert len(done.stdout.splitlines()) == len(pwconv.__all__)
+    assert "AttributeError: module 'pwconv' has no attribute 'nothing'" in done.stderr

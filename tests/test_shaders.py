@@ -23,7 +23,7 @@ def copied(tmp_path, monkeypatch):
     """A copy of the package's SPIR-V that a test may damage, and of the sources beside it."""
     folder = tmp_path / "src" / "pwconv" / "spirv"
     shutil.copytree(inside.SHADERS, folder)
-    monkeypatch.setattr(*inside.slots.folder, folder)
+    monkeypatch.setattr(*inside.slots.folder, lambda: folder)
     monkeypatch.setattr(shaders, "__file__", str(folder.parent / "shaders.py"))
     inside.manifest.cache_clear()
     inside.families.cache_clear()

@@ -1,6 +1,7 @@
 """Pointwise convolutions and linear layers on any Vulkan device, from numpy."""
 
-from pwconv import models, reference
+from typing import TYPE_CHECKING
+
 from pwconv.device import Device, default_device, devices
 from pwconv.errors import (
     BusyError,
@@ -14,12 +15,34 @@ from pwconv.errors import (
 )
 from pwconv.explanation import Explanation
 from pwconv.functional import conv2d_pw, linear, pack_linear_weight
-from pwconv.graph import Graph
 from pwconv.modules import Linear, PointwiseConv2d
 from pwconv.tensor import Tensor
 from pwconv.version import __version__
 from pwconv.vk.physical_device import DeviceInfo
 from pwconv.weights import PackedWeight
+
+if TYPE_CHECKING:
+    from pwconv import models, reference
+    from pwconv.graph import Graph
+else:
+
+    def __getattr__(name):
+        """Import what layers do without, which takes as long as all the rest."""
+        if name == "Graph":
+            from pwconv.graph import Graph
+
+            globals()[name] = Graph
+            return Graph
+        if name == "models":
+            import pwconv.models
+
+            return pwconv.models
+        if name == "reference":
+            import pwconv.reference
+
+            return pwconv.reference
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
 
 __all__ = [
     "BusyError",
@@ -47,3 +70,7 @@ __all__ = [
     "pack_linear_weight",
     "reference",
 ]
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import struct
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 # include/activation.glslh has the same numbers.
 _NONE, _CLAMP, _LEAKY_RELU, _HARDSWISH, _SIGMOID, _SILU, _TANH, _GELU, _GELU_TANH = range(9)
@@ -19,6 +19,8 @@ class Activation:
     a: float = 0.0
     b: float = 0.0
 
+
+ActivationLike = str | tuple[Literal["clamp"], float, float] | tuple[Literal["leaky_relu"], float]
 
 _BY_NAME = {
     "relu": Activation(_CLAMP, 0.0, math.inf),

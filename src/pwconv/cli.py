@@ -19,10 +19,10 @@ import pwconv
 from pwconv import demo as demonstration
 from pwconv.bench import command as bench
 from pwconv.bench import tune
+from pwconv.cache import cache_problem, cache_root
 from pwconv.deny_list import DenyList
 from pwconv.device import require_devices
 from pwconv.documents import require_writable
-from pwconv.files import cache_problem, cache_root
 from pwconv.terminal import make_console
 from pwconv.tuning.store import Store
 from pwconv.tuning.tuner import tuning_mode

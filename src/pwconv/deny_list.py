@@ -1,4 +1,4 @@
-"""Variants that gave wrong results on a device, in a file of its own (see device_file.py).
+"""Variants that gave wrong results on a device, in a JSON file of its own.
 
 An entry of the list, a denial::
 
@@ -16,12 +16,19 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from pwconv import shaders
-from pwconv.device_file import DeviceFile, as_name
+from pwconv.cache import (
+    Checks,
+    ForeignFileError,
+    JsonFile,
+    UnusableFileError,
+    cache_folder,
+    is_text,
+    locked_folder,
+)
 from pwconv.errors import PwconvError
-from pwconv.files import ForeignFileError, UnusableFileError
 from pwconv.vk.physical_device import DeviceInfo
 
 
@@ -48,15 +55,20 @@ class Denial:
         return self.why if self.current else f"{self.why}; not verified since its shader changed"
 
 
-class DenyList(DeviceFile[str, Denial]):
+def _is_line(value: Any) -> bool:
+    # It ends up on terminals.
+    return is_text(value) and bool(value.isprintable())
+
+
+class DenyList(JsonFile[str, Denial]):
     """What must not be run on one device, and why, by variant."""
 
-    title, folder, name = "deny list", "denied", "denials"
-    version, most = 2, 4096
-    every_version = True
+    title, name, format = "deny list", "denials", 2
+    checks: ClassVar[Checks] = {"variant": _is_line, "why": _is_line, "shader": is_text}
 
     def __init__(self, info: DeviceInfo) -> None:
-        super().__init__(info)
+        file = cache_folder("denied", every_version=True) / f"{info.identity}.json"
+        super().__init__(file, {"device": info.identity})
         self._device = info.index
 
     def read(self) -> dict[str, Denial]:
@@ -106,7 +118,7 @@ class DenyList(DeviceFile[str, Denial]):
         PwconvError
             The list is damaged.
         """
-        with self._locked():
+        with locked_folder(self.file.parent):
             kept = {} if anew and self.examine()[1] else self.read()
             for name in verified:
                 kept.pop(name, None)
@@ -132,14 +144,10 @@ class DenyList(DeviceFile[str, Denial]):
             f"--allow-all --device {self._device}' removes it."
         )
 
-    def _from_entry(self, entry: dict[str, Any]) -> tuple[str, Denial]:
-        name, why, shader = (as_name(entry, key) for key in ("variant", "why", "shader"))
-        # They end up on terminals.
-        for key, text in (("variant", name), ("why", why)):
-            if not text.isprintable():
-                raise UnusableFileError(f"{key} is {text!r}")
+    def _decode(self, entry: dict[str, Any]) -> tuple[str, Denial]:
+        name, shader = entry["variant"], entry["shader"]
         # Another version may have variants that this one does not know.
-        return name, Denial(why, shader, current=shader == shaders.code_digest(name))
+        return name, Denial(entry["why"], shader, current=shader == shaders.code_digest(name))
 
-    def _to_entry(self, key: str, value: Denial) -> dict[str, Any]:
+    def _encode(self, key: str, value: Denial) -> dict[str, Any]:
         return {"variant": key, "why": value.why, "shader": value.shader}

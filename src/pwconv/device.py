@@ -10,14 +10,12 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pwconv import weights
 from pwconv.context import Context, Denied
-from pwconv.deny_list import DenyList
 from pwconv.dtypes import Array, as_dtype
 from pwconv.errors import NoDeviceError, PwconvError, UnsupportedError
-from pwconv.files import cache_folder
 from pwconv.tensor import (
     Tensor,
     as_shape,
@@ -27,12 +25,14 @@ from pwconv.tensor import (
     from_array,
     storage_order,
 )
-from pwconv.tuning.tuner import Tuner, tuning_mode
 from pwconv.vk import api as vk
 from pwconv.vk import process
 from pwconv.vk.instance import describe_loader, resident_instance
 from pwconv.vk.physical_device import DeviceInfo, PhysicalDevice
 from pwconv.weights import PackedWeight
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
 
 _YES, _NO = ("1", "true", "yes", "on"), ("0", "false", "no", "off")
 _PREFERENCE = ("discrete", "integrated", "virtual", "cpu", "other")
@@ -108,6 +108,10 @@ class Device:
     """
 
     def __init__(self, device: int | str | None = None, *, validate: bool | None = None) -> None:
+        # Whoever opens no device needs none of this.
+        from pwconv.deny_list import DenyList
+        from pwconv.tuning.tuner import Tuner, tuning_mode
+
         mode = tuning_mode()
         if validate is None:
             validate = _validate_by_default()
@@ -135,7 +139,12 @@ class Device:
         """Whether :meth:`close` was called."""
         return self._context.closed
 
-    def tensor(self, array: Any, dtype: Any = None, storage: str = "auto") -> Tensor:
+    def tensor(
+        self,
+        array: npt.ArrayLike,
+        dtype: npt.DTypeLike | None = None,
+        storage: str = "auto",
+    ) -> Tensor:
         """Copy an array to the device.
 
         Parameters
@@ -159,7 +168,7 @@ class Device:
         self._context.enter()
         return from_array(self, array, dtype, storage)
 
-    def empty(self, shape: Any, dtype: Any, storage: str = "auto") -> Tensor:
+    def empty(self, shape: Sequence[int], dtype: npt.DTypeLike, storage: str = "auto") -> Tensor:
         """Return a tensor whose contents are undefined.
 
         Parameters
@@ -359,6 +368,8 @@ def open_context(
     NoDeviceError, UnsupportedError, PwconvError
         As :class:`Device`.
     """
+    from pwconv.cache import cache_folder
+
     if validate is None:
         validate = _validate_by_default()
     with process.using_vulkan():

@@ -7,13 +7,12 @@ from numbers import Real
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 FLOAT32 = np.dtype(np.float32)
 FLOAT16 = np.dtype(np.float16)
 
 DType = np.dtype[Any]
-Array = npt.NDArray[Any]
+Array = np.ndarray[Any, np.dtype[Any]]
 
 _AXIS_NAMES = {FLOAT32: "fp32", FLOAT16: "fp16"}
 

@@ -2,24 +2,29 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
+from pwconv.activation import ActivationLike
 from pwconv.device import DeviceLike, resolve_device
 from pwconv.dtypes import as_dtype, as_float_array
 from pwconv.modules import Linear, PointwiseConv2d
 from pwconv.tensor import Tensor
 from pwconv.weights import PackedWeight, pack
 
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
 
 def conv2d_pw(
-    x: Any,
-    weight: Any,
-    bias: Any = None,
+    x: npt.ArrayLike | Tensor,
+    weight: npt.ArrayLike | PackedWeight,
+    bias: npt.ArrayLike | None = None,
     *,
-    stride: Any = 1,
-    padding: Any = 0,
-    activation: Any = None,
-    dtype: Any = None,
+    stride: int | Sequence[int] = 1,
+    padding: int | Sequence[int] = 0,
+    activation: ActivationLike | None = None,
+    dtype: npt.DTypeLike | None = None,
     device: DeviceLike | None = None,
 ) -> Any:
     """Apply a 1×1 convolution; the weight is packed anew at each call.
@@ -60,12 +65,12 @@ def conv2d_pw(
 
 
 def linear(
-    x: Any,
-    weight: Any,
-    bias: Any = None,
+    x: npt.ArrayLike | Tensor,
+    weight: npt.ArrayLike | PackedWeight,
+    bias: npt.ArrayLike | None = None,
     *,
-    activation: Any = None,
-    dtype: Any = None,
+    activation: ActivationLike | None = None,
+    dtype: npt.DTypeLike | None = None,
     device: DeviceLike | None = None,
 ) -> Any:
     """Apply a linear layer; the weight is packed anew at each call.
@@ -104,10 +109,10 @@ def linear(
 
 
 def pack_linear_weight(
-    weight: Any,
+    weight: npt.ArrayLike,
     *,
     transposed: bool = True,
-    dtype: Any = None,
+    dtype: npt.DTypeLike | None = None,
     storage: str = "auto",
     device: DeviceLike | None = None,
 ) -> PackedWeight:

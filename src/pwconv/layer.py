@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections import OrderedDict
+from collections.abc import Sequence
 from functools import partial
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from pwconv.activation import parse_activation
+from pwconv.activation import ActivationLike, parse_activation
 from pwconv.device import Device, DeviceLike, resolve_device
 from pwconv.dtypes import FLOAT16, Array, DType, as_dtype, as_float_array
 from pwconv.errors import UnsupportedError
@@ -32,6 +33,9 @@ from pwconv.vk.commands import Dispatch, Plan
 from pwconv.vk.resources import Resource, next_uid
 from pwconv.weights import PackedWeight, Parameters, check_bias, pack
 
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
 _PLANS_KEPT = 32
 _RESULTS_KEPT = 256
 
@@ -47,12 +51,12 @@ class Layer(ABC):
 
     def __init__(
         self,
-        weight: Any,
-        bias: Any,
+        weight: npt.ArrayLike | PackedWeight,
+        bias: npt.ArrayLike | None,
         *,
-        activation: Any,
-        dtype: Any,
-        accumulate: Any,
+        activation: ActivationLike | None,
+        dtype: npt.DTypeLike | None,
+        accumulate: npt.DTypeLike,
         storage: str,
         device: DeviceLike | None,
     ) -> None:
@@ -126,7 +130,7 @@ class Layer(ABC):
         }
         return partial(type(self), **settings), (self._weight, self.bias)
 
-    def __call__(self, x: Any, *, out: Tensor | None = None) -> Any:
+    def __call__(self, x: npt.ArrayLike | Tensor, *, out: Tensor | None = None) -> Any:
         """Apply the layer.
 
         Parameters
@@ -151,7 +155,7 @@ class Layer(ABC):
         """
         try:
             # A uid stands for shape, dtype, storage and device: what was checked once, holds.
-            uid = x._uid
+            uid = x._uid  # type: ignore[union-attr]
             result = empty_again(self._device, self._results[uid]) if out is None else out
             recording = self._recordings[self._uid, uid, result._uid]
         except (AttributeError, KeyError):
@@ -180,7 +184,7 @@ class Layer(ABC):
             self._results[tensor._uid] = (out_shape, self._dtype, tensor.storage)
         return result
 
-    def explain(self, shape: Any, storage: str = "auto") -> Explanation:
+    def explain(self, shape: Sequence[int], storage: str = "auto") -> Explanation:
         """Tell what a call runs at a shape, and why; nothing is computed.
 
         What is told is what the call then takes. With ``PWCONV_TUNE=on-demand`` a convolution's new

@@ -9,7 +9,7 @@ vec4s.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from typing import NamedTuple
 
 Shape4 = tuple[int, int, int, int]
 
@@ -79,8 +79,7 @@ def buffer_bytes(shape: Shape4, itemsize: int) -> int:
     return rows * pitch * itemsize + 1024
 
 
-@dataclass(frozen=True)
-class Chunk:
+class Chunk(NamedTuple):
     """A box of an array [outer, middle, inner] that passes through staging at once."""
 
     outer: slice

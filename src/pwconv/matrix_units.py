@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from pwconv import shaders
 from pwconv.vk.cooperative_matrix import Matrix
@@ -13,8 +13,7 @@ from pwconv.vk.physical_device import DeviceInfo
 _VECTOR = 8
 
 
-@dataclass(frozen=True)
-class MatrixPlan:
+class MatrixPlan(NamedTuple):
     """A product that the device lists, and the subgroups along N and M of a workgroup's block."""
 
     matrix: Matrix

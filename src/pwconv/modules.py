@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from pwconv.activation import Activation
+from pwconv.activation import Activation, ActivationLike
 from pwconv.device import DeviceLike
 from pwconv.dtypes import Array, DType
 from pwconv.errors import UnsupportedError
@@ -15,9 +16,11 @@ from pwconv.kernels import conv2d_pw, conv2d_pw_choice, linear
 from pwconv.layer import Layer
 from pwconv.shaders import Variant
 from pwconv.tensor import Shape, as_pair, shape4
-from pwconv.tuning.race import Task
 from pwconv.vk.commands import Plan
 from pwconv.weights import PackedWeight
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
 
 
 class PointwiseConv2d(Layer):
@@ -72,14 +75,14 @@ class PointwiseConv2d(Layer):
 
     def __init__(
         self,
-        weight: Any,
-        bias: Any = None,
+        weight: npt.ArrayLike | PackedWeight,
+        bias: npt.ArrayLike | None = None,
         *,
-        stride: Any = 1,
-        padding: Any = 0,
-        activation: Any = None,
-        dtype: Any = None,
-        accumulate: Any = "float32",
+        stride: int | Sequence[int] = 1,
+        padding: int | Sequence[int] = 0,
+        activation: ActivationLike | None = None,
+        dtype: npt.DTypeLike | None = None,
+        accumulate: npt.DTypeLike = "float32",
         storage: str = "auto",
         device: DeviceLike | None = None,
     ) -> None:
@@ -197,7 +200,7 @@ class PointwiseConv2d(Layer):
         x_shape: Shape,
         out_shape: Shape,
         geometry: conv2d_pw.Geometry | None = None,
-    ) -> Task:
+    ) -> conv2d_pw.Task:
         problem = conv2d_pw.Problem(
             storage,
             shape4(x_shape, "x"),
@@ -206,7 +209,7 @@ class PointwiseConv2d(Layer):
             self._accumulate,
             geometry or self._geometry,
         )
-        return Task(problem, self._weight.storage, self._activation, self._bind)
+        return conv2d_pw.Task(problem, self._weight.storage, self._activation, self._bind)
 
 
 class Linear(Layer):
@@ -260,12 +263,12 @@ class Linear(Layer):
 
     def __init__(
         self,
-        weight: Any,
-        bias: Any = None,
+        weight: npt.ArrayLike | PackedWeight,
+        bias: npt.ArrayLike | None = None,
         *,
-        activation: Any = None,
-        dtype: Any = None,
-        accumulate: Any = "float32",
+        activation: ActivationLike | None = None,
+        dtype: npt.DTypeLike | None = None,
+        accumulate: npt.DTypeLike = "float32",
         storage: str = "auto",
         device: DeviceLike | None = None,
     ) -> None:

@@ -17,12 +17,14 @@ or NaN that goes in makes it, so is the device's, and the bound is 0.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+
+from pwconv.activation import ActivationLike
 
 Array = npt.NDArray[np.float64]
 
@@ -89,7 +91,7 @@ _ACTIVATIONS = {
 
 
 @np.errstate(all="ignore")
-def activate(x: npt.ArrayLike, activation: Any) -> Array:
+def activate(x: npt.ArrayLike, activation: ActivationLike | None) -> Array:
     """Apply an activation, named as in :class:`pwconv.PointwiseConv2d`.
 
     Returns
@@ -100,7 +102,9 @@ def activate(x: npt.ArrayLike, activation: Any) -> Array:
 
 
 @np.errstate(all="ignore")
-def activate_bound(x: npt.ArrayLike, activation: Any, *, dtype: Any = "float32") -> Array:
+def activate_bound(
+    x: npt.ArrayLike, activation: ActivationLike | None, *, dtype: npt.DTypeLike = "float32"
+) -> Array:
     """Return how far each element of a device's result may be from :func:`activate`.
 
     Parameters
@@ -126,9 +130,9 @@ def conv2d_pw(
     weight: npt.ArrayLike,
     bias: npt.ArrayLike | None = None,
     *,
-    stride: Any = 1,
-    padding: Any = 0,
-    activation: Any = None,
+    stride: int | Sequence[int] = 1,
+    padding: int | Sequence[int] = 0,
+    activation: ActivationLike | None = None,
 ) -> Array:
     """Apply a pointwise convolution.
 
@@ -160,11 +164,11 @@ def conv2d_pw_bound(
     weight: npt.ArrayLike,
     bias: npt.ArrayLike | None = None,
     *,
-    stride: Any = 1,
-    padding: Any = 0,
-    activation: Any = None,
-    dtype: Any = "float32",
-    accumulate: Any = "float32",
+    stride: int | Sequence[int] = 1,
+    padding: int | Sequence[int] = 0,
+    activation: ActivationLike | None = None,
+    dtype: npt.DTypeLike = "float32",
+    accumulate: npt.DTypeLike = "float32",
 ) -> Array:
     """Return how far each element of a device's result may be from :func:`conv2d_pw`.
 
@@ -195,7 +199,7 @@ def linear(
     weight: npt.ArrayLike,
     bias: npt.ArrayLike | None = None,
     *,
-    activation: Any = None,
+    activation: ActivationLike | None = None,
 ) -> Array:
     """Apply a linear layer.
 
@@ -226,9 +230,9 @@ def linear_bound(
     weight: npt.ArrayLike,
     bias: npt.ArrayLike | None = None,
     *,
-    activation: Any = None,
-    dtype: Any = "float32",
-    accumulate: Any = "float32",
+    activation: ActivationLike | None = None,
+    dtype: npt.DTypeLike = "float32",
+    accumulate: npt.DTypeLike = "float32",
 ) -> Array:
     """Return how far each element of a device's result may be from :func:`linear`.
 
@@ -296,10 +300,10 @@ def conv2d(
     weight: npt.ArrayLike,
     bias: npt.ArrayLike | None = None,
     *,
-    stride: Any = 1,
-    padding: Any = 0,
+    stride: int | Sequence[int] = 1,
+    padding: int | Sequence[int] = 0,
     groups: int = 1,
-    activation: Any = None,
+    activation: ActivationLike | None = None,
 ) -> Array:
     """Apply a convolution with a kernel of any size.
 
@@ -333,11 +337,11 @@ def conv2d_bound(
     weight: npt.ArrayLike,
     bias: npt.ArrayLike | None = None,
     *,
-    stride: Any = 1,
-    padding: Any = 0,
+    stride: int | Sequence[int] = 1,
+    padding: int | Sequence[int] = 0,
     groups: int = 1,
-    activation: Any = None,
-    dtype: Any = "float32",
+    activation: ActivationLike | None = None,
+    dtype: npt.DTypeLike = "float32",
 ) -> Array:
     """Return how far each element of a device's result may be from :func:`conv2d`.
 
@@ -361,7 +365,7 @@ def conv2d_bound(
 
 
 def pack_linear_weight(
-    weight: npt.ArrayLike, *, transposed: bool = True, dtype: Any = None
+    weight: npt.ArrayLike, *, transposed: bool = True, dtype: npt.DTypeLike | None = None
 ) -> npt.NDArray[Any]:
     """Pack a weight into 4OC×4IC blocks.
 
@@ -390,7 +394,7 @@ def pack_linear_weight(
     return np.ascontiguousarray(blocks.transpose(0, 3, 1, 4, 2))
 
 
-def _activation(activation: Any) -> _Activation:
+def _activation(activation: ActivationLike | None) -> _Activation:
     if activation is None:
         return _Activation(lambda x: x)
     if isinstance(activation, str):

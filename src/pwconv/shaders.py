@@ -3,20 +3,15 @@
 from __future__ import annotations
 
 import functools
-import hashlib
-import json
 import math
 import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
 from pwconv.errors import PwconvError
 
-# Not a path: the package may be in a zip file.
-_FOLDER = resources.files("pwconv") / "spirv"
 _FORMATS = {"int": "i", "uint": "I", "float": "f"}
 # What a device limits the bindings of each type by.
 _BINDING_LIMITS = {
@@ -68,9 +63,9 @@ class Variant:
     @functools.cached_property
     def code(self) -> bytes:
         """The SPIR-V."""
-        code = (_FOLDER / self._file).read_bytes()
-        if hashlib.sha256(code).hexdigest() != self._sha256:
-            raise PwconvError(f"{_FOLDER / self._file} is damaged; install pwconv again")
+        code: bytes = (_folder() / self._file).read_bytes()
+        if _sha256(code) != self._sha256:
+            raise PwconvError(f"{_folder() / self._file} is damaged; install pwconv again")
         return code
 
     @functools.cached_property
@@ -160,7 +155,7 @@ def code_digest(name: str) -> str | None:
 @functools.cache
 def digest() -> str:
     """Return what tells these shaders from those of any other build: a digest of the manifest."""
-    return hashlib.sha256(_manifest_bytes()).hexdigest()
+    return _sha256(_manifest_bytes())
 
 
 @functools.cache
@@ -171,16 +166,31 @@ def _families() -> dict[str, list[Variant]]:
     return found
 
 
+@functools.cache
+def _folder() -> Any:
+    from importlib import resources
+
+    # Not a path: the package may be in a zip file.
+    return resources.files("pwconv") / "spirv"
+
+
+def _sha256(data: bytes) -> str:
+    import hashlib
+
+    return hashlib.sha256(data).hexdigest()
+
+
 def _manifest_bytes() -> bytes:
     return _read("manifest.json")
 
 
 def _read(name: str) -> bytes:
     try:
-        return (_FOLDER / name).read_bytes()
+        contents: bytes = (_folder() / name).read_bytes()
+        return contents
     except FileNotFoundError:
         raise PwconvError(
-            f"{_FOLDER} has no compiled shaders: install pwconv with pip, which compiles them"
+            f"{_folder()} has no compiled shaders: install pwconv with pip, which compiles them"
         ) from None
 
 
@@ -188,8 +198,10 @@ def _read(name: str) -> bytes:
 def _manifest() -> dict[str, Variant]:
     contents = _manifest_bytes()
     # It says what every shader computes: a wrong word in it would give wrong numbers.
-    if hashlib.sha256(contents).hexdigest().encode() != _read("manifest.sha256"):
-        raise PwconvError(f"{_FOLDER / 'manifest.json'} is damaged; install pwconv again")
+    if _sha256(contents).encode() != _read("manifest.sha256"):
+        raise PwconvError(f"{_folder() / 'manifest.json'} is damaged; install pwconv again")
+    import json
+
     document = json.loads(contents)
     _require_current(document["sources"])
     return {name: _variant(name, entry) for name, entry in document["variants"].items()}
@@ -224,6 +236,8 @@ def _require_current(digest: str) -> None:
     sources = folder.parent / "shaders"
     if folder.name != "src" or not (sources / "variants.toml").is_file():
         return
+    import hashlib
+
     current = hashlib.sha256()
     for path in sorted(file for file in sources.rglob("*") if file.is_file()):
         contents = path.read_bytes()

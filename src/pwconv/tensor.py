@@ -6,7 +6,7 @@ import itertools
 import math
 import operator
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -16,6 +16,9 @@ from pwconv.errors import UnsupportedError
 from pwconv.kernels import transfer
 from pwconv.layout import Shape4, buffer_bytes, texture3d_extent
 from pwconv.vk.resources import Buffer, Image, Resource, image_limit
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
 
 Shape = tuple[int, ...]
 
@@ -140,7 +143,7 @@ class Tensor:
         array = transfer.download(context, self.resource, full_shape, self._dtype)
         return array.reshape(self._shape)
 
-    def __array__(self, dtype: Any = None, copy: bool | None = None) -> Array:
+    def __array__(self, dtype: npt.DTypeLike | None = None, copy: bool | None = None) -> Array:
         if copy is False:
             raise ValueError("a tensor on a device cannot become an array without a copy")
         array = self.numpy()

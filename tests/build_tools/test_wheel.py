@@ -59,7 +59,7 @@ def test_a_wheel_from_the_sdist_is_pure_and_complete(wheel):
     assert compiled <= set(names)
     assert len(names) == len(set(names))
     others = [n for n in names if n not in sources | compiled and ".dist-info/" not in n]
-    assert others == []
+    assert others == ["pwconv/py.typed"]
 
 
 @pytest.mark.exhaustive
@@ -80,6 +80,8 @@ def test_the_wheel_needs_few_packages_and_no_compiler(wheel):
     names = [line.split()[1].split(">")[0] for line in needs]
     assert names == ["numpy", "platformdirs", "rich", "vulkan"]
     assert f"Version: {pwconv.__version__}" in lines
+    links = [line.split()[1] for line in lines if line.startswith("Project-URL")]
+    assert links == ["Homepage,", "Source,", "Changelog,", "Issues,"]
     (entry_points,) = [n for n in archive.namelist() if n.endswith("entry_points.txt")]
     hook = "[pyinstaller40]\nhook-dirs = pwconv._pyinstaller:hook_folders\n"
     assert hook in archive.read(entry_points).decode()

@@ -13,7 +13,7 @@ import pytest
 
 import pwconv
 from pwconv import reference
-from pwconv.files import cache_folder
+from pwconv.cache import cache_folder, read_pipelines
 from pwconv.kernels import conv2d_pw_choice
 from pwconv.tuning import race
 from pwconv.tuning.store import Store
@@ -69,7 +69,7 @@ def test_started_at_once_with_empty_caches(
         measured = {key.problem.x_shape[1] for key in verdicts}
         assert measured == {3, *(5 + number for number in range(PROCESSES))}
     compiled = cache_folder("pipelines") / f"{device.info.identity}.bin"
-    assert inside.read_pipelines(compiled)
+    assert read_pipelines(compiled)
     ours = store.file.parents[1]
     written = {Path(folder) / name for folder, _, names in os.walk(ours) for name in names}
     assert written == ({store.file, compiled} if verdicts else {compiled})

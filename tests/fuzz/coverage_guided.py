@@ -9,7 +9,6 @@ says, and is run again by giving it the file. Nothing here needs a device.
 from __future__ import annotations
 
 import functools
-import hashlib
 import json
 import os
 import sys
@@ -22,10 +21,9 @@ import numpy as np
 
 with atheris.instrument_imports(include=["pwconv", "json"]):
     import pwconv
-    from pwconv import shaders
+    from pwconv import cache, shaders
     from pwconv.models import parameters
-    from pwconv.tuning import store as tuning
-    from pwconv.vk import pipelines
+    from pwconv.tuning.store import Store
 
 _ENTRY = {
     "storage": "buffer",
@@ -43,27 +41,29 @@ _ENTRY = {
     "default_workgroup": [8, 8, 1],
     "default_seconds": 2e-6,
 }
-_HEADER = {"format": 1, "pwconv": "0", "shaders": "0", "device": "0"}
+_STORE = Store(
+    pwconv.DeviceInfo(0, "", "cpu", "", "1.3.0", {}, frozenset(), frozenset(), (), "card")
+)
 
 
-def tuning_file(data: bytes, _: Path) -> None:
-    """Parse: verdicts, or the error that has a file ignored."""
-    try:
-        verdicts = tuning._parse(data, _HEADER)
-    except tuning._UnusableError:
-        return
+def tuning_file(data: bytes, folder: Path) -> None:
+    """Read: verdicts, or why the file is ignored."""
+    _STORE.file = folder / "tuning.json"
+    _STORE.file.write_bytes(data)
+    verdicts, problem = _STORE.examine()
+    assert not (problem and verdicts)
     for key, verdict in verdicts.items():
         assert min(key.problem.x_shape) > 0
         assert min(verdict.workgroup) > 0
-        json.dumps(tuning._entry(key, verdict)).encode()
+        json.dumps(_STORE._encode(key, verdict)).encode()
 
 
 def pipeline_cache(data: bytes, folder: Path) -> None:
     """Read: what the digest is of, or nothing."""
     file = folder / "cache.bin"
     file.write_bytes(data)
-    found = pipelines._read(file)
-    assert not found or data == pipelines._MAGIC + hashlib.sha256(found).digest() + found
+    found = cache.read_pipelines(file)
+    assert not found or data == cache._seal(found) + found
 
 
 def manifest(data: bytes, folder: Path) -> None:
@@ -102,11 +102,11 @@ def state_dict(data: bytes, _: Path) -> None:
 def seed(name: str) -> bytes:
     """Return a file of the format that is right, to begin with."""
     if name == "tuning":
-        return json.dumps({**_HEADER, "verdicts": [_ENTRY]}).encode()
+        return json.dumps({**_STORE._header, "verdicts": [_ENTRY]}).encode()
     if name == "pipelines":
-        return pipelines._MAGIC + hashlib.sha256(b"data").digest() + b"data"
+        return cache._seal(b"data") + b"data"
     if name == "manifest":
-        return (shaders._FOLDER / "manifest.json").read_bytes()[:4000]
+        return (shaders._folder() / "manifest.json").read_bytes()[:4000]
     return os.urandom(100)
 
 
@@ -127,9 +127,10 @@ def main() -> None:
         folder = Path(temporary)
         (folder / "corpus").mkdir()
         (folder / "corpus" / "right").write_bytes(seed(name))
-        (folder / "manifest.sha256").write_bytes((shaders._FOLDER / "manifest.sha256").read_bytes())
+        digest = (shaders._folder() / "manifest.sha256").read_bytes()
+        (folder / "manifest.sha256").write_bytes(digest)
         if name == "manifest":
-            shaders._FOLDER = folder
+            shaders._folder = lambda: folder
         arguments = [*sys.argv, str(folder / "corpus")]
         atheris.Setup(arguments, functools.partial(_run, FORMATS[name], folder))
         atheris.Fuzz()

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 import pwconv
 from pwconv import shaders
+from pwconv.cache import read_pipelines
 from pwconv.kernels import conv2d_pw_choice
 from pwconv.kernels.conv2d_pw import plan_conv2d_pw
 from pwconv.models import parameters
@@ -173,12 +174,12 @@ def test_pipeline_cache(fuzz, tmp_path):
     whole = inside.PIPELINES_MAGIC + hashlib.sha256(contents).digest() + contents
     file = tmp_path / "cache.bin"
     file.write_bytes(whole)
-    assert inside.read_pipelines(file) == contents
+    assert read_pipelines(file) == contents
 
     def case(draw):
         changed = change_bytes(draw, whole)
         file.write_bytes(changed)
-        assert inside.read_pipelines(file) == (contents if changed == whole else b"")
+        assert read_pipelines(file) == (contents if changed == whole else b"")
 
     fuzz(100, case)
 
@@ -190,7 +191,7 @@ def test_a_pipeline_cache_that_is_no_file(tmp_path):
     (tmp_path / "zeros").symlink_to("/dev/zero")
     (tmp_path / "folder").mkdir()
     for name in ("pipe", "zeros", "folder", "nothing", "n\0ul"):
-        assert inside.read_pipelines(tmp_path / name) == b""
+        assert read_pipelines(tmp_path / name) == b""
 
 
 def test_a_pipeline_cache_without_end(tmp_path, monkeypatch):
@@ -199,7 +200,7 @@ def test_a_pipeline_cache_without_end(tmp_path, monkeypatch):
     for size, taken in ((900, True), (1000, False)):
         contents = bytes(size)
         file.write_bytes(inside.PIPELINES_MAGIC + hashlib.sha256(contents).digest() + contents)
-        assert (inside.read_pipelines(file) == contents) == taken
+        assert (read_pipelines(file) == contents) == taken
 
 
 @pytest.fixture
@@ -207,7 +208,7 @@ def copied(tmp_path, monkeypatch):
     """A copy of the manifest and its digest, and of no shader."""
     for name in ("manifest.json", "manifest.sha256"):
         (tmp_path / name).write_bytes((inside.SHADERS / name).read_bytes())
-    monkeypatch.setattr(*inside.slots.folder, tmp_path)
+    monkeypatch.setattr(*inside.slots.folder, lambda: tmp_path)
     monkeypatch.setattr(shaders, "__file__", str(tmp_path / "shaders.py"))
     inside.manifest.cache_clear()
     inside.families.cache_clear()

@@ -13,7 +13,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pwconv
-from pwconv import activation, demo, dispatch, files, reference, shaders, staging, weights
+from pwconv import activation, cache, demo, dispatch, reference, shaders, staging, weights
 from pwconv import context as context_module
 from pwconv import device as device_module
 from pwconv.bench import command, peers, tune
@@ -37,7 +37,7 @@ GELU_TANH = activation._GELU_TANH
 choose_device = device_module._choose
 validate_by_default = device_module._validate_by_default
 SLOWEST_RATE = dispatch._SLOWEST
-host = files._host
+host = cache._host
 CONV_FAMILIES = conv2d_pw_choice._FAMILIES
 linear_preference = linear_kernel._preference
 EPS32 = reference._EPS32
@@ -46,7 +46,7 @@ TINY = reference._TINY
 activation_rule = reference._activation
 gamma = reference._gamma
 as_pair = reference._pair
-SHADERS = shaders._FOLDER
+SHADERS = shaders._folder()
 manifest = shaders._manifest
 families = shaders._families
 DUEL_ROUNDS = race._DUEL_ROUNDS
@@ -58,8 +58,7 @@ FIXED_MATRICES = cooperative_matrix._FIXED
 FLEXIBLE_MATRICES = cooperative_matrix._FLEXIBLE
 ask_matrices = cooperative_matrix._ask
 compute_queue_family = physical_device._compute_queue_family
-PIPELINES_MAGIC = pipelines._MAGIC
-read_pipelines = pipelines._read
+PIPELINES_MAGIC = cache._PIPELINES_MAGIC
 place_barriers = commands._place_barriers
 short_submissions = commands._short_submissions
 Entry = commands._Entry
@@ -81,17 +80,16 @@ slots = SimpleNamespace(
     copy_bytes=(ceilings, "_COPY_BYTES"),
     default=(device_module, "_default"),
     duel_rounds=(race, "_DUEL_ROUNDS"),
-    exists=(files, "_exists"),
     graph_empty=(graph_module, "empty"),
     false_colour=(demo, "_false_colour"),
-    folder=(shaders, "_FOLDER"),
+    folder=(shaders, "_folder"),
     ask_matrices=(cooperative_matrix, "_ask"),
     job=(command, "_job"),
     kept_bytes=(pools, "_KEPT_BYTES"),
-    lock_seconds=(files, "_LOCK_SECONDS"),
+    lock_seconds=(cache, "_LOCK_SECONDS"),
     make_pipeline=(pipelines.Pipeline, "_make_pipeline"),
     mixer=(demo, "_mixer"),
-    most_bytes=(pipelines, "_MOST_BYTES"),
+    most_bytes=(cache, "_MOST_PIPELINE_BYTES"),
     ncnn=(peers, "_ncnn"),
     opened=(device_module, "_opened"),
     pack_weight=(pack_linear_weight, "pack_weight"),
@@ -101,7 +99,7 @@ slots = SimpleNamespace(
     pillow_bound=(demo, "_PILLOW_BOUND"),
     plans_kept=(context_module, "_PLANS_KEPT"),
     race_rounds=(race, "_RACE_ROUNDS"),
-    read_pipelines=(pipelines, "_read"),
+    read_pipelines=(cache, "read_pipelines"),
     recordings_kept=(context_module, "_RECORDINGS_KEPT"),
     samples_cpu=(ceilings, "_SAMPLES_CPU"),
     scaled=(clocks.Clocks, "_scaled"),
@@ -257,8 +255,8 @@ def header(store: Any) -> Any:
     return store._header
 
 
-def to_entry(store: Any, *arguments: Any) -> Any:
-    return store._to_entry(*arguments)
+def encode(store: Any, *arguments: Any) -> Any:
+    return store._encode(*arguments)
 
 
 def is_owned(lock: Any) -> bool:

@@ -18,7 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import pwconv
-from pwconv import device_file
+from pwconv.cache import MOST_BYTES, MOST_TEXT
 from pwconv.dtypes import FLOAT16, FLOAT32
 from pwconv.kernels.conv2d_pw import Geometry, Problem
 from pwconv.tuning.store import Key, Store, Verdict
@@ -134,13 +134,13 @@ def test_the_oldest_go_when_there_are_too_many(store, monkeypatch):
 
 
 def test_as_many_as_are_kept_fit_the_size_that_is_read(store):
-    name = "x" * device_file.MOST_NAME
+    name = "x" * MOST_TEXT
     largest = (2**31 - 1,) * 4
     geometry = Geometry((2**31 - 1,) * 2, (2**31 - 1,) * 2)
     problem = Problem("texture3d", largest, largest, FLOAT32, FLOAT32, geometry)
     long = Verdict(name, (1024,) * 3, 1 / 3e6, name, (1024,) * 3, 1 / 3e6)
-    entry = json.dumps(inside.to_entry(store, Key(problem, "texture2d"), long))
-    assert len(entry) * store.most < device_file.MOST_BYTES
+    entry = json.dumps(inside.encode(store, Key(problem, "texture2d"), long))
+    assert len(entry) * store.most < MOST_BYTES
 
 
 DAMAGE: dict[str, Callable[[bytes], bytes]] = {

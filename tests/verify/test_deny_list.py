@@ -15,9 +15,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import pwconv
-from pwconv import files, shaders
+from pwconv import cache, shaders
 from pwconv.context import Denied
 from pwconv.deny_list import Denial, DenyList
+from pwconv.device import open_context
 from pwconv.kernels import conv2d_pw_choice, linear
 from pwconv.tuning.store import Key, Verdict
 from pwconv.verify.run import selected, verify
@@ -62,7 +63,7 @@ def test_a_denial_outlives_an_upgrade(home, monkeypatch):
     first, second = NAMES
     DenyList(INFO).revise((), {first: "zeros", second: "zeros"})
     assert DenyList(INFO).read()[first] == Denial("zeros", shaders.code_digest(first), current=True)
-    monkeypatch.setattr(files, "__version__", "99.0")
+    monkeypatch.setattr(cache, "__version__", "99.0")
     monkeypatch.setattr(shaders, "digest", lambda: "of other shaders")
     monkeypatch.setattr(shaders, "code_digest", lambda name: "changed" if name == first else None)
     upgraded = DenyList(INFO)
@@ -269,10 +270,14 @@ def test_a_missing_feature_is_not_put_down_to_the_list(tmp_path):
         context.require_allowed(shaders.variants("conv2d_pw_tiled", dtype="fp32", weight="buffer"))
 
 
-def test_what_is_denied_is_verified_all_the_same(device, open_device):
+def test_what_is_denied_is_verified_all_the_same(device):
     variants = selected([NAMES[0]])
     DenyList(device.info).revise((), {NAMES[0]: "zeros in identity"})
-    found = verify(inside.context(open_device()), variants)
+    context = open_context(device.info)  # as the command line does
+    try:
+        found = verify(context, variants)
+    finally:
+        context.close()
     assert [(r.variant.name, r.passed) for r in found.results] == [(NAMES[0], True)]
 
 

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from pwconv import PwconvError, cli
+from pwconv.cache import make_folder
 from pwconv.deny_list import DenyList
-from pwconv.files import make_folder
 from pwconv.verify import command
 from pwconv.verify.run import Result, Verification, selected
 from pwconv.verify.workbench import Workbench

@@ -16,7 +16,7 @@ import pytest
 
 import pwconv
 from pwconv.activation import parse_activation
-from pwconv.files import cache_folder, replace_file
+from pwconv.cache import cache_folder, replace_file
 from pwconv.kernels import elementwise
 from pwconv.vk import api as vk
 from support import inside

@@ -7,6 +7,7 @@ conv2d_pw_coopmat.comp or conv2d_pw_coopmat2.comp.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -24,7 +25,8 @@ from pwconv.layout import (
     weight_rows_extent,
 )
 from pwconv.matrix_units import plan_matrices
-from pwconv.vk.commands import Plan, Size3
+from pwconv.vk.commands import Dispatch, Plan, Size3
+from pwconv.vk.resources import Resource
 
 # Steps along K; more take long to compile and no longer gain.
 _MOST_UNROLLED = 64
@@ -97,6 +99,16 @@ class Problem:
     def outputs_apart(self) -> Size3:
         """M and N of one sample, and samples, for a variant that shares no tiles."""
         return self.positions, self.out_shape[1], self.out_shape[0]
+
+
+@dataclass(frozen=True)
+class Task:
+    """A layer at a shape: the problem, and what a plan is bound with besides input and output."""
+
+    problem: Problem
+    weight_storage: str
+    activation: Activation
+    bind: Callable[[Plan, Resource, Resource], Dispatch]
 
 
 def plan_conv2d_pw(

@@ -32,7 +32,7 @@ _COOPMAT, _COOPMAT2 = "conv2d_pw_coopmat", "conv2d_pw_coopmat2"
 # Measured over the twelve EdgeTAM shapes: "discrete" on an NVIDIA H100, where a weight in a buffer
 # takes 0.6 of the time of one in a texture, and "cpu" on lavapipe, where a workgroup's barriers
 # cost more than they save. The rest is not measured: `pwconv tune` is for it.
-_PREFERENCES = {
+_PREFERENCES: dict[tuple[str, str, DType], Preference] = {
     ("texture3d", "discrete", FLOAT32): Preference(
         (
             ("64x64x16", 512),

@@ -6,7 +6,7 @@ import functools
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from pwconv import shaders
 from pwconv.context import Context
@@ -62,8 +62,7 @@ class Choice:
     reason: str
 
 
-@dataclass(frozen=True)
-class Preference:
+class Preference(NamedTuple):
     """What suits a type of device, for one storage of activations.
 
     Attributes

@@ -13,12 +13,11 @@ import contextlib
 import itertools
 import logging
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from pwconv.activation import Activation
 from pwconv.context import Context
 from pwconv.errors import (
     ClosedError,
@@ -28,7 +27,7 @@ from pwconv.errors import (
     ValidationError,
 )
 from pwconv.kernels import conv2d_pw_choice, transfer
-from pwconv.kernels.conv2d_pw import Problem, plan_conv2d_pw
+from pwconv.kernels.conv2d_pw import Problem, Task, plan_conv2d_pw
 from pwconv.kernels.tiling import Choice
 from pwconv.layout import Shape4
 from pwconv.tensor import acquire_resource
@@ -60,16 +59,6 @@ _SUBMISSION_SECONDS = 0.5
 _NOISE_ELEMENTS = 2**20 - 3  # a prime: channels differ
 
 _FATAL = (ClosedError, DeviceLostError, OutOfMemoryError, ValidationError)
-
-
-@dataclass(frozen=True)
-class Task:
-    """A layer at a shape: the problem, and what a plan is bound with besides input and output."""
-
-    problem: Problem
-    weight_storage: str
-    activation: Activation
-    bind: Callable[[Plan, Resource, Resource], Dispatch]
 
 
 @dataclass(frozen=True)

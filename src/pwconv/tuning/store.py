@@ -1,4 +1,4 @@
-"""What was measured on a device, in a file of its own (see :mod:`pwconv.device_file`).
+"""What was measured on a device, in a JSON file of its own.
 
 An entry of the list, a verdict::
 
@@ -13,18 +13,17 @@ An entry of the list, a verdict::
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, fields
+from typing import Any, ClassVar
 
-from pwconv.device_file import MOST_NAME, DeviceFile, as_kind, as_name, one_of
-from pwconv.dtypes import FLOAT16, FLOAT32, DType
-from pwconv.files import UnusableFileError
+from pwconv import shaders
+from pwconv.cache import Checks, JsonFile, cache_folder, is_text, locked_folder
+from pwconv.dtypes import as_dtype
 from pwconv.kernels.conv2d_pw import Geometry, Problem
+from pwconv.version import __version__
 from pwconv.vk.commands import Size3
-
-_MOST_WORKGROUP = 1024
-_LARGEST = 2**31 - 1
+from pwconv.vk.physical_device import DeviceInfo
 
 
 @dataclass(frozen=True)
@@ -57,11 +56,50 @@ class Verdict:
     default_seconds: float
 
 
-class Store(DeviceFile[Key, Verdict]):
+def _whole(count: int, least: int, most: int = 2**31 - 1) -> Callable[[Any], bool]:
+    """Return a check for a list of so many integers within bounds."""
+    return lambda value: (
+        type(value) is list
+        and len(value) == count
+        and all(type(number) is int and least <= number <= most for number in value)
+    )
+
+
+def _is_workgroup(value: Any) -> bool:
+    powers_of_two = [2**n for n in range(11)]
+    return _whole(3, 1)(value) and all(size in powers_of_two for size in value)
+
+
+def _is_seconds(value: Any) -> bool:
+    return type(value) is float and math.isfinite(value) and value > 0
+
+
+class Store(JsonFile[Key, Verdict]):
     """The verdicts of one device, by what they are about."""
 
-    title, folder, name = "tuning file", "tuning", "verdicts"
-    version, most = 1, 4096  # each takes less than 512 bytes
+    title, name, format = "tuning file", "verdicts", 1
+    checks: ClassVar[Checks] = {
+        "storage": ("texture3d", "buffer").__contains__,
+        "x_shape": _whole(4, 1),
+        "out_channels": lambda value: _whole(1, 1)([value]),
+        "dtype": ("float32", "float16").__contains__,
+        "accumulate": ("float32", "float16").__contains__,
+        "stride": _whole(2, 1),
+        "padding": _whole(2, 0),
+        "weight_storage": ("texture2d", "buffer").__contains__,
+        "variant": is_text,
+        "workgroup": _is_workgroup,
+        "seconds": _is_seconds,
+        "default_variant": is_text,
+        "default_workgroup": _is_workgroup,
+        "default_seconds": _is_seconds,
+    }
+
+    def __init__(self, info: DeviceInfo) -> None:
+        super().__init__(
+            cache_folder("tuning") / f"{info.identity}.json",
+            {"device": info.identity, "pwconv": __version__, "shaders": shaders.digest()},
+        )
 
     def add(self, verdicts: Mapping[Key, Verdict]) -> dict[Key, Verdict]:
         """Write verdicts beside those that the file has; return all of them.
@@ -71,7 +109,7 @@ class Store(DeviceFile[Key, Verdict]):
         OSError
             The file cannot be written.
         """
-        with self._locked():
+        with locked_folder(self.file.parent):
             merged = self.read()
             for key, verdict in verdicts.items():
                 merged.pop(key, None)
@@ -81,32 +119,22 @@ class Store(DeviceFile[Key, Verdict]):
             self._write(merged)
         return merged
 
-    def _from_entry(self, entry: dict[str, Any]) -> tuple[Key, Verdict]:
-        x_shape = _ints(entry, "x_shape", 4, 1)
-        geometry = Geometry(
-            (_ints(entry, "stride", 2, 1)),
-            (_ints(entry, "padding", 2, 0)),
-        )
-        out_channels = _whole(entry.get("out_channels"), "out_channels", 1, _LARGEST)
+    def _decode(self, entry: dict[str, Any]) -> tuple[Key, Verdict]:
+        # JSON has no tuples.
+        given: dict[str, Any] = {k: tuple(v) if type(v) is list else v for k, v in entry.items()}
+        geometry = Geometry(given["stride"], given["padding"])
         problem = Problem(
-            one_of(entry, "storage", ("texture3d", "buffer")),
-            x_shape,
-            geometry.output_shape(x_shape, out_channels),
-            _dtype(entry, "dtype"),
-            _dtype(entry, "accumulate"),
+            given["storage"],
+            given["x_shape"],
+            geometry.output_shape(given["x_shape"], given["out_channels"]),
+            as_dtype(given["dtype"]),
+            as_dtype(given["accumulate"]),
             geometry,
         )
-        verdict = Verdict(
-            as_name(entry, "variant"),
-            _workgroup(entry, "workgroup"),
-            _seconds(entry, "seconds"),
-            as_name(entry, "default_variant"),
-            _workgroup(entry, "default_workgroup"),
-            _seconds(entry, "default_seconds"),
-        )
-        return Key(problem, one_of(entry, "weight_storage", ("texture2d", "buffer"))), verdict
+        verdict = Verdict(*(given[field.name] for field in fields(Verdict)))
+        return Key(problem, given["weight_storage"]), verdict
 
-    def _to_entry(self, key: Key, value: Verdict) -> dict[str, Any]:
+    def _encode(self, key: Key, value: Verdict) -> dict[str, Any]:
         problem = key.problem
         return {
             "storage": problem.storage,
@@ -117,41 +145,5 @@ class Store(DeviceFile[Key, Verdict]):
             "stride": problem.geometry.stride,
             "padding": problem.geometry.padding,
             "weight_storage": key.weight_storage,
-            "variant": value.variant,
-            "workgroup": value.workgroup,
-            "seconds": value.seconds,
-            "default_variant": value.default_variant,
-            "default_workgroup": value.default_workgroup,
-            "default_seconds": value.default_seconds,
+            **asdict(value),
         }
-
-
-def _whole(value: Any, name: str, least: int, most: int) -> int:
-    if type(value) is not int or not least <= value <= most:
-        raise UnusableFileError(f"{name} holds {str(value)[:MOST_NAME]!r}")
-    return value
-
-
-def _ints(entry: dict[str, Any], name: str, count: int, least: int, most: int = _LARGEST) -> Any:
-    values = as_kind(entry.get(name), list)
-    if len(values) != count:
-        raise UnusableFileError(f"{name} has {len(values)} numbers; it should have {count}")
-    return tuple(_whole(value, name, least, most) for value in values)
-
-
-def _workgroup(entry: dict[str, Any], name: str) -> Size3:
-    size: Size3 = _ints(entry, name, 3, 1, _MOST_WORKGROUP)
-    if any(length & (length - 1) for length in size):
-        raise UnusableFileError(f"{name} is {size}; it should be of powers of two")
-    return size
-
-
-def _dtype(entry: dict[str, Any], name: str) -> DType:
-    return FLOAT16 if one_of(entry, name, ("float32", "float16")) == "float16" else FLOAT32
-
-
-def _seconds(entry: dict[str, Any], name: str) -> float:
-    value: float = as_kind(entry.get(name), float)
-    if not (math.isfinite(value) and value > 0):
-        raise UnusableFileError(f"{name} is {value}")
-    return value

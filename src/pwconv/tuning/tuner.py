@@ -9,10 +9,11 @@ import os
 from pwconv.context import Context
 from pwconv.errors import OutOfMemoryError, PwconvError
 from pwconv.kernels import conv2d_pw_choice
+from pwconv.kernels.conv2d_pw import Task
 from pwconv.kernels.tiling import Choice
 from pwconv.timing.clocks import Clocks
 from pwconv.timing.stopwatch import make_stopwatch
-from pwconv.tuning.race import Outcome, Task, race
+from pwconv.tuning.race import Outcome, race
 from pwconv.tuning.store import Key, Store, Verdict
 
 _log = logging.getLogger(__name__)

@@ -43,7 +43,7 @@ class Operands:
         """Return what X·Wᵀ + bias should be, and how far from it a device may be: [M, N] each."""
         x, weight = (array.astype(np.float64) for array in (self.x, self.weight))
         finite = [np.where(np.isfinite(array), array, 0) for array in (x, weight)]
-        call = {"x": finite[0], "weight": finite[1], "bias": self.bias}
+        call: dict[str, Any] = {"x": finite[0], "weight": finite[1], "bias": self.bias}
         if self.exact:
             return self._activated(reference.linear(**call))
         expected = reference.linear(**call, activation=self.activation)

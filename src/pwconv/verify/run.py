@@ -149,11 +149,12 @@ def verify(
     variants: Sequence[Variant],
     on_progress: Callable[[str, float], None] = lambda *_: None,
 ) -> Verification:
-    """Run variants on their cases, denied or not.
+    """Run variants on their cases.
 
     Parameters
     ----------
-    device : Context
+    context : Context
+        Opened without a deny list: what is on it is to be tried again.
     variants : sequence of Variant
         Of one family and type, one after the other.
     on_progress : callable

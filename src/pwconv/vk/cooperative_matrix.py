@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from pwconv.vk import api as vk
 
@@ -57,8 +57,7 @@ class Matrix:
         return f"{self.m}×{self.n}×{self.k} {self.operand} → {self.accumulator}"
 
 
-@dataclass(frozen=True)
-class _Query:
+class _Query(NamedTuple):
     """A function that fills structures of words; ``words`` follow the type and ``pNext``."""
 
     function: str

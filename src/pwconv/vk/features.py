@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from pwconv.vk import api as vk
 
 
-@dataclass(frozen=True)
-class _Group:
+class _Group(NamedTuple):
     """One feature structure.
 
     ``members`` are the structure's VkBool32s in order. ``core`` is the Vulkan version that has it

@@ -2,25 +2,17 @@
 
 from __future__ import annotations
 
-import hashlib
-import logging
-import warnings
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
 from pwconv.errors import PwconvError
-from pwconv.files import ForeignFileError, UnusableFileError, read_private, replace_file
 from pwconv.vk import api as vk
 from pwconv.vk import process
 from pwconv.vk.core import Core
 
-_log = logging.getLogger(__name__)
-
 _DESCRIPTOR_TYPES = {"sampled_image": 2, "storage_image": 3, "storage_buffer": 7}
-_MAGIC = b"pwconv pipeline cache 1\n"
-_MOST_BYTES = 256 << 20
 
 
 class Pipeline:
@@ -114,8 +106,8 @@ class Pipeline:
 class PipelineCache:
     """VkPipelineCache with a file behind it.
 
-    Drivers trust the data they are given, so the file carries a digest, and its name the device,
-    the driver build and pwconv's version. Whatever does not fit is ignored and replaced.
+    Its name tells the device, the driver build and pwconv's version; a file that does not fit is
+    ignored and replaced.
 
     Parameters
     ----------
@@ -124,13 +116,16 @@ class PipelineCache:
     """
 
     def __init__(self, core: Core, file: Path) -> None:
+        # Whoever opens no device needs none of it; close finds it imported.
+        from pwconv.cache import read_pipelines
+
         self._core = core
         self._file = file
         self._pipelines: dict[tuple[Any, ...], Pipeline] = {}
         # One for each pipeline, held while it is compiled: not the device's, which whoever waits
         # here may hold, and whoever compiles needs no other.
         self._locks: dict[tuple[Any, ...], Any] = {}
-        self._saved = data = _read(file)
+        self._saved = data = read_pipelines(file)
         info = vk.VkPipelineCacheCreateInfo(
             initialDataSize=len(data), pInitialData=vk.ffi.from_buffer(data) if data else None
         )
@@ -183,32 +178,10 @@ class PipelineCache:
         vk.vkDestroyPipelineCache(self._core.handle, self._handle, None)
 
     def _save(self) -> None:
-        try:
+        from pwconv.cache import write_pipelines
+
+        # Without it the next start takes longer, and nothing else.
+        with suppress(PwconvError):
             data = vk.pipeline_cache_data(self._core.handle, self._handle)
             if data != self._saved:
-                digest = hashlib.sha256(data).digest()
-                replace_file(self._file, _MAGIC + digest + data)
-        except (OSError, PwconvError) as error:
-            # A folder that cannot be written costs time at the next start, and nothing else.
-            _log.info("the pipeline cache %s was not written: %s", self._file, error)
-
-
-def _read(file: Path) -> bytes:
-    try:
-        contents = read_private(file, _MOST_BYTES)
-    except ForeignFileError as error:
-        warnings.warn(
-            f"the pipeline cache {file} is ignored: {error}", RuntimeWarning, stacklevel=2
-        )
-        return b""
-    except UnusableFileError as error:
-        _log.info("the pipeline cache %s is ignored: %s", file, error)
-        return b""
-    if contents is None:
-        return b""
-    start = len(_MAGIC) + hashlib.sha256().digest_size
-    data = contents[start:]
-    if contents[:start] == _MAGIC + hashlib.sha256(data).digest():
-        return data
-    _log.info("the pipeline cache %s is damaged and will be replaced", file)
-    return b""
+                write_pipelines(self._file, data)

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from pwconv import files
+from pwconv import cache
 from support import inside
 from support.command_line import run
 
@@ -23,7 +23,7 @@ from support.command_line import run
 def test_a_file_and_its_folder_are_private(tmp_path):
     file = tmp_path / "a" / "b" / "cache.bin"
     for data in (b"first", b"second"):
-        files.replace_file(file, data)
+        cache.replace_file(file, data)
         assert file.read_bytes() == data
         assert stat.S_IMODE(file.stat().st_mode) == 0o600
         assert stat.S_IMODE(file.parent.stat().st_mode) == 0o700
@@ -35,10 +35,10 @@ def test_a_failed_write_leaves_no_litter_and_the_old_file(tmp_path, monkeypatch)
         raise OSError("disk full")
 
     file = tmp_path / "cache.bin"
-    files.replace_file(file, b"old")
+    cache.replace_file(file, b"old")
     monkeypatch.setattr(Path, "replace", fail)
     with pytest.raises(OSError, match="disk full"):
-        files.replace_file(file, b"new")
+        cache.replace_file(file, b"new")
     assert list(tmp_path.iterdir()) == [file]
     assert file.read_bytes() == b"old"
 
@@ -48,23 +48,23 @@ def test_files_and_folders_are_private_whatever_the_umask(tmp_path, umask):
     file = tmp_path / "a" / "b" / "c" / "cache.bin"
     old = os.umask(umask)
     try:
-        files.replace_file(file, b"data")
+        cache.replace_file(file, b"data")
     finally:
         os.umask(old)
     assert stat.S_IMODE(file.stat().st_mode) == 0o600
     for folder in file.parents[:3]:
         assert stat.S_IMODE(folder.stat().st_mode) == 0o700
     file.parent.chmod(0o777)
-    files.replace_file(file, b"more")
+    cache.replace_file(file, b"more")
     assert stat.S_IMODE(file.parent.stat().st_mode) == 0o700
 
 
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from pwconv import files
+from pwconv import cache
 Path.replace = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
-files.replace_file(Path(sys.argv[1]), b"half")
+cache.replace_file(Path(sys.argv[1]), b"half")
 """
 
 
@@ -80,7 +80,7 @@ def test_what_a_killed_process_leaves_is_removed_by_the_next_write(tmp_path):
     for kept in (alive, elsewhere, old):
         kept.write_bytes(b"half")
     os.utime(old, (0, 0))
-    files.replace_file(file, b"whole")
+    cache.replace_file(file, b"whole")
     assert sorted(tmp_path.iterdir()) == sorted([file, alive, elsewhere])
 
 
@@ -90,30 +90,30 @@ def test_what_is_read_takes_the_memory_that_it_needs(tmp_path):
     file.write_bytes(b"x" * 88)
     tracemalloc.start()
     try:
-        assert files.read_private(file, 256 << 20) == b"x" * 88
+        assert cache.read_private(file, 256 << 20) == b"x" * 88
         _, peak = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
     assert peak < 1 << 20
-    assert files.read_private(file, 88) == b"x" * 88
-    with pytest.raises(files.UnusableFileError, match="it has 88 bytes; at most 87 are read"):
-        files.read_private(file, 87)
+    assert cache.read_private(file, 88) == b"x" * 88
+    with pytest.raises(cache.UnusableFileError, match="it has 88 bytes; at most 87 are read"):
+        cache.read_private(file, 87)
 
 
 def test_no_file_and_no_memory(tmp_path, monkeypatch):
-    assert files.read_private(tmp_path / "none", 10) is None
-    assert files.read_private(tmp_path / "none" / "none", 10) is None
-    assert files.read_private(tmp_path / ("long" * 100), 10) is None
+    assert cache.read_private(tmp_path / "none", 10) is None
+    assert cache.read_private(tmp_path / "none" / "none", 10) is None
+    assert cache.read_private(tmp_path / ("long" * 100), 10) is None
     file = tmp_path / "file"
     file.write_bytes(b"data")
-    assert files.read_private(file / "none", 10) is None
+    assert cache.read_private(file / "none", 10) is None
 
     def fail(*_):
         raise MemoryError
 
     monkeypatch.setattr(Path, "open", fail)
-    with pytest.raises(files.UnusableFileError, match="no memory is left"):
-        files.read_private(file, 10)
+    with pytest.raises(cache.UnusableFileError, match="no memory is left"):
+        cache.read_private(file, 10)
 
 
 @pytest.mark.skipif(not hasattr(os, "geteuid"), reason="folders have other rights there")
@@ -121,17 +121,17 @@ def test_what_others_may_have_written_is_not_read(tmp_path):
     folder = tmp_path / "folder"
     file = folder / "cache.bin"
     whole = b"data"
-    files.replace_file(file, whole)
+    cache.replace_file(file, whole)
     for changed, mode in ((file, 0o602), (file, 0o620), (folder, 0o777), (folder, 0o720)):
         before = stat.S_IMODE(changed.stat().st_mode)
         changed.chmod(mode)
-        with pytest.raises(files.ForeignFileError, match="can be written by others"):
-            files.read_private(file, 10)
+        with pytest.raises(cache.ForeignFileError, match="can be written by others"):
+            cache.read_private(file, 10)
         with pytest.warns(RuntimeWarning, match="the pipeline cache .* is ignored"):
-            assert inside.read_pipelines(file) == b""
+            assert cache.read_pipelines(file) == b""
         changed.chmod(before)
     folder.chmod(0o755)  # to be seen is not to be written
-    assert files.read_private(file, 10) == whole
+    assert cache.read_private(file, 10) == whole
 
 
 @pytest.mark.skipif(
@@ -139,31 +139,31 @@ def test_what_others_may_have_written_is_not_read(tmp_path):
 )
 def test_what_another_user_owns_is_not_read_nor_written(tmp_path):
     file = tmp_path / "folder" / "cache.bin"
-    files.replace_file(file, b"data")
+    cache.replace_file(file, b"data")
     os.chown(file, 12345, -1)
-    with pytest.raises(files.ForeignFileError, match=r"it belongs to another user \(12345\)"):
-        files.read_private(file, 10)
-    files.replace_file(file, b"mine")
-    assert files.read_private(file, 10) == b"mine"
+    with pytest.raises(cache.ForeignFileError, match=r"it belongs to another user \(12345\)"):
+        cache.read_private(file, 10)
+    cache.replace_file(file, b"mine")
+    assert cache.read_private(file, 10) == b"mine"
     os.chown(file.parent, 12345, -1)
-    with pytest.raises(files.ForeignFileError, match="its folder belongs to another user"):
-        files.read_private(file, 10)
+    with pytest.raises(cache.ForeignFileError, match="its folder belongs to another user"):
+        cache.read_private(file, 10)
     with pytest.raises(PermissionError, match="belongs to another user"):
-        files.replace_file(file, b"mine")
+        cache.replace_file(file, b"mine")
 
 
-def test_what_cannot_be_reached(tmp_path, monkeypatch):
+def test_what_cannot_be_reached(home, monkeypatch):
     """A home that is not ours to enter has no files; a folder of pwconv's that is not, has."""
-    file = files.cache_root() / "denied" / "list.json"
+    file = cache.cache_root() / "denied" / "list.json"
 
     def refuse(*_, **__):
         raise PermissionError(13, "Permission denied")
 
     monkeypatch.setattr(Path, "stat", refuse)
-    assert files.read_private(file, 10) is None
-    monkeypatch.setattr(*inside.slots.exists, lambda _: True)
-    with pytest.raises(files.ForeignFileError, match="it cannot be reached: Permission denied"):
-        files.read_private(file, 10)
+    assert cache.read_private(file, 10) is None
+    cache.cache_root().mkdir()
+    with pytest.raises(cache.ForeignFileError, match="it cannot be reached: Permission denied"):
+        cache.read_private(file, 10)
 
 
 def test_there_is_no_home(monkeypatch):
@@ -171,13 +171,13 @@ def test_there_is_no_home(monkeypatch):
         raise RuntimeError("could not determine the home directory")
 
     for found in (unknown, lambda *_, **__: Path("~/.cache/pwconv")):
-        monkeypatch.setattr(files, "user_cache_path", found)
-        file = files.cache_folder("pipelines") / "card.bin"
+        monkeypatch.setattr(cache, "user_cache_path", found)
+        file = cache.cache_folder("pipelines") / "card.bin"
         assert file.is_absolute()
-        assert files.read_private(file, 10) is None
+        assert cache.read_private(file, 10) is None
         with pytest.raises(OSError, match="directory"):
-            files.replace_file(file, b"")
-        assert "set HOME or XDG_CACHE_HOME" in files.cache_problem()
+            cache.replace_file(file, b"")
+        assert "set HOME or XDG_CACHE_HOME" in cache.cache_problem()
 
 
 @pytest.mark.parametrize("home", ["a file", "a long name", "/proc"])
@@ -197,8 +197,8 @@ def test_a_home_that_is_of_no_use_is_done_without(device, tmp_path, home):
 
 def add_one(file: Path) -> None:
     for _ in range(20):
-        with files.locked_folder(file.parent):
-            files.replace_file(file, str(int(file.read_text()) + 1).encode())
+        with cache.locked_folder(file.parent):
+            cache.replace_file(file, str(int(file.read_text()) + 1).encode())
 
 
 def test_the_lock_keeps_processes_apart(tmp_path):
@@ -214,11 +214,11 @@ def test_a_lock_that_is_never_let_go_is_not_waited_for(tmp_path, monkeypatch):
     pytest.importorskip("fcntl")
     monkeypatch.setattr(*inside.slots.lock_seconds, 0.05)
     start = time.monotonic()
-    with files.locked_folder(tmp_path):
+    with cache.locked_folder(tmp_path):
         entered = threading.Event()
 
         def enter() -> None:
-            with files.locked_folder(tmp_path):
+            with cache.locked_folder(tmp_path):
                 entered.set()
 
         threading.Thread(target=enter).start()
