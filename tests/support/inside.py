@@ -11,10 +11,10 @@ from types import SimpleNamespace
 from typing import Any
 
 import pwconv
-from pwconv import activation, demo, dispatch, files, reference, shaders, staging
+from pwconv import activation, cli, dispatch, files, reference, shaders, staging
 from pwconv import device as device_module
 from pwconv import layer as layer_module
-from pwconv.bench import command, peers, tune
+from pwconv.bench import graphs as bench_graphs
 from pwconv.graph import graph as graph_module
 from pwconv.kernels import conv2d_pw_choice, pack_linear_weight
 from pwconv.kernels import linear as linear_kernel
@@ -64,6 +64,7 @@ WAIT = "_wait"  # of a queue
 WAIT_SLICE = "_wait_slice"  # of a queue
 
 slots = SimpleNamespace(
+    bench_kernels=(bench_graphs, "_kernels"),
     calibrations=(clocks, "_CALIBRATIONS"),
     chunk_bytes=(staging, "_CHUNK_BYTES"),
     compute_queue_family=(physical_device, "_compute_queue_family"),
@@ -71,22 +72,17 @@ slots = SimpleNamespace(
     default=(device_module, "_default"),
     duel_rounds=(race, "_DUEL_ROUNDS"),
     exists=(files, "_exists"),
-    false_colour=(demo, "_false_colour"),
     folder=(shaders, "_FOLDER"),
     ask_matrices=(cooperative_matrix, "_ask"),
-    job=(command, "_job"),
     kept_bytes=(pools, "_KEPT_BYTES"),
     lock_seconds=(files, "_LOCK_SECONDS"),
     make_pipeline=(pipelines.Pipeline, "_make_pipeline"),
-    mixer=(demo, "_mixer"),
     most_bytes=(pipelines, "_MOST_BYTES"),
-    ncnn=(peers, "_ncnn"),
     opened=(device_module, "_opened"),
     pack_weight=(pack_linear_weight, "pack_weight"),
     package=(api, "_package"),
     parameter_buffer=(layer_module, "Buffer"),
     parameter_upload=(layer_module, "upload_buffer"),
-    pillow_bound=(demo, "_PILLOW_BOUND"),
     plans_kept=(dispatch, "_PLANS_KEPT"),
     race_rounds=(race, "_RACE_ROUNDS"),
     read_pipelines=(pipelines, "_read"),
@@ -95,8 +91,7 @@ slots = SimpleNamespace(
     scaled=(clocks.Clocks, "_scaled"),
     scratch=(graph_module, "Scratch"),
     seed_bytes=(ceilings, "_SEED_BYTES"),
-    torch=(peers, "_torch"),
-    tune=(tune, "_tune"),
+    tune_layer=(cli, "_tune_layer"),
     unpack_rows=(device_module.Device, "_unpack_rows"),
     version=(physical_device, "_version"),
     workgroups=(race, "_WORKGROUPS"),
