@@ -242,10 +242,11 @@ def _draw_bars(axis: Any, report: Report, dtype: str, colours: dict[str, str]) -
 
 
 def _set_log_ticks(line: Any, unit: str = "") -> None:
-    """Label 1, 2 and 5 of each decade: an axis may span less than one."""
+    """Label decades, and where an axis spans less than two of them 2 and 5 of each too."""
     from matplotlib.ticker import EngFormatter, LogLocator, NullFormatter
 
-    line.set_major_locator(LogLocator(subs=(1, 2, 5), numticks=30))
+    low, high = sorted(line.get_view_interval())
+    line.set_major_locator(LogLocator(subs=(1,) if high > 100 * low else (1, 2, 5), numticks=30))
     line.set_major_formatter(EngFormatter(unit))
     line.set_minor_formatter(NullFormatter())
 

@@ -32,12 +32,16 @@ def show(console: Console, part: Table | str) -> None:
     if isinstance(part, str):
         console.print(part, soft_wrap=True)
         return
+    unlimited = console.options.update(width=_UNLIMITED_WIDTH)
     for column in part.columns:
-        cells = (column.header, *column.cells)
-        sizes = [Measurement.get(console, console.options, cell) for cell in cells]
+        sizes = [
+            Measurement.get(console, unlimited, cell) for cell in (column.header, *column.cells)
+        ]
         column.min_width = max(size.minimum for size in sizes)
         # Columns that can break are made narrower first.
         column.no_wrap = column.min_width == max(size.maximum for size in sizes)
+    least = Measurement.get(console, unlimited, part).minimum
+    part.width = least if least > console.width else None
     console.print(part, crop=False)
 
 

