@@ -24,7 +24,7 @@ SHADERS := $(wildcard shaders/* shaders/include/* build_tools/*.py)
 
 demo: $(VENV)/installed-demo
 	@build_tools/ensure_vulkan.sh $(BIN)/python
-	$(BIN)/pwconv demo
+	$(BIN)/python examples/photograph.py
 
 # On a CPU most of the time goes into compiling kernels that run once: LLVM does not optimize them.
 test: $(VENV)/installed-test

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import io
 import json
 import os
 import signal
@@ -11,13 +12,13 @@ import sys
 from functools import partial
 from pathlib import Path
 
-import numpy as np
 import pytest
-from PIL import Image
+from rich.console import Console
+from rich.table import Table
 
 import pwconv
-from pwconv import cli, demo, documents
-from support import inside
+from pwconv import cli, documents
+from pwconv.terminal import show
 from support.command_line import run
 
 
@@ -38,57 +39,11 @@ def test_info(device):
         assert expected in result.stdout
 
 
-def test_demo(device, tmp_path):
-    output = tmp_path / "picture.png"
-    result = run("demo", "-d", str(device.info.index), "-o", str(output), PWCONV_VALIDATE="1")
-    assert result.returncode == 0, result.stdout + result.stderr
-    assert str(device.info) in result.stdout
-    assert "against" not in result.stderr
-    assert result.stdout.count(" ok") == 8
-    for expected in ("48→96 @ 300×451", "float16", "vs Pillow", f"wrote {output}"):
-        assert expected in result.stdout
-    picture = np.asarray(Image.open(output))
-    assert picture.std() > 20
-
-
-def test_demo_fails_when_a_check_does(device, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(*inside.slots.pillow_bound, 0.5)
-    monkeypatch.setattr(*inside.slots.mixer, lambda _: [])
-    monkeypatch.setattr(*inside.slots.false_colour, lambda _: Image.new("RGB", (2, 2)))
-    with pytest.raises(SystemExit) as exit_info:
-        cli.main(["demo", "-d", str(device.info.index), "-o", str(tmp_path / "p.png")])
-    assert exit_info.value.code == 1
-    assert "FAILED" in capsys.readouterr().out
-
-
-def test_a_nan_fails_its_check():
-    step = demo.Step("", (1,), (1,), "float32", 0.0, float("nan"), 1.0)
-    assert not step.passed
-
-
-def test_errors_are_one_line(device, tmp_path):
-    result = run("demo", "-d", "no such device")
+def test_errors_are_one_line():
+    result = run("verify", "-d", "no such device")
     assert result.returncode == 1
     assert result.stderr.startswith("error: no device matches 'no such device'; there are 0: ")
     assert result.stderr.count("\n") == 1
-    missing = tmp_path / "nowhere" / "picture.png"
-    result = run("demo", "-d", str(device.info.index), "-o", str(missing))
-    assert result.returncode == 1
-    assert result.stderr == (
-        f"error: {missing} cannot be written: there is no folder {missing.parent}\n"
-    )
-    assert result.stdout == ""  # before anything has run
-
-
-def test_a_picture_that_cannot_be_written(tmp_path):
-    with pytest.raises(pwconv.PwconvError, match=f"{tmp_path} cannot be written: .*directory"):
-        demo.write_pictures({"black": Image.new("RGB", (2, 2))}, tmp_path)
-
-
-def test_demo_without_its_packages(monkeypatch):
-    monkeypatch.setitem(sys.modules, "skimage.data", None)
-    with pytest.raises(pwconv.PwconvError, match=r"pip install 'pwconv\[demo\]'"):
-        demo.load_photograph()
 
 
 @pytest.mark.parametrize("arguments", [("info",), ("--help",), ("verify", "--help")])
@@ -154,6 +109,63 @@ def test_ctrl_c_is_one_line(device):
     assert (process.returncode, said) == (130, "interrupted\n")
 
 
+@pytest.mark.parametrize("command", ["info", "verify", "tune", "bench"])
+def test_help_describes_the_command_with_an_example(command):
+    text = run(command, "--help").stdout
+    listed = run("--help", COLUMNS="200").stdout
+    description = text.split("\n\n")[1]
+    assert description.endswith(".")
+    assert f"{description[0].lower()}{description[1:-1]}" in listed
+    (example,) = (line for line in text.splitlines() if line.startswith("example: pwconv "))
+    options = cli.parse_arguments(example.split()[2:])
+    assert options.run
+
+
+@pytest.mark.parametrize("command", ["tune", "bench"])
+def test_storages_are_choices(command):
+    assert "--storage {texture3d,buffer}" in run(command, "--help").stdout
+    result = run(command, "--storage", "marble")
+    assert result.returncode == 2
+    assert "argument --storage: invalid choice: 'marble' (choose from " in result.stderr
+
+
+def test_output_that_is_no_terminal_is_not_wrapped(device):
+    name = "conv2d_pw_tiled_fp32_buffer_m1n1k1"
+    result = run("verify", "-d", str(device.info.index), "--only", name, COLUMNS="20")
+    assert result.returncode == 0, result.stdout + result.stderr
+    (row,) = (line for line in result.stdout.splitlines() if line.startswith(" conv2d_pw_tiled"))
+    assert row.split()[:3] == ["conv2d_pw_tiled", "fp32", "buffer"]
+    assert row.rstrip().endswith("1 of 1")
+    assert "…" not in result.stdout
+
+
+@pytest.mark.parametrize("width", [40, 70, 200])
+def test_words_do_not_break_where_a_terminal_is_narrow(width):
+    text = io.StringIO()
+    console = Console(file=text, width=width, force_terminal=True, color_system=None)
+    table = Table("layer", "kernel", "what is said of it at length")
+    names = ["conv2d_pw_staged_buffer_fp32_texture2d_128x48x8", "conv2d_pw_tiled"]
+    for name in names:
+        table.add_row("192→384@64", name, "short words, many of them, " * 4)
+    show(console, table)
+    words = set(text.getvalue().replace("│", " ").split())
+    assert {*names, "192→384@64", "words,", "length"} <= words
+    if width == 200:
+        assert max(map(len, text.getvalue().splitlines())) <= width
+
+
+def test_what_only_one_command_needs_is_imported_by_it():
+    program = (
+        "import sys, pwconv; before = set(sys.modules); import pwconv.cli;"
+        "print(*(name for name in sys.modules if name not in before))"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    )
+    for heavy in ("rich", "pwconv.bench", "pwconv.verify", "pwconv.models"):
+        assert heavy not in result.stdout.split(), heavy
+
+
 def test_info_without_a_device():
     nowhere = {"VK_DRIVER_FILES": "/nonexistent.json", "VK_ICD_FILENAMES": "/nonexistent.json"}
     result = run("info", **nowhere)
@@ -171,7 +183,7 @@ def test_info_where_the_loader_lists_nothing(monkeypatch, capsys):
     assert "there is no Vulkan device. On Debian" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("command", [("demo",), ("verify", "--only", "upsample"), ("tune",)])
+@pytest.mark.parametrize("command", [("verify", "--only", "upsample"), ("tune",), ("bench",)])
 def test_a_wrong_word_in_the_environment_is_one_line(command):
     result = run(*command, PWCONV_VALIDATE="perhaps")
     assert result.returncode == 1
@@ -182,20 +194,15 @@ def test_a_wrong_word_in_the_environment_is_one_line(command):
 @pytest.mark.parametrize(
     ("arguments", "problem"),
     [
-        (("demo", "-o"), "cat.jpg: its name must end in .png"),
-        (("demo", "-o"), "nowhere/cat.png: there is no folder"),
-        (("demo", "-o"), "folder.png: Is a directory"),
-        (("bench", "--plot"), "plot.doc: its name must end in .eps or "),
-        (("bench", "--plot"), "plot: its name must end in "),
-        (("bench", "--plot"), "nowhere/plot.png: there is no folder"),
         (("bench", "--json"), "nowhere/a.json: there is no folder"),
+        (("bench", "--json"), "folder.json: Is a directory"),
         (("bench", "--json"), f"{'x' * 300}.json: File name too long"),
         (("verify", "--json"), "nowhere/a.json: there is no folder"),
         (("verify", "--json"), f"{'x' * 300}.json: File name too long"),
     ],
 )
 def test_what_cannot_be_written_is_said_first(tmp_path, monkeypatch, capsys, arguments, problem):
-    (tmp_path / "folder.png").mkdir()
+    (tmp_path / "folder.json").mkdir()
     name, _, why = problem.partition(": ")
     monkeypatch.setattr("pwconv.device.devices", None)  # nothing is looked for yet
     with pytest.raises(SystemExit) as exit_info:
@@ -221,6 +228,6 @@ def test_a_document_holds_what_utf_8_does_not(tmp_path):
 
 
 def test_an_unknown_command():
-    result = run("dmeo")
+    result = run("bnech")
     assert result.returncode == 2
     assert "invalid choice" in result.stderr

@@ -1,32 +1,37 @@
-"""The command line: ``pwconv``, or ``python -m pwconv``."""
+"""The command line: ``pwconv``, or ``python -m pwconv``.
+
+What only one command needs is imported when it runs: ``pwconv --version`` is quick.
+"""
 
 from __future__ import annotations
 
 import argparse
 import contextlib
 import io
+import itertools
 import os
 import sys
 import warnings
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
-
-from rich import box
-from rich.table import Table
-from rich.text import Text
+from typing import TYPE_CHECKING, Any
 
 import pwconv
-from pwconv import demo as demonstration
-from pwconv.bench import command as bench
-from pwconv.bench import tune
 from pwconv.cache import cache_problem, cache_root
 from pwconv.deny_list import DenyList
-from pwconv.device import require_devices
-from pwconv.documents import require_writable
-from pwconv.terminal import make_console
+from pwconv.device import choose_device, open_context, require_devices
+from pwconv.documents import require_writable, write_document
 from pwconv.tuning.store import Store
 from pwconv.tuning.tuner import tuning_mode
-from pwconv.verify import command as verify
+
+if TYPE_CHECKING:
+    from pwconv.bench.cases import Shape
+    from pwconv.kernels.tiling import Choice
+    from pwconv.tuning.race import Outcome
+    from pwconv.verify.run import Result, Verification
+
+_DTYPES = ("float32", "float16")
+_STORAGES = ("texture3d", "buffer")
 
 _SHOWN_LIMITS = (
     "maxImageDimension2D",
@@ -39,6 +44,40 @@ _SHOWN_LIMITS = (
     "maxComputeWorkGroupCount",
     "subgroupSize",
 )
+_LONGEST_REASON = 80  # of a denial, in characters
+
+_INFO = """\
+List the Vulkan devices and what they can do.
+
+Of each device: limits, features, the file of its tuning, and what is on its
+deny list.
+
+example: pwconv info"""
+
+_VERIFY = """\
+Check every kernel that the device can run against float64.
+
+Each variant runs small problems, and every element is held to a bound. The
+exit status is 0 when nothing fails.
+
+example: pwconv verify --only conv2d_pw_staged --json verify.json"""
+
+_TUNE = """\
+Measure every variant of pointwise layers, and keep the fastest.
+
+What is found is kept in the user's cache folder; layers use it as PWCONV_TUNE
+says.
+
+example: pwconv tune --shape 96,192,128,128 --dtype float16"""
+
+_BENCH = """\
+Measure graphs against the device's own ceilings.
+
+Each shape is a graph of one node; without shapes, EdgeTAM's pointwise layers
+and RepViT-M1's trunk are measured. The device's rates of copying and
+multiplying give the least time of each; then comes what the host costs.
+
+example: pwconv bench --shape 96,192,128,128 --json bench.json"""
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -48,7 +87,7 @@ def main(arguments: list[str] | None = None) -> None:
             stream.reconfigure(errors="replace")  # rather than end for a × that it cannot show
     try:
         try:
-            options = _parser().parse_args(arguments)
+            options = parse_arguments(arguments)
             status = 0 if options.run(options) else 1
         finally:
             if sys.stdout:
@@ -71,8 +110,10 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def _complain(text: str) -> None:
+    from pwconv.terminal import make_console
+
     with contextlib.suppress(OSError):
-        make_console(stderr=True).print(text, style="red", soft_wrap=True)
+        make_console(sys.stderr).print(text, style="red", soft_wrap=True)
 
 
 def _give_up_output() -> None:
@@ -84,39 +125,103 @@ def _give_up_output() -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-def _parser() -> argparse.ArgumentParser:
+def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
+    """Return the options; ``run`` is the command, which takes them."""
     parser = argparse.ArgumentParser("pwconv", description=pwconv.__doc__)
     parser.add_argument("--version", action="version", version=f"pwconv {pwconv.__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
-    info = commands.add_parser("info", help="list the Vulkan devices and what they can do")
-    info.set_defaults(run=_info)
+    def add(
+        name: str, run: Callable[[argparse.Namespace], bool], text: str
+    ) -> argparse.ArgumentParser:
+        """Add a command; the text's first line describes it in the list of commands."""
+        command = commands.add_parser(
+            name,
+            help=text[0].lower() + text.partition(".\n")[0][1:],
+            description=text,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        command.set_defaults(run=run)
+        return command
 
-    demo = commands.add_parser(
-        "demo", help="take a photograph through the device, and check every step"
+    add("info", _info, _INFO)
+    verify = add("verify", _verify, _VERIFY)
+    tune = add("tune", _tune, _TUNE)
+    bench = add("bench", _bench, _BENCH)
+    for command in (verify, tune, bench):
+        command.add_argument(
+            "-d",
+            "--device",
+            help="index, or part of a name; by default $PWCONV_DEVICE, or the first GPU",
+        )
+    verify.add_argument(
+        "--only",
+        action="append",
+        default=[],
+        metavar="PART",
+        help="verify the variants whose names contain this; may be repeated",
     )
-    demo.add_argument(
-        "-d",
-        "--device",
-        help="index, or part of a name; by default $PWCONV_DEVICE, or the first GPU",
+    lists = verify.add_mutually_exclusive_group()
+    lists.add_argument(
+        "--deny",
+        action="store_true",
+        help="put what fails on the device's deny list, and take off it what passes: layers and "
+        "graphs never run what is on it",
     )
-    demo.add_argument(
-        "-o",
-        "--output",
-        type=Path,
-        metavar="FILE.png",
-        default=Path("pwconv-demo.png"),
-        help="where to write the picture; by default %(default)s",
+    lists.add_argument(
+        "--allow-all",
+        action="store_true",
+        help="remove the device's deny list, and verify nothing",
     )
-    demo.set_defaults(run=_demo)
+    either = bench.add_mutually_exclusive_group()
+    for group in (tune, either):
+        group.add_argument(
+            "-s",
+            "--shape",
+            dest="shapes",
+            action="append",
+            type=_shape,
+            metavar="K,N,H,W[,BATCH]",
+            help="C_in, C_out, height and width of a pointwise convolution; may be repeated; by "
+            "default those of EdgeTAM",
+        )
+    either.add_argument(
+        "--size",
+        type=int,
+        help="H and W of the image for RepViT-M1's trunk, which is measured where no shape is "
+        "given; by default 1024",
+    )
+    for command in (tune, bench):
+        command.add_argument(
+            "--dtype", dest="dtypes", action="append", choices=_DTYPES, help="by default both"
+        )
+        command.add_argument(
+            "--storage",
+            dest="storages",
+            action="append",
+            choices=_STORAGES,
+            help="of activations; by default both",
+        )
+    bench.add_argument("--no-host", action="store_true", help="leave the host's cost out")
+    for command in (verify, bench):
+        command.add_argument("--json", type=Path, metavar="FILE", help="write everything found")
+    return parser.parse_args(arguments)
 
-    bench.add_parser(commands)
-    tune.add_parser(commands)
-    verify.add_parser(commands)
-    return parser
+
+def _shape(text: str) -> Shape:
+    from pwconv.bench.cases import parse_shape
+
+    try:
+        return parse_shape(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def _info(_: argparse.Namespace) -> bool:
+    from rich.table import Table
+
+    from pwconv.terminal import make_console, show
+
     found = pwconv.devices()
     require_devices(found)
     rows: dict[str, Any] = {
@@ -136,14 +241,14 @@ def _info(_: argparse.Namespace) -> bool:
     for name, value in rows.items():
         table.add_row(name, *(value(device) for device in found))
     console = make_console()
-    console.print(table)
+    show(console, table)
     problem = cache_problem()
     kept = f"nothing is kept between runs: {problem}" if problem else cache_root()
     lines = [f"cache: {kept}"]
     for device in found:
         lines += [_tuning(device), *_denied(device)]
     for line in lines:
-        console.print(line, soft_wrap=True)
+        show(console, line)
     return True
 
 
@@ -182,51 +287,258 @@ def _denied(device: pwconv.DeviceInfo) -> list[str]:
     ]
 
 
-def _demo(options: argparse.Namespace) -> bool:
+def _number(value: Any) -> str:
+    return " × ".join(f"{v:,}" for v in value) if isinstance(value, tuple) else f"{value:,}"
+
+
+def _verify(options: argparse.Namespace) -> bool:
+    from pwconv.terminal import make_console, progress_bar, show
+    from pwconv.verify.report import describe, make_table, to_document
+    from pwconv.verify.run import selected, verify
+
     console = make_console()
-    require_writable(options.output, (".png",))  # said before anything runs
-    photograph = demonstration.load_photograph()
-    pictures: dict[str, Any] = {}
-    with pwconv.Device(options.device) as opened:
-        console.print(f"device   {opened.info}", soft_wrap=True)
-        console.print(
-            f"picture  {photograph.shape[2]} × {photograph.shape[1]}, the cat Chelsea "
-            "(from scikit-image)",
-        )
-        table = Table(
-            "step", "shape", "dtype", box=box.SIMPLE, pad_edge=False, padding=(0, 1, 0, 0)
-        )
-        for name in ("time", "error", "bound"):
-            table.add_column(name, justify="right")
-        table.add_column("check")
-        steps = []
-        with console.status("running"):
-            for step in demonstration.run_steps(opened, photograph, pictures):
-                steps.append(step)
-                table.add_row(*_cells(step))
+    variants = selected(options.only)
+    if options.json:
+        require_writable(options.json)
+    info = choose_device(options.device)
+    show(console, f"device {info}")
+    deny_list = DenyList(info)
     try:
-        demonstration.write_pictures(pictures, options.output)
+        if options.allow_all:
+            for line in _allow_all(deny_list):
+                show(console, line)
+            return True
+        if options.deny:  # before a minute of work rather than after it
+            _require_revisable(deny_list, options)
+    except OSError as error:
+        raise _unwritable(deny_list.file, error) from None
+    # Not a Device, which a damaged deny list does not let open.
+    context = open_context(info)
+    try:
+        with progress_bar(console) as progress:
+            found = verify(context, variants, progress)
     finally:
-        console.print(table)
-    console.print(
-        "time   one call on tensors on the device, submitted and waited for; median of 5\n"
-        "error  against float64 (or Pillow), where it is largest relative to its bound\n",
-    )
-    console.print(f"wrote {options.output}", soft_wrap=True)
-    return all(step.passed for step in steps)
+        context.close()
+    # Files first: whoever reads what is printed may go away.
+    problems: list[pwconv.PwconvError] = []
+    lines = []
+    try:
+        lines += _deny(deny_list, found) if options.deny else _advise(deny_list, found)
+    except OSError as error:
+        problems.append(_unwritable(deny_list.file, error))
+    lines += _write(to_document(info, found), options.json, problems)
+    show(console, make_table(found))
+    for line in (*describe(found), *lines):
+        show(console, line)
+    if problems:
+        raise pwconv.PwconvError("; ".join(map(str, problems)))
+    return bool(found.results) and not found.failed and not found.lost
 
 
-def _cells(step: demonstration.Step) -> list[str | Text]:
+def _require_revisable(deny_list: DenyList, options: argparse.Namespace) -> None:
+    """Raise unless what will be found can be put on the list."""
+    deny_list.require_writable()
+    _, problem = deny_list.examine()
+    if problem and options.only:
+        raise pwconv.PwconvError(
+            f"the deny list {deny_list.file} cannot be used: {problem}. It is written anew where "
+            "everything is verified: leave --only out"
+        )
+
+
+def _deny(deny_list: DenyList, found: Verification) -> list[str]:
+    """Revise the list; return what that changed, in lines."""
+    before, problem = deny_list.examine()
+    if problem and found.lost:
+        return [
+            f"the deny list {deny_list.file} cannot be used: {problem}. It was not written anew: "
+            "not everything was verified"
+        ]
+    failed = {result.variant.name: _why(result) for result in found.failed}
+    verified = [result.variant.name for result in found.results]
+    after = deny_list.revise(verified, failed, anew=True)
+    count = f"{len(after)} {'variant' if len(after) == 1 else 'variants'}"
     return [
-        step.name,
-        f"{step.x_shape[0]}→{step.y_shape[0]} @ {step.x_shape[1]}×{step.x_shape[2]}",
-        step.dtype,
-        f"{step.seconds * 1e3:.2f} ms",
-        f"{step.error:.2e}",
-        f"{step.bound:.2e}",
-        "ok" if step.passed else Text("FAILED", style="red"),
+        *(f"denied {name} ({why})" for name, why in failed.items()),
+        *(f"allowed {name}: it passes now" for name in before if name not in after),
+        f"deny list {deny_list.file}: {count}. Devices that are opened from now on do not run "
+        "what is on it; 'pwconv verify --allow-all' removes it",
     ]
 
 
-def _number(value: Any) -> str:
-    return " × ".join(f"{v:,}" for v in value) if isinstance(value, tuple) else f"{value:,}"
+def _advise(deny_list: DenyList, found: Verification) -> list[str]:
+    """Return what is denied wrongly or not yet, in lines."""
+    denied, problem = deny_list.examine()
+    lines = []
+    if problem:
+        lines.append(f"the deny list {deny_list.file} cannot be used: {problem}")
+    if problem or any(result.variant.name not in denied for result in found.failed):
+        lines.append("to keep layers and graphs from running what fails: pwconv verify --deny")
+    if any(result.passed and result.variant.name in denied for result in found.results):
+        lines.append(
+            f"variants on the deny list {deny_list.file} pass now: 'pwconv verify --deny' takes "
+            "them off it, 'pwconv verify --allow-all' removes it"
+        )
+    return lines
+
+
+def _allow_all(deny_list: DenyList) -> list[str]:
+    """Remove the list; return what that changed, in lines."""
+    if not os.path.lexists(deny_list.file):
+        return [f"nothing is denied: {deny_list.file} does not exist"]
+    denied, _ = deny_list.examine()
+    deny_list.clear()
+    return [
+        *(f"allowed {name} ({denial})" for name, denial in denied.items()),
+        f"removed {deny_list.file}",
+    ]
+
+
+def _why(result: Result) -> str:
+    """Return what is wrong with a variant, in a few words that a deny list takes."""
+    first = result.failures[0]
+    text = f"{first.kind} in {first.case}"[:_LONGEST_REASON]
+    return "".join(character for character in text if character.isprintable())
+
+
+def _tune(options: argparse.Namespace) -> bool:
+    from pwconv.bench.cases import edgetam_shapes
+    from pwconv.bench.table import make_table
+    from pwconv.terminal import make_console, progress_bar, show
+    from pwconv.tuning.race import LEAST_GAIN
+
+    console = make_console()
+    table = make_table("", "layer", "dtype", "storage", "default", "µs", "winner", "µs", "gain")
+    for column in (4, 6, 7):
+        table.columns[column].justify = "right"
+    failures = []
+    with pwconv.Device(options.device) as device:
+        show(console, f"device {device.info}")
+        store = device._tuner.store
+        runs = list(
+            itertools.product(
+                options.shapes or edgetam_shapes(),
+                options.dtypes or _DTYPES,
+                options.storages or _STORAGES,
+            )
+        )
+        try:
+            store.add({})  # before an hour of measuring rather than after it
+        except OSError as error:
+            raise _unwritable(store.file, error) from None
+        unwritable = None
+        with progress_bar(console) as progress:
+            for position, (shape, dtype, storage) in enumerate(runs):
+                what = f"{shape} {dtype} {storage}"
+                progress(what, position / len(runs))
+                try:
+                    outcome = _tune_layer(device, shape, dtype, storage)
+                except (pwconv.UnsupportedError, pwconv.OutOfMemoryError) as error:
+                    failures.append(f"{what}: {error}")
+                except OSError as error:
+                    unwritable = _unwritable(store.file, error)
+                    break
+                else:
+                    table.add_row(f"{shape}", dtype, storage, *_outcome_cells(outcome))
+        count = len(store.read())
+    show(console, table)
+    for failure in failures:
+        show(console, f"failed {failure}")
+    show(
+        console,
+        "µs     median ± half the distance of the quartiles, in %\n"
+        f"gain   the fastest rival against the default, the two run in turns; it wins where it is "
+        f"{LEAST_GAIN:.0%} faster or more\n"
+        "       and the quartiles lie apart, else the default stands",
+    )
+    if tuning_mode() == "off":
+        show(console, "note   PWCONV_TUNE is off: layers will not use what was found")
+    show(console, f"kept   {count} {'verdict' if count == 1 else 'verdicts'} in {store.file}")
+    if unwritable:  # after what was found before
+        raise unwritable
+    return table.row_count > 0
+
+
+def _tune_layer(device: pwconv.Device, shape: Shape, dtype: str, storage: str) -> Outcome:
+    import numpy as np
+
+    from pwconv.bench.cases import random_parameters
+
+    parameters = random_parameters(np.random.default_rng(0), shape.k, shape.n, np.dtype(dtype))
+    layer = pwconv.PointwiseConv2d(*parameters, storage=storage, device=device)
+    x_shape = (shape.batch, shape.k, shape.h, shape.w)
+    out_shape, _ = layer._choose_storage(x_shape, (storage,))  # raises where it is too large
+    return device._tuner.tune(layer._task(storage, x_shape, out_shape))
+
+
+def _outcome_cells(outcome: Outcome) -> tuple[str, ...]:
+    from pwconv.bench.table import microseconds
+    from pwconv.tuning.race import LEAST_GAIN
+
+    winner, sample = outcome.winner
+    default = (_label(outcome.default), microseconds(outcome.default_time))
+    if outcome.rival_wins:
+        ratio = outcome.default_time.median / sample.median
+        return (*default, _label(winner), microseconds(sample), f"{ratio:.2f}×")
+    if not outcome.held:
+        return (*default, "", "", "clocks did not hold")
+    return (*default, "the default", "", "noise" if outcome.gain >= LEAST_GAIN else "none")
+
+
+def _label(choice: Choice) -> str:
+    variant = choice.variant
+    shape = "" if variant.workgroup else " " + "×".join(map(str, choice.workgroup))
+    family = variant.family.removeprefix("conv2d_pw_").replace("_", " ")
+    return f"{family} {variant.axes['tile']}{shape}"
+
+
+def _bench(options: argparse.Namespace) -> bool:
+    from pwconv.bench.cases import IMAGE_SIZE, edgetam_shapes, layer_case, repvit_m1
+    from pwconv.bench.report import to_document
+    from pwconv.bench.run import Job, run
+    from pwconv.bench.table import describe
+    from pwconv.terminal import make_console, progress_bar, show
+
+    if options.json:  # before an hour of measuring rather than after it
+        require_writable(options.json)
+    cases = [layer_case(shape) for shape in options.shapes or edgetam_shapes()]
+    if not options.shapes:
+        cases.append(repvit_m1(IMAGE_SIZE if options.size is None else options.size))
+    job = Job(
+        workload=" ".join(case.name for case in cases),
+        cases=cases,
+        dtypes=options.dtypes or _DTYPES,
+        storages=options.storages or _STORAGES,
+        host=not options.no_host,
+    )
+    console = make_console()
+    with pwconv.Device(options.device) as device:
+        show(console, f"device {device.info}")
+        with progress_bar(console) as progress:
+            found = run(device, job, progress)
+    # The file first: whoever reads what is printed may go away.
+    problems: list[pwconv.PwconvError] = []
+    lines = _write(to_document(found), options.json, problems)
+    for part in (*describe(found), *lines):
+        show(console, part)
+    if problems:
+        raise problems[0]
+    return all(any(each.sample for each in result.runs) for result in found.graphs)
+
+
+def _write(
+    document: dict[str, Any], path: Path | None, problems: list[pwconv.PwconvError]
+) -> list[str]:
+    """Write a document where one was asked for; return what to say of it."""
+    if path is None:
+        return []
+    try:
+        write_document(document, path)
+    except pwconv.PwconvError as error:
+        problems.append(error)
+        return []
+    return [f"wrote {path}"]
+
+
+def _unwritable(file: Path, error: OSError) -> pwconv.PwconvError:
+    return pwconv.PwconvError(f"{file} cannot be written: {error}")

@@ -81,10 +81,7 @@ def test_a_layer_that_does_not_fit_fails_alone(device, home):
     ("arguments", "problem", "code"),
     [
         (("--shape", "16,8,8"), "'16,8,8' has 3 numbers; a shape is K,N,H,W", 2),
-        (("--workload", "resnet"), "invalid choice: 'resnet'", 2),
-        (("--workload", "edgetam-mixers"), "invalid choice: 'edgetam-mixers' (choose from", 2),
         (("--dtype", "int8"), "invalid choice: 'int8'", 2),
-        (("--storage", "marble"), "--storage is 'marble'; layers on", 1),
         (("--device", "no such"), "no device matches 'no such'", 1),
     ],
 )
@@ -112,10 +109,6 @@ def test_a_folder_that_cannot_be_written_is_said_at_once(device, tmp_path):
     assert "Traceback" not in result.stderr
 
 
-def test_help_names_the_command():
-    assert "measure every variant of a workload's layers" in run("--help").stdout
-
-
 def test_what_was_found_is_shown_where_the_file_can_no_longer_be_written(
     device, home, monkeypatch, capsys
 ):
@@ -124,7 +117,7 @@ def test_what_was_found_is_shown_where_the_file_can_no_longer_be_written(
     def fail(*_):
         raise errors.pop(0)
 
-    monkeypatch.setattr(*inside.slots.tune, fail)
+    monkeypatch.setattr(*inside.slots.tune_layer, fail)
     shapes = ("--shape", "4,4,2,2", "--shape", "4,4,3,3", "--shape", "4,4,4,4")
     with pytest.raises(SystemExit) as exit_info:
         cli.main(["tune", "-d", str(device.info.index), *shapes, "--dtype", "float32"])

@@ -8,10 +8,10 @@ import sys
 
 
 def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    """Return what a command ends with and prints, on a terminal wide enough not to wrap lines."""
+    """Return what a command ends with and prints."""
     return subprocess.run(
         [sys.executable, "-W", "error", "-m", "pwconv", *arguments],
-        env={**os.environ, "COLUMNS": "200", "PWCONV_VALIDATE": "1", **environment},
+        env={**os.environ, "PWCONV_VALIDATE": "1", **environment},
         capture_output=True,
         text=True,
         timeout=300,

@@ -13,10 +13,10 @@ from types import SimpleNamespace
 from typing import Any
 
 import pwconv
-from pwconv import activation, cache, demo, dispatch, reference, shaders, staging, weights
+from pwconv import activation, cache, cli, dispatch, reference, shaders, staging, weights
 from pwconv import context as context_module
 from pwconv import device as device_module
-from pwconv.bench import command, peers, tune
+from pwconv.bench import graphs as bench_graphs
 from pwconv.graph import graph as graph_module
 from pwconv.kernels import conv2d_pw_choice, pack_linear_weight
 from pwconv.kernels import linear as linear_kernel
@@ -74,6 +74,7 @@ WAIT = "_wait"  # of a queue
 WAIT_SLICE = "_wait_slice"  # of a queue
 
 slots = SimpleNamespace(
+    bench_kernels=(bench_graphs, "_kernels"),
     calibrations=(clocks, "_CALIBRATIONS"),
     chunk_bytes=(staging, "_CHUNK_BYTES"),
     compute_queue_family=(physical_device, "_compute_queue_family"),
@@ -81,22 +82,17 @@ slots = SimpleNamespace(
     default=(device_module, "_default"),
     duel_rounds=(race, "_DUEL_ROUNDS"),
     graph_empty=(graph_module, "empty"),
-    false_colour=(demo, "_false_colour"),
     folder=(shaders, "_folder"),
     ask_matrices=(cooperative_matrix, "_ask"),
-    job=(command, "_job"),
     kept_bytes=(pools, "_KEPT_BYTES"),
     lock_seconds=(cache, "_LOCK_SECONDS"),
     make_pipeline=(pipelines.Pipeline, "_make_pipeline"),
-    mixer=(demo, "_mixer"),
     most_bytes=(cache, "_MOST_PIPELINE_BYTES"),
-    ncnn=(peers, "_ncnn"),
     opened=(device_module, "_opened"),
     pack_weight=(pack_linear_weight, "pack_weight"),
     package=(api, "_package"),
     parameter_buffer=(weights, "Buffer"),
     parameter_upload=(weights, "upload_buffer"),
-    pillow_bound=(demo, "_PILLOW_BOUND"),
     plans_kept=(context_module, "_PLANS_KEPT"),
     race_rounds=(race, "_RACE_ROUNDS"),
     read_pipelines=(cache, "read_pipelines"),
@@ -105,8 +101,7 @@ slots = SimpleNamespace(
     scaled=(clocks.Clocks, "_scaled"),
     scratch=(graph_module, "Scratch"),
     seed_bytes=(ceilings, "_SEED_BYTES"),
-    torch=(peers, "_torch"),
-    tune=(tune, "_tune"),
+    tune_layer=(cli, "_tune_layer"),
     unpack_rows=(pack_linear_weight, "unpack_rows"),
     version=(physical_device, "_version"),
     workgroups=(race, "_WORKGROUPS"),

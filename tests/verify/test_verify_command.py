@@ -10,7 +10,6 @@ import pytest
 from pwconv import PwconvError, cli
 from pwconv.cache import make_folder
 from pwconv.deny_list import DenyList
-from pwconv.verify import command
 from pwconv.verify.run import Result, Verification, selected
 from pwconv.verify.workbench import Workbench
 from support.command_line import run
@@ -105,9 +104,11 @@ def test_a_damaged_list_is_written_anew_by_a_whole_verification(device, home, mo
     assert "leave --only out" in capsys.readouterr().err
     assert denials.file.read_bytes() == b"nonsense"
 
-    monkeypatch.setattr(command, "selected", lambda _: selected([NAME]))
+    monkeypatch.setattr("pwconv.verify.run.selected", lambda _: selected([NAME]))
     with monkeypatch.context() as lost:
-        lost.setattr(command, "verify", lambda *_: Verification(lost="the driver lost the device"))
+        lost.setattr(
+            "pwconv.verify.run.verify", lambda *_: Verification(lost="the driver lost the device")
+        )
         assert "was not written anew" in here(capsys, "-d", index, "--deny")[1]
     assert denials.file.read_bytes() == b"nonsense"
     code, out = here(capsys, "-d", index, "--deny")
@@ -122,12 +123,12 @@ def test_the_list_is_revised_and_all_is_printed_where_the_json_cannot_be_written
     denials = DenyList(device.info)
     denials.revise((), {NAME: "zeros in identity"})
     passed = Verification([Result(*selected([NAME]), 7, ())])
-    monkeypatch.setattr(command, "verify", lambda *_: passed)
+    monkeypatch.setattr("pwconv.verify.run.verify", lambda *_: passed)
 
     def fail(*_):
         raise PwconvError("the disk is full")
 
-    monkeypatch.setattr(command, "write_document", fail)
+    monkeypatch.setattr(cli, "write_document", fail)
     with pytest.raises(SystemExit) as exit_info:
         cli.main(
             ["verify", "-d", str(device.info.index), "--deny", "--json", str(tmp_path / "a.json")]

@@ -1,1 +1,1 @@
-"""``pwconv bench``: how far each kernel is from what the device can do, and from its peers."""
+"""``pwconv bench``: how far graphs are from what the device can do, and what the host adds."""

@@ -1,4 +1,4 @@
-"""What the host adds: Python's time for a call, and arrays in and out."""
+"""What the host adds to a graph: Python's time for runs and resizes, and copies of arrays."""
 
 from __future__ import annotations
 
@@ -6,88 +6,133 @@ import gc
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 
 import numpy as np
 
-from pwconv.bench.report import HostCost
-from pwconv.bench.workloads import Layer
+from pwconv.bench.cases import Case
+from pwconv.bench.graphs import make_graph
+from pwconv.bench.report import OURS, HostCost, Result
 from pwconv.device import Device
 from pwconv.dtypes import Array
-from pwconv.modules import PointwiseConv2d
+from pwconv.graph import Graph
+from pwconv.tensor import Shape
+from pwconv.timing.clocks import Clocks
 from pwconv.timing.samples import Sample, summarize
 from pwconv.vk.resources import DOWNLOAD, UPLOAD, Buffer
 
-# Fewer calls than the queue takes before the host must wait; what is done for one call in several
-# is in every batch equally often.
-_CALLS = 48
-_BATCHES = 200
-_WARM_UP = 20
-_ROUNDS = 15
-_LAYER = Layer(48, 96, 256, 256)
+_RUNS, _RUNS_CPU = 200, 3
+_WARM_UP, _WARM_UP_CPU = 10, 1
+_ROUNDS, _ROUNDS_CPU = 15, 3
+_RESIZES = 200
+_NEW_SIZES, _NEW_SIZES_CPU = 5, 1
+_COLUMNS = 8  # by which sizes differ: what every network takes
 
 
-def measure_host(device: Device) -> HostCost:
-    """Measure on float32."""
-    rng = np.random.default_rng(0)
-    layer = _LAYER
-    weight = rng.standard_normal((layer.n, layer.k), np.float32)
-    module = PointwiseConv2d(weight, device=device)
-    x = rng.standard_normal((1, layer.k, layer.h, layer.w), np.float32)
-    with without_garbage_collection():
-        call = _call(device, module)
-        numpy_to_numpy, staging_copy = _against_staging_copy(
-            device, lambda: module(x), x, layer.n * layer.positions * 4
-        )
-    return HostCost(call, numpy_to_numpy, staging_copy, f"{layer} float32")
+def measure_host(device: Device, clocks: Clocks, case: Case, result: Result) -> HostCost | None:
+    """Measure in the last type, where the graph ran fastest; None where it did not run."""
+    timed = [
+        (run.sample.median, run.dtype, run.storage)
+        for run in result.runs
+        if run.contender == OURS and run.sample and run.storage
+    ]
+    if not timed:
+        return None
+    gpu, dtype, storage = min(entry for entry in timed if entry[1] == timed[-1][1])
+    graph = make_graph(device, case, dtype, storage)
+    with _no_garbage_collection():
+        samples = _runs(device, clocks, graph)
+        samples |= _array_runs(device, clocks, graph)
+        samples |= _resizes(device, clocks, graph)
+    return HostCost(case.name, dtype, storage, gpu, samples)
 
 
-def _call(device: Device, module: PointwiseConv2d) -> Sample:
-    """Time calls on the smallest tensor: the device keeps up, and the host never waits for it."""
-    x = device.tensor(np.ones((1, module.in_channels, 1, 1), np.float32))
-    out = device.empty((1, module.out_channels, 1, 1), "float32")
+def _runs(device: Device, clocks: Clocks, graph: Graph) -> dict[str, Sample]:
+    """Time runs on resident tensors, until the call returns and until the device is done."""
+    x = device.tensor(_noise(graph, _input_shape(graph)), storage=graph.storage)
+    calls, runs = [], []
 
-    def batch() -> None:
-        for _ in range(_CALLS):
-            module(x, out=out)
-
-    seconds = []
-    for _ in range(_WARM_UP + _BATCHES):
+    def run_and_wait() -> None:
+        calls.append(_seconds(partial(graph.run, x=x)))
         device.synchronize()
-        seconds.append(time_call(batch))
-    return summarize(seconds[_WARM_UP:], _CALLS)
+
+    clocks.hold()
+    count, warm_up = (_RUNS_CPU, _WARM_UP_CPU) if clocks.is_cpu else (_RUNS, _WARM_UP)
+    for _ in range(warm_up + count):
+        device.synchronize()
+        runs.append(_seconds(run_and_wait))
+    return {"call": summarize(calls[warm_up:]), "run": summarize(runs[warm_up:])}
 
 
-def _against_staging_copy(
-    device: Device, run: Callable[[], object], x: Array, out_bytes: int
-) -> tuple[Sample, Sample]:
-    """Time a run, and in turns with it plain copies of its bytes to and from mapped memory."""
-    context = device._context
-    upload = Buffer(context, x.nbytes, UPLOAD)
-    download = Buffer(context, out_bytes, DOWNLOAD)
+def _array_runs(device: Device, clocks: Clocks, graph: Graph) -> dict[str, Sample]:
+    """Time runs from array to array, in turns with plain copies of their bytes."""
+    x = _noise(graph, _input_shape(graph)).reshape(-1)
+    shape = _input_shape(graph)
+    bytes_out = sum(array.nbytes for array in graph.run(x=x.reshape(shape)).values())
+    upload = Buffer(device._context, x.nbytes, UPLOAD)
+    download = Buffer(device._context, bytes_out, DOWNLOAD)
     assert upload.mapped is not None
     assert download.mapped is not None
-    into = np.frombuffer(upload.mapped, np.float32)[: x.size]
-    out_of = np.frombuffer(download.mapped, np.float32)[: out_bytes // 4]
-    flat = x.reshape(-1)
+    into = np.frombuffer(upload.mapped, x.dtype)[: x.size]
+    out_of = np.frombuffer(download.mapped, np.uint8)[:bytes_out]
 
     def copy() -> None:
-        into[:] = flat
-        np.empty(out_of.shape, np.float32)[:] = out_of
+        into[:] = x
+        np.empty(out_of.shape, np.uint8)[:] = out_of
 
-    rounds = [(time_call(run), time_call(copy)) for _ in range(2 + _ROUNDS)][2:]
+    count, warm_up = (_ROUNDS_CPU, _WARM_UP_CPU) if clocks.is_cpu else (_ROUNDS, _WARM_UP)
+    rounds = [
+        (_seconds(partial(graph.run, x=x.reshape(shape))), _seconds(copy))
+        for _ in range(warm_up + count)
+    ][warm_up:]
     runs, copies = zip(*rounds, strict=True)
-    return summarize(runs), summarize(copies)
+    return {"numpy_to_numpy": summarize(runs), "staging_copy": summarize(copies)}
 
 
-def time_call(run: Callable[[], object]) -> float:
-    """Return how long a call takes."""
+def _resizes(device: Device, clocks: Clocks, graph: Graph) -> dict[str, Sample]:
+    """Time going to a known size, to a new one, and the first run there."""
+    new_sizes = _NEW_SIZES_CPU if clocks.is_cpu else _NEW_SIZES
+    *rest, width = _input_shape(graph)
+    # From the widest down: the memory for what is between the nodes is there already.
+    widest, *others, first = (
+        (*rest, width + _COLUMNS * wider) for wider in range(new_sizes + 1, -1, -1)
+    )
+    new_resizes, first_calls = [], []
+    for shape in (widest, *others):
+        new_resizes.append(_seconds(partial(graph.resize, x=shape)))
+        x = device.tensor(_noise(graph, shape), storage=graph.storage)
+        device.synchronize()
+        first_calls.append(_seconds(partial(graph.run, x=x)))
+        device.synchronize()
+    resizes = [
+        _seconds(partial(graph.resize, x=shape))
+        for _ in range(_RESIZES)
+        for shape in (first, widest)
+    ]
+    return {
+        "resize": summarize(resizes),
+        "new_resize": summarize(new_resizes[1:]),
+        "first_call": summarize(first_calls[1:]),
+    }
+
+
+def _noise(graph: Graph, shape: Shape) -> Array:
+    array = np.random.default_rng(0).standard_normal(shape, np.float32)
+    return array.astype(graph.dtype, copy=False)
+
+
+def _input_shape(graph: Graph) -> Shape:
+    return graph._shapes[graph._inputs["x"]]
+
+
+def _seconds(run: Callable[[], object]) -> float:
     start = time.perf_counter()
     run()
     return time.perf_counter() - start
 
 
 @contextmanager
-def without_garbage_collection() -> Iterator[None]:
+def _no_garbage_collection() -> Iterator[None]:
     """Keep the collector, which walks through all that a peer has loaded, out of the timing."""
     enabled = gc.isenabled()
     gc.collect()

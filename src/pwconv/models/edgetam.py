@@ -13,11 +13,11 @@ from pwconv.graph import Graph, Value
 
 # Of RepViT-M1. The mixers of a stage are those of its blocks and, but for the first stage, the one
 # after downsampling; the mixers before downsampling are not among the 55 layers.
-_CHANNELS = (48, 96, 192, 384)
-_MIXERS = (2, 3, 15, 3)
-_EXPANSION = 2
-_NECK = 256
-_HEADS = (32, 64)  # of the two largest maps
+CHANNELS = (48, 96, 192, 384)
+MIXERS = (2, 3, 15, 3)
+EXPANSION = 2
+NECK = 256
+HEADS = (32, 64)  # of the two largest maps
 
 _COARSEST = 32  # the last stage's stride
 _BRANCH = 0.5  # of a mixer's second weight: 23 residuals later values are still of order one
@@ -81,7 +81,7 @@ def edgetam_pointwise(
         raise ValueError(f"seed is {seed}; it must not be negative")
     layers = Layers(seed, as_dtype(dtype))
     graph = Graph(device, dtype, storage=storage, fuse=fuse)
-    x = graph.input("x", (1, _CHANNELS[0], side // 4, side // 4))
+    x = graph.input("x", (1, CHANNELS[0], side // 4, side // 4))
     for name, value in layers.maps(graph, x).items():
         graph.output(name, value)
     return graph
@@ -108,16 +108,16 @@ class Layers:
         """
         maps = {}
         stages = []
-        for stage, channels in enumerate(_CHANNELS):
+        for stage, channels in enumerate(CHANNELS):
             if stage > 0:
-                widths = (_CHANNELS[stage - 1], channels)
+                widths = (CHANNELS[stage - 1], channels)
                 x = self._layer(graph, x, f"downsamples.{stage}", widths, stride=2)
-            for mixer in range(_MIXERS[stage]):
+            for mixer in range(MIXERS[stage]):
                 x = self._mixer(graph, x, f"stages.{stage}.mixers.{mixer}", channels)
             stages.append(x)
-            if stage < len(_HEADS):
+            if stage < len(HEADS):
                 lateral = self._lateral(graph, x, stage)
-                widths = (_NECK, _HEADS[stage])
+                widths = (NECK, HEADS[stage])
                 maps[f"stride_{4 << stage}"] = self._layer(
                     graph, lateral, f"neck.heads.{stage}", widths
                 )
@@ -126,14 +126,14 @@ class Layers:
         return maps
 
     def _mixer(self, graph: Graph, x: Value, name: str, channels: int) -> Value:
-        wide = _EXPANSION * channels
+        wide = EXPANSION * channels
         hidden = self._layer(graph, x, f"{name}.conv1", (channels, wide), activation="gelu")
         return self._layer(
             graph, hidden, f"{name}.conv2", (wide, channels), scale=_BRANCH, residual=x
         )
 
     def _lateral(self, graph: Graph, x: Value, stage: int, **settings: Any) -> Value:
-        widths = (_CHANNELS[stage], _NECK)
+        widths = (CHANNELS[stage], NECK)
         return self._layer(graph, x, f"neck.laterals.{stage}", widths, **settings)
 
     def _layer(

@@ -65,11 +65,11 @@ def to_document(info: DeviceInfo, found: Verification) -> dict[str, Any]:
 def make_table(found: Verification) -> Table:
     """Return a row for each family and choice of types and storages."""
     table = Table(box=box.SIMPLE, pad_edge=False, padding=(0, 1, 0, 0))
-    table.add_column("family", no_wrap=True)
-    table.add_column("types", no_wrap=True)
+    for name in ("family", "types"):
+        table.add_column(name, no_wrap=True)
     for name in ("cases", "passed"):
         table.add_column(name, justify="right")
-    table.add_column("failed", overflow="fold")
+    table.add_column("failed")
     rows: dict[tuple[str, str], list[Result]] = {}
     for result in found.results:
         axes = dict(result.variant.axes)

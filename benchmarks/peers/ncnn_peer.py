@@ -14,8 +14,8 @@ import time
 import ncnn
 import numpy as np
 
+from pwconv.bench.cases import Case, Shape
 from pwconv.bench.report import Run
-from pwconv.bench.workloads import Layer
 from pwconv.dtypes import Array
 from pwconv.errors import PwconvError, UnsupportedError
 from pwconv.timing.clocks import SPIN_SECONDS, Clocks, until_settled
@@ -41,8 +41,6 @@ class NcnnPeer:
         There is none.
     """
 
-    name = "ncnn"
-
     def __init__(self, info: DeviceInfo, clocks: Clocks) -> None:
         self.version = str(ncnn.__version__)
         self._clocks = clocks
@@ -52,8 +50,11 @@ class NcnnPeer:
         self._index = names.index(info.name)
         self._pairs: dict[tuple[object, ...], Run] = {}
 
-    def measure(self, layer: Layer, dtype: str) -> list[Run]:
-        """Time a layer and its mirror image; the other of the two is not measured again."""
+    def measure(self, case: Case, dtype: str) -> list[Run]:
+        """Time a single layer and its mirror image; the other of the two is not measured again."""
+        layer = case.layer
+        if layer is None:
+            return []
         ends = min(layer.k, layer.n), max(layer.k, layer.n)
         key = (dtype, *ends, layer.h, layer.w, layer.batch)
         if key not in self._pairs:
@@ -67,7 +68,7 @@ class NcnnPeer:
     def close(self) -> None:
         """Nothing: ncnn keeps its Vulkan device until the process ends."""
 
-    def _measure(self, layer: Layer, dtype: str) -> Run:
+    def _measure(self, layer: Shape, dtype: str) -> Run:
         if layer.batch > 1:
             raise UnsupportedError("ncnn has no batches")
         cpu = self._clocks.is_cpu
@@ -101,7 +102,7 @@ class _Chain:
     """A network of K→N→K pairs."""
 
     def __init__(
-        self, device: int, layer: Layer, pairs: int, dtype: str, rng: np.random.Generator
+        self, device: int, layer: Shape, pairs: int, dtype: str, rng: np.random.Generator
     ) -> None:
         self._net = ncnn.Net()
         half = dtype == "float16"

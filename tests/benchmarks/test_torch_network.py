@@ -10,16 +10,18 @@ import numpy as np
 import pytest
 
 import pwconv
-from pwconv.bench.graphs import MIXERS, GraphCase, graph_workload
+from pwconv.bench.cases import Case, Shape, layer_case
 from pwconv.timing.clocks import ClockCheck
 from pwconv.timing.samples import Sample
 from support.accuracy import assert_within
 from support.mirror import Mirror
+from workloads import workload
 
 torch = pytest.importorskip("torch")
 
-CASES = [*graph_workload("edgetam-mixers", 32), *graph_workload("repvit-m1", 32)]
-MIXER = CASES[0]
+LAYER = layer_case(Shape(5, 7, 3, 9, batch=2))
+CASES = [*workload("edgetam-mixers", 32), *workload("repvit-m1", 32), LAYER]
+MIXER, TRUNK = CASES[0], CASES[-2]
 
 
 class Unnamed:
@@ -37,9 +39,9 @@ class Unnamed:
         return add
 
 
-@pytest.mark.parametrize("case", CASES, ids=str)
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 def test_the_same_network(device, rng, case):
-    from pwconv.bench.torch_network import TorchNetwork
+    from peers.torch_network import TorchNetwork
 
     network = TorchNetwork("float32")
     case.define(network)
@@ -54,7 +56,7 @@ def test_the_same_network(device, rng, case):
     for name, tensor in zip(network.outputs, theirs, strict=True):
         value = expected[name].value
         np.testing.assert_allclose(tensor.numpy(), value, rtol=0, atol=1e-12 * np.abs(value).max())
-    if case.kind == MIXERS:
+    if case.kind == "mixers":
         (result,), (approximation,) = mirror.graph.run(x=x).values(), expected.values()
         assert approximation.error.max() < 1e-2 * np.abs(approximation.value).max()
         assert_within(result, theirs[0].numpy(), 1.001 * approximation.error)
@@ -62,13 +64,13 @@ def test_the_same_network(device, rng, case):
 
 @pytest.mark.parametrize("dtype", ["float32", "float16"])
 def test_every_layout_gives_the_same(dtype):
-    from pwconv.bench.peer_torch_graphs import make_calls
+    from peers.torch_peer import network_calls
 
     results = []
     with torch.no_grad():
         for layout in (torch.contiguous_format, torch.channels_last):
             torch.manual_seed(0)
-            calls, bytes_each = make_calls(MIXER, dtype, layout, "cpu", compiled=False)
+            calls, bytes_each = network_calls(MIXER, dtype, layout, "cpu", compiled=False)
             assert bytes_each == 2 * 48 * 8 * 8 * np.dtype(dtype).itemsize
             assert len(calls) > 1
             (y,) = calls[1]()
@@ -88,15 +90,15 @@ class OnCpu:
         return Sample(1.0, 1.0, 1.0, 1, 1), ClockCheck(1.0, 1.0, 1)
 
 
-def measure(monkeypatch: pytest.MonkeyPatch, case: GraphCase, dtype: str) -> list[Any]:
-    from pwconv.bench import peer_torch_graphs
+def measure(monkeypatch: pytest.MonkeyPatch, case: Case, dtype: str) -> list[Any]:
+    from peers import torch_peer
 
-    monkeypatch.setattr(peer_torch_graphs, "CudaStopwatch", OnCpu)
-    return peer_torch_graphs.TorchGraphPeer(None).measure(case, dtype)
+    monkeypatch.setattr(torch_peer, "CudaStopwatch", OnCpu)
+    return torch_peer.TorchPeer(None).measure(case, dtype)
 
 
 @pytest.mark.filterwarnings("default")  # those of the tracer
-@pytest.mark.parametrize("case", [MIXER, CASES[-1]], ids=str)
+@pytest.mark.parametrize("case", [MIXER, TRUNK], ids=lambda case: case.name)
 def test_everything_is_traced_in_one_piece(monkeypatch, case):
     whole = functools.partial(torch.compile, backend="eager", fullgraph=True)
     monkeypatch.setattr(torch, "compile", whole)
@@ -123,8 +125,24 @@ def test_a_compiler_that_fails_costs_nothing_but_itself(monkeypatch):
     assert compiled.failure == "RuntimeError: no compiler found"
 
 
+def test_a_layer_is_multiplied_too(monkeypatch):
+    names = [run.contender for run in measure(monkeypatch, LAYER, "float16")]
+    assert names[-1] == "PyTorch matmul"
+    assert "PyTorch matmul" not in [run.contender for run in measure(monkeypatch, MIXER, "float16")]
+
+
+@pytest.mark.parametrize("batch", [1, 2])
+def test_a_matmul_is_of_the_layers_shape(batch):
+    from peers.torch_peer import matmul_calls
+
+    calls, bytes_each = matmul_calls(Shape(5, 7, 3, 9, batch=batch), "float16", "cpu")
+    assert bytes_each == (5 + 7) * 27 * batch * 2
+    assert len(calls) > 1
+    assert calls[0]().shape[-2:] == (7, 27)
+
+
 def test_it_is_refused_without_cuda():
-    from pwconv.bench.cuda import CudaStopwatch
+    from peers.cuda import CudaStopwatch
 
     info = pwconv.devices()[0]
     if torch.cuda.is_available():

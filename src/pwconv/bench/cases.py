@@ -1,0 +1,168 @@
+"""What is measured: graphs by name, single layers among them as graphs of one node."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from pwconv.dtypes import FLOAT32, Array, DType
+from pwconv.errors import UnsupportedError
+from pwconv.models import edgetam
+from pwconv.models.repvit_m1 import Trunk, parameter_shapes
+
+IMAGE_SIZE = 1024
+
+_COARSEST = 32  # the networks' last stride
+_LARGEST = 2**20  # number in a shape
+_BRANCH = 0.1  # what is added to a residual is small: values stay of order one
+
+
+@dataclass(frozen=True)
+class Shape:
+    """The shape of a pointwise convolution.
+
+    Attributes
+    ----------
+    k, n : int
+        Input and output channels.
+    h, w : int
+    batch : int
+    count : int
+        How often the network has it; 0 for a yardstick that it does not have.
+    """
+
+    k: int
+    n: int
+    h: int
+    w: int
+    batch: int = 1
+    count: int = 1
+
+    def __str__(self) -> str:
+        size = f"{self.h}" if self.h == self.w else f"{self.h}×{self.w}"
+        return f"{self.k}→{self.n}@{size}" + (f" ×{self.batch}" if self.batch > 1 else "")
+
+
+@dataclass(frozen=True)
+class Case:
+    """A graph to be measured.
+
+    Attributes
+    ----------
+    name : str
+    kind : str
+        Times of cases of one kind are summed up.
+    count : int
+        How often the network has it.
+    define : callable
+        Adds the input ``x``, nodes and outputs to a :class:`pwconv.Graph`, or to what takes the
+        same calls.
+    layer : Shape or None
+        Of a graph that is a single pointwise convolution.
+    """
+
+    name: str
+    kind: str
+    count: int
+    define: Callable[[Any], None]
+    layer: Shape | None = None
+
+
+def parse_shape(text: str) -> Shape:
+    """Return the shape that ``K,N,H,W[,BATCH]`` stands for.
+
+    Raises
+    ------
+    ValueError
+        What is wrong with it.
+    """
+    parts = text.split(",")
+    if len(parts) not in (4, 5):
+        raise ValueError(f"{text!r} has {len(parts)} numbers; a shape is K,N,H,W or K,N,H,W,batch")
+    for name, part in zip(("K", "N", "H", "W", "batch"), parts, strict=False):
+        if not part.strip().isdecimal() or not 1 <= int(part) <= _LARGEST:
+            raise ValueError(
+                f"{text!r}: {name} is {part!r}; it must be a number from 1 to {_LARGEST}"
+            )
+    return Shape(*map(int, parts))
+
+
+def require_size(size: int) -> int:
+    """Return H = W of an image if the networks take it.
+
+    Raises
+    ------
+    UnsupportedError
+    """
+    if size < _COARSEST or size % _COARSEST:
+        raise UnsupportedError(f"the size is {size}; it must be a positive multiple of {_COARSEST}")
+    return size
+
+
+def random_parameters(
+    rng: np.random.Generator, c_in: int, c_out: int, dtype: DType
+) -> tuple[Array, Array]:
+    """Return a weight [C_out, C_in] and a float32 bias that keep values of order one."""
+    weight = rng.standard_normal((c_out, c_in), np.float32) / np.float32(c_in**0.5)
+    return weight.astype(dtype), rng.standard_normal(c_out, np.float32)
+
+
+def layer_case(shape: Shape) -> Case:
+    """Return a pointwise convolution as a graph of one node."""
+
+    def define(graph: Any) -> None:
+        parameters = random_parameters(np.random.default_rng(0), shape.k, shape.n, graph.dtype)
+        x = graph.input("x", (shape.batch, shape.k, shape.h, shape.w))
+        graph.output("y", graph.conv2d_pw(x, *parameters, name="conv"))
+
+    return Case(str(shape), "layers", shape.count, define, shape)
+
+
+def edgetam_shapes(size: int = IMAGE_SIZE) -> list[Shape]:
+    """Return the shapes of EdgeTAM's channel mixers, and of its neck's largest convolutions."""
+    shapes = []
+    for stage, (channels, mixers) in enumerate(zip(edgetam.CHANNELS, edgetam.MIXERS, strict=True)):
+        side, wide = size // (4 << stage), edgetam.EXPANSION * channels
+        shapes.append(Shape(channels, wide, side, side, count=mixers))
+        shapes.append(Shape(wide, channels, side, side, count=mixers))
+    for stage, (channels, head) in enumerate(zip(edgetam.CHANNELS, edgetam.HEADS, strict=False)):
+        side = size // (4 << stage)
+        shapes.append(Shape(channels, edgetam.NECK, side, side))
+        shapes.append(Shape(edgetam.NECK, head, side, side))
+    return shapes
+
+
+def repvit_m1(size: int = IMAGE_SIZE) -> Case:
+    """Return RepViT-M1's trunk for an image of H = W = size, with random weights."""
+    require_size(size)
+
+    def define(graph: Any) -> None:
+        trunk = Trunk(_trunk_parameters(), np.dtype(graph.dtype))
+        x = graph.input("x", (1, 3, size, size))
+        for stage, feature_map in enumerate(trunk.feature_maps(graph, x)):
+            graph.output(f"stages.{stage}", feature_map)
+
+    return Case(f"RepViT-M1@{size}", "networks", 1, define)
+
+
+def _trunk_parameters() -> dict[str, Array]:
+    rng = np.random.default_rng(0)
+    found = {}
+    for name, shape in parameter_shapes().items():
+        array = rng.standard_normal(shape)
+        if len(shape) == 4:
+            array /= np.prod(shape[1:]) ** 0.5
+        elif name.endswith(".running_var"):
+            array = np.exp(0.1 * array)
+        elif name.endswith(".bn.weight"):
+            in_branch = any(
+                part in name for part in (".token_mixer.", "mixer.conv2.", "ffn.conv2.")
+            )
+            array = np.full(shape, _BRANCH if in_branch else 1.0)
+        else:
+            array *= _BRANCH
+        found[name] = array.astype(FLOAT32)
+    return found
