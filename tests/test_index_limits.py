@@ -166,7 +166,7 @@ def test_nodes(context, scale, drawn, storage, dtype):
     if fits(*where, dtype, (n, 2 * c, h, w)):
         pieces = [Piece(0, c, 0, c), Piece(1, c, 0, c)]
         doubled = (n, 2 * c, h, w)
-        check(lambda: [plan for plan, _ in plan_channels(*where, pieces, doubled, dtype)])
+        check(lambda: [each.plan for each in plan_channels(*where, pieces, doubled, dtype)])
 
 
 @on_edges

@@ -158,3 +158,12 @@ def test_elementwise_numbers_are_the_shaders():
     text = (ROOT / "shaders/include/elementwise.glslh").read_text()
     for name in ("FIRST", "ADD", "MULTIPLY"):
         assert f"const uint OPERATION_{name} = {getattr(elementwise, name)};" in text
+
+
+def test_a_kernel_writes_its_output_alone():
+    """Barriers are placed by it."""
+    outputs = {"t_out", "target", "staging", "packed_weight", "weight_rows", "result"}
+    for family in shaders.families():
+        for variant in shaders.variants(family):
+            (written,) = variant.written
+            assert variant.binding_names[written] in outputs

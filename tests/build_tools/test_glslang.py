@@ -70,11 +70,21 @@ def test_an_error_names_file_and_line(compiler):
 
 
 @pytest.mark.parametrize("spirv", [(1, 3), (1, 6)])
+@pytest.mark.parametrize(
+    ("declared", "access"), [("", "rw"), ("readonly ", "r"), ("coherent ", "rw")]
+)
+def test_reflection_reads_what_is_written(compiler, spirv, declared, access):
+    source = SHADER.replace("buffer Data", f"{declared}buffer Data")
+    data, target = reflect(compiler.compile(source, name="test.comp", spirv=spirv)).bindings
+    assert (data["access"], target["access"]) == (access, "w")
+
+
+@pytest.mark.parametrize("spirv", [(1, 3), (1, 6)])
 def test_reflection_reads_the_interface(compiler, spirv):
     reflection = reflect(compiler.compile(SHADER, name="test.comp", spirv=spirv))
     assert reflection.bindings == [
-        {"name": "data", "binding": 0, "type": "storage_buffer"},
-        {"name": "target", "binding": 1, "type": "storage_image"},
+        {"name": "data", "binding": 0, "type": "storage_buffer", "access": "rw"},
+        {"name": "target", "binding": 1, "type": "storage_image", "access": "w"},
     ]
     assert reflection.specialization_constants == [
         {"name": "local_size_x", "id": 0, "type": "uint"},

@@ -35,7 +35,7 @@ default = pwconv.conv2d_pw(x, identity)
 held, done = threading.Event(), threading.Event()
 
 def hold():
-    with device._logical.lock, graph._lock, handle._lock, pwconv.device._default_lock:
+    with device._context.lock, graph._lock, handle._lock, pwconv.device._default_lock:
         held.set()
         done.wait()
 

@@ -91,7 +91,9 @@ def test_pieces_of_a_concatenation(device):
         planned = plan_channels(
             inside.context(device), "texture3d", pieces, (1, 3 * size, 1, 1), np.dtype("float32")
         )
-        assert {-1, *range(size)} == {i for _, bindings in planned for i in bindings.values()}
+        assert {-1, *range(size)} == {
+            i for dispatch in planned for i in dispatch.resources.values()
+        }
 
     assert_grows_slowly(plan)
 

@@ -91,7 +91,7 @@ class PairOfLayers:
             "second_bias": inside.bias(second),
         }
         for which, layer in (("first", first), ("second", second)):
-            if f"{which}_rows" in plan.binding_names:
+            if f"{which}_rows" in plan.variant.binding_names:
                 resources[f"{which}_rows"] = inside.weight(layer).rows()
             else:
                 resources[f"{which}_packed"] = inside.weight(layer).resource
