@@ -78,9 +78,8 @@ def test_the_manifest_tells_what_each_variant_is(tree, tmp_path):
     assert (tmp_path / "out" / entry["file"]).read_bytes()[:4] == b"\x03\x02\x23\x07"
     assert entry["features"] == ["shaderFloat16"]
     assert entry["limits"] == {"maxComputeSharedMemorySize": 16384}
-    assert entry["bindings"] == [
-        {"name": "data", "binding": 0, "type": "storage_buffer", "access": "rw"}
-    ]
+    (binding,) = entry["bindings"]
+    assert binding == {"name": "data", "binding": 0, "type": "storage_buffer", "access": "rw"}
     digest = hashlib.sha256(files[-1].read_bytes()).hexdigest()
     assert (files[-2].name, files[-2].read_text()) == ("manifest.sha256", digest)
     assert {f.name for f in files[:-2]} == {e["file"] for e in document["variants"].values()}
