@@ -113,9 +113,9 @@ def context(device: pwconv.Device) -> Any:
 
 
 def another_context(device: pwconv.Device) -> Any:
-    """Return a context of the same open device that keeps plans and recordings of its own."""
+    """Return a context of the same open device that denies nothing and has kept nothing."""
     found = object.__new__(context_module.Context)
-    vars(found).update(vars(device._context), **_nothing_kept())
+    vars(found).update(vars(device._context), denied=None, **_nothing_kept())
     return found
 
 

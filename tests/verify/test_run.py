@@ -72,7 +72,9 @@ def test_every_family_is_verified_or_left_out_on_purpose():
 def test_a_sound_device_passes(device, part):
     variants = selected([part])
     told = []
-    found = verify(inside.context(device), variants, lambda name, share: told.append((name, share)))
+    found = verify(
+        inside.another_context(device), variants, lambda name, share: told.append((name, share))
+    )
     assert [str(f) for result in found.failed for f in result.failures] == []
     assert not found.lost
     assert [r.variant for r in found.results] == [
@@ -143,7 +145,7 @@ def test_a_driver_that_ends_a_loop_is_found(device, monkeypatch, name):
     """What is planned is short enough for llvmpipe; were it not, its users would be told."""
     for module in (dispatch, tiling, linear, pointwise):
         monkeypatch.setattr(module, "MOST_TRIPS", 2**17)
-    found = verify(inside.context(device), [v for v in selected([name]) if v.name == name])
+    found = verify(inside.another_context(device), [v for v in selected([name]) if v.name == name])
     wrong = {failure.case for result in found.failed for failure in result.failures}
     if "Mesa 22.3" in device.info.driver:  # Mesa 26.2's does not end it, nor does SwiftShader
         assert wrong == {"longest loop"}
@@ -268,7 +270,7 @@ def test_a_fault_is_found_and_named(device, monkeypatch, name, fault, kind):
         return fault(read(self, resource, shape, dtype))
 
     monkeypatch.setattr(Workbench, "read", faulty)
-    found = verify(inside.context(device), [variant])
+    found = verify(inside.another_context(device), [variant])
     (result,) = found.failed
     first = result.failures[0]
     assert first.kind == kind, str(first)
@@ -293,7 +295,7 @@ def test_a_tile_that_is_not_computed_is_unwritten(device, monkeypatch, name):
         return cut_short(made) if chosen is variant else made
 
     monkeypatch.setattr(Context, "plan", plan)
-    (result,) = verify(inside.context(device), [variant]).failed
+    (result,) = verify(inside.another_context(device), [variant]).failed
     assert result.failures[0].kind == "unwritten", str(result.failures[0])
     assert np.isnan(result.failures[0].value)
     assert "identity" in {failure.case for failure in result.failures}
@@ -310,7 +312,7 @@ def test_an_input_channel_that_is_left_out_is_found(device, monkeypatch):
         return make(self, chosen, grid, push, *arguments, **options)
 
     monkeypatch.setattr(Context, "plan", plan)
-    (result,) = verify(inside.context(device), [variant]).failed
+    (result,) = verify(inside.another_context(device), [variant]).failed
     failed = {failure.case: failure for failure in result.failures}
     assert failed["one-hot"].kind == "zeros"
     assert failed["constant"].value == failed["constant"].expected - 1
@@ -322,7 +324,7 @@ def test_a_lane_past_the_channels_is_looked_at(device, monkeypatch):
     monkeypatch.setattr(
         Workbench, "read", lambda *arguments: garbage_past_channels(read(*arguments))
     )
-    (result,) = verify(inside.context(device), [variant]).failed
+    (result,) = verify(inside.another_context(device), [variant]).failed
     first = result.failures[0]
     assert first.past_channels
     assert (first.value, first.expected, first.bound) == (3, 0, 0)
@@ -339,7 +341,7 @@ def test_an_error_fails_a_variant_and_the_rest_goes_on(device, monkeypatch):
         return plan(context, variant, problem, *arguments, **options)
 
     monkeypatch.setattr(pointwise, "plan_conv2d_pw", fail)
-    found = verify(inside.context(device), variants)
+    found = verify(inside.another_context(device), variants)
     assert [result.passed for result in found.results] == [False, True]
     assert str(found.results[0].failures[0]) == "large-K: the compiler failed"
 
@@ -361,7 +363,7 @@ def compiled(monkeypatch) -> list[str]:
 
 def test_other_threads_compile(own_device, compiled):
     variants = selected([CONV, "upsample"])
-    assert not verify(inside.context(own_device), variants).failed
+    assert not verify(inside.another_context(own_device), variants).failed
     ahead = [name for name in compiled if name.startswith("pwconv-verify")]
     assert len(ahead) >= 10  # and not what carries arrays to the device and back
     assert threading.active_count() == 1
@@ -377,7 +379,7 @@ def test_what_does_not_compile_is_that_variants_error(own_device, monkeypatch):
         return real(self, name, *arguments)
 
     monkeypatch.setattr(pipelines.PipelineCache, "get", fail)
-    found = verify(inside.context(own_device), variants)
+    found = verify(inside.another_context(own_device), variants)
     assert [result.passed for result in found.results] == [False, True]
     (failure,) = found.results[0].failures
     assert str(failure) == "identity: vkCreateComputePipelines: the driver failed"
@@ -392,7 +394,7 @@ def test_ctrl_c_ends_it_before_the_rest_is_compiled(own_device, compiled):
 
     variants = selected(["conv2d_pw_tiled_fp32"])
     with pytest.raises(KeyboardInterrupt):
-        verify(inside.context(own_device), variants, interrupt)
+        verify(inside.another_context(own_device), variants, interrupt)
     made = len(compiled)
     assert made < 2 * len(variants)
     time.sleep(0.3)
@@ -406,7 +408,7 @@ def test_a_lost_device_ends_it(device, monkeypatch):
         raise pwconv.DeviceLostError("the driver lost the device")
 
     monkeypatch.setattr(pointwise, "plan_conv2d_pw", lose)
-    found = verify(inside.context(device), variants)
+    found = verify(inside.another_context(device), variants)
     assert found.lost == "the driver lost the device"
     assert [r.failures[0].kind for r in found.results] == ["error"]
     assert found.skipped == {"upsample_buffer_fp32": "the device was lost"}
@@ -440,7 +442,7 @@ def test_the_document_and_the_table(device, monkeypatch):
         return found * np.float32("nan") if found.shape[1] == 104 else found
 
     monkeypatch.setattr(Workbench, "read", faulty)
-    found = verify(inside.context(device), selected([CONV, COPIES]))
+    found = verify(inside.another_context(device), selected([CONV, COPIES]))
     document = json.loads(json.dumps(to_document(device.info, found), allow_nan=False))
     assert document["schema"] == 1
     assert document["device"]["name"] == device.info.name
