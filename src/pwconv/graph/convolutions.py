@@ -89,7 +89,7 @@ class PointwiseConvolution(MatrixConvolution):
         unscaled = shapes[:-1] if self.scaled else shapes
         layer = self.layer
         out_shape = conv_output_shape(
-            shapes[0], layer.in_channels, layer.out_channels, self.geometry, layer
+            shapes[0], layer.in_channels, layer.out_channels, self.geometry
         )
         return _with_residual(out_shape, unscaled)
 
@@ -130,11 +130,7 @@ class DenseConvolution(MatrixConvolution):
     def output_shape(self, shapes: Sequence[Shape]) -> Shape:
         """Return [N, C_out, H_out, W_out], or without N."""
         out_shape = conv_output_shape(
-            shapes[0],
-            self.in_channels,
-            self.layer.out_channels,
-            self.geometry,
-            _taps_of(self.geometry),
+            shapes[0], self.in_channels, self.layer.out_channels, self.geometry
         )
         return _with_residual(out_shape, shapes)
 
@@ -210,9 +206,7 @@ class DepthwiseConvolution(Operation):
     def output_shape(self, shapes: Sequence[Shape]) -> Shape:
         """Return [N, C, H_out, W_out], or without N."""
         channels = self.kernels.channels
-        return conv_output_shape(
-            shapes[0], channels, channels, self.geometry, _taps_of(self.geometry)
-        )
+        return conv_output_shape(shapes[0], channels, channels, self.geometry)
 
     def dispatches(
         self, setting: Setting, shapes: Sequence[Shape], out_shape: Shape
@@ -254,10 +248,6 @@ def check_kernel(weight: Any, axes: str) -> Array:
             f"most {_MOST_TAPS} taps KH·KW"
         )
     return array
-
-
-def _taps_of(geometry: Geometry) -> str:
-    return f"a kernel of {geometry.kernel} and padding {geometry.padding}"
 
 
 def _with_residual(out_shape: Shape, shapes: Sequence[Shape]) -> Shape:

@@ -159,16 +159,15 @@ def runnable(
         )
     if not able:
         context.require_allowed(considered)
-        lack = context.unmet(considered[0])
-        raise UnsupportedError(
-            f"{context.info.name} runs no kernel for activations in a "
-            f"{problem.storage}, dtype '{problem.dtype}' and accumulate '{problem.accumulate}': "
-            f"{considered[0].name} needs {lack}; "
-            + (
-                "use accumulate='float32'"
-                if problem.accumulate.itemsize == 2
-                else "use another storage, or another device"
+        lack = str(context.unmet(considered[0])).removeprefix("the feature ")
+        if problem.accumulate.itemsize == 2:
+            raise UnsupportedError(
+                f"accumulate='float16' needs {lack}, which {context.info.name} lacks; use "
+                "accumulate='float32'"
             )
+        raise UnsupportedError(
+            f"storage='{problem.storage}' with dtype='{problem.dtype}' needs {lack}, which "
+            f"{context.info.name} lacks; use another storage, or another device"
         )
     return {v.name: v for v in short}
 
