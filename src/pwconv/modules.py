@@ -44,9 +44,9 @@ class PointwiseConv2d(Layer):
         Type of the weight, the input and the output on the device; the weight's by default. Arrays
         are converted to it only where it is given.
     accumulate : "float32" or "float16"
-        What products are summed in; "float16" only with dtype float16, where the device can.
+        Type in which products are summed; "float16" only with dtype float16 and shaderFloat16.
     storage : "auto", "texture3d" or "buffer"
-        How activations are stored on the device; "auto" is as the input tensor is, or for an array
+        Storage of activations on the device; "auto" is the input tensor's, or for an array
         what suits the device, and what input and output fit.
     device : Device, int or str, optional
         By default the packed weight's, or else the default device.
@@ -232,9 +232,9 @@ class Linear(Layer):
         Type of the weight, the input and the output on the device; the weight's by default. Arrays
         are converted to it only where it is given.
     accumulate : "float32" or "float16"
-        What products are summed in; "float16" only with dtype float16, where the device can.
+        Type in which products are summed; "float16" only with dtype float16 and shaderFloat16.
     storage : "auto", "texture3d" or "buffer"
-        How activations are stored on the device; "auto" is as the input tensor is, or for an array
+        Storage of activations on the device; "auto" is the input tensor's, or for an array
         what suits the device, and what input and output fit.
     device : Device, int or str, optional
         By default the packed weight's, or else the default device.
@@ -256,7 +256,7 @@ class Linear(Layer):
 
     float16 layers compute the epilogue in float32 and round once, to nearest even.
 
-    Which compiled variant computes a shape is what a rule says; :meth:`explain` tells.
+    A rule picks the compiled variant for a shape; :meth:`explain` returns both.
     """
 
     _bias_axis = "N"
@@ -443,7 +443,7 @@ def _one(pair: tuple[int, int]) -> int | tuple[int, int]:
 
 
 def _other_channels(x_shape: Shape, c_in: int, c_out: int) -> str:
-    """Return what may be meant by an x that has other channels than the weight, for an error."""
+    """Return a hint for an x of other channels than the weight takes, for an error."""
     channels = x_shape[-3]
     if x_shape[-1] == c_in:
         axes = (0, 3, 1, 2) if len(x_shape) == 4 else (2, 0, 1)

@@ -1,4 +1,4 @@
-"""What is measured: graphs by name, single layers among them as graphs of one node."""
+"""Graphs to measure, by name; a single layer is a graph of one node."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def parse_shape(text: str) -> Shape:
     Raises
     ------
     ValueError
-        What is wrong with it.
+        Another count of numbers, or one that is not positive.
     """
     parts = text.split(",")
     if len(parts) not in (4, 5):

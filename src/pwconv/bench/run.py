@@ -24,7 +24,7 @@ from pwconv.version import __version__
 
 @dataclass(frozen=True)
 class Job:
-    """What to measure.
+    """Graphs to measure, and the types and storages to measure them in.
 
     Attributes
     ----------
@@ -47,10 +47,10 @@ class Contender(Protocol):
     """A way to run graphs on the device."""
 
     def measure(self, case: Case, dtype: str) -> list[Run]:
-        """Time a graph in each way that there is; raises nothing: a run may be a failure."""
+        """Time a graph in each of the contender's ways; a failure is a run without a sample."""
 
     def close(self) -> None:
-        """Free what the contender holds."""
+        """Free the contender's device memory."""
 
 
 def run(

@@ -1,4 +1,4 @@
-"""What a graph is made of: nodes added one by one, each of the values before it."""
+"""Builder of a graph: its methods add nodes, one by one, over the values before."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ _MOST_SCALE = 1024
 
 @dataclass(frozen=True, eq=False)
 class Value:
-    """What a node of a graph gives: what the graph's methods take and return.
+    """The output of a node; a graph's methods take and return values.
 
     Attributes
     ----------
@@ -64,7 +64,7 @@ class Value:
 
 
 class Builder:
-    """The methods of :class:`pwconv.Graph` that add to it, and what they added.
+    """Methods of :class:`pwconv.Graph` that add nodes, and the nodes added.
 
     Parameters
     ----------
@@ -110,7 +110,7 @@ class Builder:
         Parameters
         ----------
         name : str
-            What :meth:`run` takes it as.
+            Its keyword in :meth:`run`.
         shape : tuple of int
             [N, C, H, W] or [C, H, W] of images; for :meth:`linear` and what works element by
             element any axes, stored as :class:`pwconv.Tensor` tells.
@@ -315,7 +315,7 @@ class Builder:
         return self._add_operation("linear", name, (x,), make)
 
     def activation(self, x: Value, activation: Any, *, name: str | None = None) -> Value:
-        """Add an activation; where it can be it becomes part of the node that gives x.
+        """Add an activation; it is fused into the node of x where that has an epilogue.
 
         Parameters
         ----------
@@ -563,7 +563,7 @@ class Builder:
             )
 
     def _finish(self) -> Network:
-        """Return the network; there is nothing to be added any more."""
+        """Return the network, and refuse further nodes."""
         with self._lock:
             if self._network is None:
                 if not self._outputs:
@@ -597,7 +597,7 @@ def _geometry(stride: Any, padding: Any, weight: Array) -> Geometry:
 
 
 def input_shape(name: str, shape: Any) -> Shape:
-    """Return what a user gives as an input's shape, checked.
+    """Return an input's shape, checked.
 
     Raises
     ------

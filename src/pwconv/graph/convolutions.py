@@ -64,14 +64,14 @@ class MatrixConvolution(Operation):
         return 2 * shapes[0][-3] * math.prod(out_shape)
 
     def _added(self, operands: int) -> dict[str, int]:
-        """Return what there is besides x, of so many operands, by the name of its binding."""
+        """Return the operands besides x: their numbers by binding name."""
         return {"t_residual": 1} if operands > 1 else {}
 
     @abstractmethod
     def _plan(
         self, setting: Setting, x_shape: Shape, out_shape: Shape, added: Container[str]
     ) -> tuple[Plan, str]:
-        """Return the plan with what is added, and why its variant."""
+        """Return the plan with a residual or a scale, and the reason for its variant."""
 
 
 @dataclass(frozen=True, eq=False)

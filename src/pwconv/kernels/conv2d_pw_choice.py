@@ -1,4 +1,4 @@
-"""Which variant computes a pointwise convolution, and why."""
+"""Choice of the variant of a pointwise convolution, with the reason."""
 
 from __future__ import annotations
 
@@ -117,7 +117,7 @@ def candidates(
 
 
 def choose(context: Context, problem: Problem, weight_storage: str) -> Choice:
-    """Return what should be fastest: matrix units, or else the best-fitting tile.
+    """Return the variant expected to be fastest: matrix units, or the best-fitting tile.
 
     Raises
     ------

@@ -22,7 +22,7 @@ from pwconv.vk.commands import Plan
 
 @dataclass(frozen=True)
 class PairProblem:
-    """A pointwise convolution of what another gives, at stride 1 and without padding.
+    """A pointwise convolution of another one's output, at stride 1 and without padding.
 
     Attributes
     ----------

@@ -1,4 +1,4 @@
-"""Which variant computes two pointwise convolutions as one, where that gains."""
+"""Choice of the variant that computes two pointwise convolutions as one, where it gains."""
 
 from __future__ import annotations
 
@@ -116,7 +116,7 @@ def candidates(
 
 
 def choose_pair(context: Context, problem: PairProblem, weight_storage: str) -> Choice | None:
-    """Return what should be faster than two dispatches; None where nothing should.
+    """Return a variant expected to be faster than two dispatches, or None.
 
     Where images are so small that two dispatches share their tiles among samples, nothing is.
     """

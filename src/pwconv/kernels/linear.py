@@ -127,7 +127,7 @@ def candidates(
 
 
 def choose(context: Context, problem: Problem, weight_storage: str) -> Choice:
-    """Return what should be fastest: slices of K for few rows, or else the best-fitting tile.
+    """Return the variant expected to be fastest: slices of K for few rows, else a tile.
 
     Raises
     ------

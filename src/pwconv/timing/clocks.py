@@ -46,12 +46,12 @@ class ClockCheck:
 
     @property
     def drift(self) -> float:
-        """How much slower the slower time is than the faster one."""
+        """Excess of the slower time over the faster one, as a share."""
         return max(self.before, self.after) / min(self.before, self.after) - 1
 
     @property
     def settled(self) -> bool:
-        """Whether the clocks held."""
+        """True if the clocks held."""
         return self.drift <= MAX_DRIFT
 
 

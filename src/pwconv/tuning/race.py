@@ -96,7 +96,7 @@ class Outcome:
 
     @property
     def rival_wins(self) -> bool:
-        """Whether the rival is faster by more than the noise."""
+        """True if the rival is faster by more than the noise."""
         return (
             self.held
             and self.rival_time is not None
@@ -106,7 +106,7 @@ class Outcome:
 
     @property
     def winner(self) -> tuple[Choice, Sample]:
-        """What should be used, and its time."""
+        """The winner, and its time."""
         if self.rival is not None and self.rival_time is not None and self.rival_wins:
             return self.rival, self.rival_time
         return self.default, self.default_time

@@ -1,4 +1,4 @@
-"""Who a layer asks for its variant: the default, or what was measured, as PWCONV_TUNE says."""
+"""Select a layer's variant: the tuned one, else the heuristic's; PWCONV_TUNE says which."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ MODES = ("off", "cached", "on-demand")
 
 
 def tuning_mode() -> str:
-    """Return what ``$PWCONV_TUNE`` says: "off", "cached" (the default) or "on-demand".
+    """Return the mode in ``$PWCONV_TUNE``: "off", "cached" (the default) or "on-demand".
 
     Raises
     ------
@@ -36,7 +36,7 @@ def tuning_mode() -> str:
 
 
 class Tuner:
-    """Picks variants on one device.
+    """Selects variants on one device.
 
     Parameters
     ----------
@@ -114,7 +114,7 @@ class Tuner:
             _log.info("the tuning file %s was not written: %s", self.store.file, error)
 
     def _recall(self, task: Task, default: Choice) -> Choice | None:
-        """Return what was found for a task, if it still is what can be run."""
+        """Return the verdict on a task, if its variant can still run."""
         verdict = self._known().get(Key(task.problem, task.weight_storage))
         if verdict is None:
             return None

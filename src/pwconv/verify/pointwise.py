@@ -215,7 +215,7 @@ def _residual(operands: Operands, out_shape: Shape4) -> Array:
 def _expect(
     case: _Case, operands: Operands, out_shape: Shape4, accumulate: DType, *, scaled: bool
 ) -> tuple[Array, Array]:
-    """Return what the output should be, and its bound, [N, C_out, H_out, W_out]."""
+    """Return the expected output and its bound, [N, C_out, H_out, W_out]."""
     x = _from_rows(operands.x, case.size)
     if scaled:
         x = x * _scale((case.size[0], case.k, *case.size[1:]), x.dtype)

@@ -112,7 +112,7 @@ class PipelineCache:
     Parameters
     ----------
     file : Path
-        Where the cache is kept.
+        File of the cache.
     """
 
     def __init__(self, core: Core, file: Path) -> None:
@@ -169,7 +169,7 @@ class PipelineCache:
         return pipeline
 
     def close(self) -> None:
-        """Write the file, if there is something new, and destroy every pipeline."""
+        """Write the cache file if it changed, and destroy every pipeline."""
         if self._pipelines:
             self._save()
         for pipeline in self._pipelines.values():
