@@ -43,7 +43,7 @@ _LOCK_POLL_SECONDS = 0.01
 # A process on another host cannot be looked for: what it left is stale when it is a day old.
 _STALE_SECONDS = 86_400
 _OTHERS_WRITE = stat.S_IWGRP | stat.S_IWOTH
-# Where there is no home: nothing can exist there, or be made.
+# Folder of a user without a home: it cannot exist.
 _NOWHERE = Path(os.devnull, "pwconv")
 
 
@@ -354,7 +354,7 @@ def _seal(data: bytes) -> bytes:
 
 
 def _is_foreign(found: os.stat_result) -> bool:
-    """Return whether a file belongs to neither the user nor root, who may write anything."""
+    """Return whether a file belongs to neither the user nor root."""
     # Without it, on Windows, a user's folders are the user's.
     return hasattr(os, "geteuid") and found.st_uid not in (0, os.geteuid())
 

@@ -96,7 +96,7 @@ def main(arguments: list[str] | None = None) -> None:
         status = 130
         _complain("interrupted")
     except BrokenPipeError:
-        status = 1  # whoever reads has seen enough
+        status = 1  # the reader of the pipe closed it
     except OSError as error:
         status = 1
         # Those of files have their name.
@@ -319,7 +319,7 @@ def _verify(options: argparse.Namespace) -> bool:
             found = verify(context, variants, progress)
     finally:
         context.close()
-    # Files first: whoever reads what is printed may go away.
+    # Files first: the reader of the output may close the pipe.
     problems: list[pwconv.PwconvError] = []
     lines = []
     try:
@@ -516,7 +516,7 @@ def _bench(options: argparse.Namespace) -> bool:
         show(console, f"device {device.info}")
         with progress_bar(console) as progress:
             found = run(device, job, progress)
-    # The file first: whoever reads what is printed may go away.
+    # The file first: the reader of the output may close the pipe.
     problems: list[pwconv.PwconvError] = []
     lines = _write(to_document(found), options.json, problems)
     for part in (*describe(found), *lines):

@@ -109,7 +109,7 @@ class DenyList(JsonFile[str, Denial]):
         failed : Mapping
             Those of them that failed, and why.
         anew : bool
-            Whether a list that cannot be read is replaced: everything was verified.
+            Replace a list that cannot be read: everything was verified.
 
         Raises
         ------

@@ -31,7 +31,7 @@ class Shape:
     h, w : int
     batch : int
     count : int
-        How often the network has it; 0 for a yardstick that it does not have.
+        Times that the network has it; 0 for a yardstick from elsewhere.
     """
 
     k: int
@@ -56,7 +56,7 @@ class Case:
     kind : str
         Times of cases of one kind are summed up.
     count : int
-        How often the network has it.
+        Times that the network has it.
     define : callable
         Adds the input ``x``, nodes and outputs to a :class:`pwconv.Graph`, or to what takes the
         same calls.

@@ -33,7 +33,7 @@ class Job:
     cases : sequence of Case
     dtypes, storages : sequence of str
     host : bool
-        Whether to measure the host's cost, of the last case.
+        Measure the host's cost too, of the last case.
     """
 
     workload: str
@@ -68,7 +68,7 @@ def run(
     progress : callable
         Told what comes next, and the share that is done.
     open_others : callable
-        Returns who runs each graph in turns with pwconv, and notes their versions in the report.
+        Returns the peers that run each graph in turns with pwconv, and adds their versions.
     """
     stopwatch, note = make_stopwatch(device._context)
     report = _empty_report(device, job, stopwatch.method)

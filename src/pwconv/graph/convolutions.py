@@ -78,7 +78,7 @@ class MatrixConvolution(Operation):
 class PointwiseConvolution(MatrixConvolution):
     """A convolution by a kernel of one tap.
 
-    Where it is ``scaled``, its last input is no residual but [N, C_in, 1, 1], a factor of x.
+    If ``scaled``, its last input is no residual but a factor of x, [N, C_in, 1, 1].
     """
 
     scaled: bool = False

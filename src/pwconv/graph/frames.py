@@ -1,7 +1,7 @@
-"""Arrays through a program: uploads, nodes and downloads in one submission, two of them in flight.
+"""Frames: arrays through a program in one submission of uploads, nodes and downloads.
 
-Programs run one after the other on the device, so that frames share the intermediates. Inputs,
-outputs and staging are each frame's own.
+Two frames may be in flight. Programs run one after the other on the device, so that frames share
+the intermediates. Inputs, outputs and staging are each frame's own.
 """
 
 from __future__ import annotations

@@ -177,7 +177,7 @@ def plan_conv2d_pw(
         },
         {
             "ACTIVATION": activation.number,
-            # Of single positions in rows of their own each is gathered.
+            # A row of one position is gathered by itself.
             "POINTWISE_GRID": geometry == Geometry()
             and not (shared == 1 and problem.storage == "buffer"),
             "SHARED": shared,

@@ -15,9 +15,9 @@ class Sample:
     ----------
     median, q1, q3 : float
     count : int
-        How many samples there are.
+        Count of samples.
     repetitions : int
-        How many runs each sample is the mean of.
+        Runs that each sample is the mean of.
     """
 
     median: float

@@ -56,7 +56,7 @@ class Tuner:
         self._clocks: Clocks | None = None
 
     def choose(self, task: Task) -> Choice:
-        """Return the variant for a task, measured now where the mode says so and none is known.
+        """Return the variant for a task; in mode "on-demand" measure it if no verdict is known.
 
         Raises
         ------
@@ -79,7 +79,7 @@ class Tuner:
         Raises
         ------
         OutOfMemoryError
-            There is no room for the inputs and outputs that are measured on.
+            There is no room for inputs and outputs to measure on.
         OSError
             The file cannot be written; the verdict is known to this process all the same.
         """
@@ -110,7 +110,7 @@ class Tuner:
         except (OutOfMemoryError, MemoryError) as error:
             _log.info("%s was not measured: %s", task.problem, error)
         except OSError as error:
-            # It will be measured again by the next process, and nothing else.
+            # Not fatal: the next process measures it again.
             _log.info("the tuning file %s was not written: %s", self.store.file, error)
 
     def _recall(self, task: Task, default: Choice) -> Choice | None:

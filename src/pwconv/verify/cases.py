@@ -27,9 +27,9 @@ class Operands:
     Attributes
     ----------
     exact : bool
-        Whether the sums must be exact.
+        True if the sums must be exact.
     flushed : bool
-        Whether there are subnormal numbers, which a device may take for zeros.
+        True if there are subnormal numbers, which a device may take for zeros.
     """
 
     x: Array

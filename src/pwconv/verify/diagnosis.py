@@ -34,7 +34,7 @@ class Failure:
     position : tuple of int
         [n, c, h, w]; of a linear layer w is the feature.
     past_channels : bool
-        Whether c is a lane past C, which must be zero.
+        True if c is a lane past C, which must be zero.
     value, expected, bound : float
     message : str
         The error.

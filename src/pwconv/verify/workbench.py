@@ -49,7 +49,7 @@ class Trial:
     run : callable
         Poisons the output with a number, runs the variant, returns what the output then holds.
     features_last : bool
-        Whether W are a linear layer's features, and the other axes rows.
+        True if W are a linear layer's features, and the other axes rows.
     """
 
     case: str
@@ -243,7 +243,7 @@ def storage_of(variant: Variant) -> str:
 
 
 def is_smallest(context: Context, variant: Variant) -> bool:
-    """Return whether of the variants that loop and differ in their tile alone its is the smallest.
+    """Return whether a variant has the smallest tile of those that differ in the tile alone.
 
     Long trials whose outcome does not depend on the tile run on that one alone.
     """
@@ -263,7 +263,7 @@ def is_smallest(context: Context, variant: Variant) -> bool:
 
 
 def weight_limit(context: Context, variant: Variant, dtype: DType) -> int:
-    """Return nearly the most of N or K, where the other is few, of a weight a variant is given."""
+    """Return nearly the largest N or K of a variant's weight, where the other is small."""
     if variant.axes.get("weight") == "texture2d":
         return extent_limit(context, dtype, 2)
     most_bytes: int = min(context.limits["maxStorageBufferRange"], _MOST_BYTES)

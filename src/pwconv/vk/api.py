@@ -62,7 +62,7 @@ INSTALL_HINT = (
 
 
 def __getattr__(name: str) -> Any:
-    """Look a name up in the vulkan package, once."""
+    """Return a name of the vulkan package, looked up once."""
     if name.startswith("__"):
         raise AttributeError(name)
     if name in _DIRECT_VOID:

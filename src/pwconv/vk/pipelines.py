@@ -122,8 +122,8 @@ class PipelineCache:
         self._core = core
         self._file = file
         self._pipelines: dict[tuple[Any, ...], Pipeline] = {}
-        # One for each pipeline, held while it is compiled: not the device's, which whoever waits
-        # here may hold, and whoever compiles needs no other.
+        # A lock for each pipeline, held while it is compiled. Not the device's lock: a thread that
+        # waits here may hold that one, and compiling needs no other.
         self._locks: dict[tuple[Any, ...], Any] = {}
         self._saved = data = read_pipelines(file)
         info = vk.VkPipelineCacheCreateInfo(
