@@ -19,7 +19,7 @@ has_layer() {
 install() {
     if ! command -v apt-get >/dev/null; then
         echo "This machine has $missing, and no apt-get to install it with:" >&2
-        echo "see 'Other systems' in README.md." >&2
+        echo "docs/drivers.md lists other systems." >&2
         exit 1
     fi
     sudo=

@@ -1,5 +1,8 @@
-"""The README's Python works when pasted."""
+"""The Python of README.md and docs/ works when pasted, and their links and pictures are there."""
 
+from __future__ import annotations
+
+import os
 import re
 import subprocess
 import sys
@@ -7,18 +10,71 @@ from pathlib import Path
 
 import pytest
 
+ROOT = Path(__file__).parents[1]
+PAGES = [
+    ROOT / "README.md",
+    ROOT / "CONTRIBUTING.md",
+    ROOT / "CHANGELOG.md",
+    ROOT / "benchmarks" / "README.md",
+    *sorted((ROOT / "docs").glob("*.md")),
+]
+PROGRAMS = {
+    f"{path.relative_to(ROOT)}-{number}": program
+    for path in PAGES
+    for number, program in enumerate(
+        re.findall(r"^```python\n(.*?)^```", path.read_text(encoding="utf-8"), re.DOTALL | re.M)
+    )
+}
+SAYS = {
+    "README.md-0": "(1, 96, 64, 64) 0.0",
+    "docs/guide.md-0": "(1, 96, 32, 32) float16 float16\n(2, 7, 10)\n",
+    "docs/guide.md-1": "(1, 48, 64, 64) (1, 48, 32, 40) Memory(",
+    "docs/guide.md-2": "conv2d_pw",
+    "docs/guide.md-3": "buffer Memory(allocated=",
+}
 
-@pytest.mark.parametrize(
-    ("number", "most_lines", "says"),
-    [(0, 11, "(1, 96, 64, 64) 0.0"), (1, 13, "(1, 48, 64, 64) (1, 48, 32, 40) Memory(")],
-    ids=["a layer", "a graph"],
-)
-def test_the_programs(device, number, most_lines, says):
-    readme = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
-    program = re.findall(r"```python\n(.*?)```", readme, re.DOTALL)[number]
-    assert len(program.strip().splitlines()) <= most_lines
+
+@pytest.mark.parametrize("name", PROGRAMS)
+def test_the_programs(device, name):
     result = subprocess.run(
-        [sys.executable, "-W", "error", "-c", program], capture_output=True, text=True, check=False
+        [sys.executable, "-W", "error", "-c", PROGRAMS[name]],
+        env={**os.environ, "PWCONV_DEVICE": str(device.info.index)},
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert result.returncode == 0, result.stderr
-    assert says in result.stdout
+    assert SAYS[name] in result.stdout
+
+
+def test_the_readme_is_short():
+    assert len((ROOT / "README.md").read_text(encoding="utf-8").splitlines()) <= 150
+    assert len(PROGRAMS["README.md-0"].splitlines()) <= 11
+
+
+def headings(path: Path) -> set[str]:
+    """Return the anchors that GitHub makes of a page's headings."""
+    lines = re.findall(r"^#+ (.*)$", path.read_text(encoding="utf-8"), re.M)
+    return {re.sub(r"[^\w\- ]", "", line).strip().lower().replace(" ", "-") for line in lines}
+
+
+@pytest.mark.parametrize("path", PAGES, ids=[str(path.relative_to(ROOT)) for path in PAGES])
+def test_links_lead_somewhere(path):
+    text = re.sub(r"^```.*?^```", "", path.read_text(encoding="utf-8"), flags=re.DOTALL | re.M)
+    for target in re.findall(r"\]\(([^)]*)\)", text):
+        if target.startswith("https://"):
+            continue
+        file, _, anchor = target.partition("#")
+        linked = (path.parent / file).resolve() if file else path
+        assert linked.exists(), target
+        assert not anchor or anchor in headings(linked), target
+
+
+def test_every_page_is_linked_from_the_readme():
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert not [
+        path
+        for path in PAGES[1:]
+        if str(path.relative_to(ROOT))
+        not in text.replace("](benchmarks/)", "](benchmarks/README.md)")
+    ]

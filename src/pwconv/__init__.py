@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 else:
 
     def __getattr__(name):
-        """Import what layers do without, which takes as long as all the rest."""
+        """Import graphs, models and reference on first use: layers do without them."""
         if name == "Graph":
             from pwconv.graph import Graph
 

@@ -1,4 +1,4 @@
-"""Activations by name: what include/activation.glslh is told of them."""
+"""Activations by name, and their constants for include/activation.glslh."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ _CHOICES = f"None, {', '.join(map(repr, _BY_NAME))}, ('clamp', low, high) or ('l
 
 
 def parse_activation(activation: Any) -> Activation:
-    """Return what a user's name or tuple stands for.
+    """Return the activation of a user's name or tuple.
 
     Raises
     ------

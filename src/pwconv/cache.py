@@ -43,7 +43,7 @@ _LOCK_POLL_SECONDS = 0.01
 # A process on another host cannot be looked for: what it left is stale when it is a day old.
 _STALE_SECONDS = 86_400
 _OTHERS_WRITE = stat.S_IWGRP | stat.S_IWOTH
-# Where there is no home: nothing can exist there, or be made.
+# Folder of a user without a home: it cannot exist.
 _NOWHERE = Path(os.devnull, "pwconv")
 
 
@@ -141,7 +141,7 @@ def read_private(file: Path, most: int) -> bytes | None:
         raise ForeignFileError(f"it cannot be reached: {error.strerror}") from None
     except (OSError, ValueError):
         return None
-    # What is no regular file may never end, or never begin.
+    # Reading a pipe or a device file may never end, or never begin.
     if not stat.S_ISREG(found.st_mode):
         raise UnusableFileError("it is no regular file")
     for what, status in (("it", found), ("its folder", folder)):
@@ -229,9 +229,9 @@ def ignoring(title: str, file: Path) -> Iterator[None]:
 
 
 def read_pipelines(file: Path) -> bytes:
-    """Return what :func:`write_pipelines` wrote; nothing of a file that is not as it was written.
+    """Return the data that :func:`write_pipelines` wrote; nothing where the digest does not match.
 
-    Drivers trust the data that they are given: it stands behind its digest.
+    Drivers trust pipeline cache data, so the file begins with its digest.
     """
     start = len(_seal(b""))
     with ignoring("pipeline cache", file):
@@ -245,7 +245,7 @@ def read_pipelines(file: Path) -> bytes:
 
 
 def write_pipelines(file: Path, data: bytes) -> None:
-    """Write what a VkPipelineCache holds, or say in the log why not."""
+    """Write the data of a VkPipelineCache; log a failure."""
     try:
         replace_file(file, _seal(data) + data)
     except OSError as error:
@@ -261,18 +261,18 @@ class JsonFile(Generic[_K, _V]):
     ----------
     file : Path
     header : Mapping
-        What else the file must say, besides its ``format``.
+        Other fields that the file must have, besides its ``format``.
 
     Attributes
     ----------
     title : str
-        What the file is called in messages.
+        Name of the file in messages.
     name : str
-        What the list is called in the file.
+        Name of the list in the file.
     format : int
         Version of what an entry holds.
     checks : Mapping
-        What an entry holds: by name, whether a value may stand there.
+        Fields of an entry: a predicate on the value, by name.
     most : int
         Entries that the file may have.
     """
@@ -288,13 +288,13 @@ class JsonFile(Generic[_K, _V]):
         self._header = {"format": self.format, **header}
 
     def read(self) -> dict[_K, _V]:
-        """Return what is known, oldest first; nothing of a file that is not what it should be."""
+        """Return the entries, oldest first; none where the file is damaged."""
         with ignoring(self.title, self.file):
             return self._load()
         return {}
 
     def examine(self) -> tuple[dict[_K, _V], str | None]:
-        """Return what is known, and what is wrong with a file that is not used."""
+        """Return the entries, and the reason where the file is not used."""
         try:
             return self._load(), None
         except UnusableFileError as error:
@@ -305,7 +305,7 @@ class JsonFile(Generic[_K, _V]):
         require_folder(self.file.parent)
 
     def _decode(self, entry: dict[str, Any]) -> tuple[_K, _V]:
-        """Return what an entry says; each value may stand there."""
+        """Return the key and the value of an entry, whose fields were checked."""
         raise NotImplementedError
 
     def _encode(self, key: _K, value: _V) -> dict[str, Any]:
@@ -354,7 +354,7 @@ def _seal(data: bytes) -> bytes:
 
 
 def _is_foreign(found: os.stat_result) -> bool:
-    """Return whether a file belongs to neither the user nor root, who may write anything."""
+    """Return whether a file belongs to neither the user nor root."""
     # Without it, on Windows, a user's folders are the user's.
     return hasattr(os, "geteuid") and found.st_uid not in (0, os.geteuid())
 

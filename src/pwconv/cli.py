@@ -96,7 +96,7 @@ def main(arguments: list[str] | None = None) -> None:
         status = 130
         _complain("interrupted")
     except BrokenPipeError:
-        status = 1  # whoever reads has seen enough
+        status = 1  # the reader of the pipe closed it
     except OSError as error:
         status = 1
         # Those of files have their name.
@@ -117,7 +117,7 @@ def _complain(text: str) -> None:
 
 
 def _give_up_output() -> None:
-    """Lose what cannot be written, or the interpreter complains of it at its exit."""
+    """Drop unwritten output; otherwise the interpreter complains of it at exit."""
     try:
         if sys.stdout:
             sys.stdout.flush()
@@ -253,7 +253,7 @@ def _info(_: argparse.Namespace) -> bool:
 
 
 def _tuning(device: pwconv.DeviceInfo) -> str:
-    """Return what is known of the fastest variants on a device, and whether it is used."""
+    """Return where the tuning results of a device are, and whether layers use them."""
     mode = f"PWCONV_TUNE={tuning_mode()}"
     store = Store(device)
     verdicts, problem = store.examine()
@@ -319,7 +319,7 @@ def _verify(options: argparse.Namespace) -> bool:
             found = verify(context, variants, progress)
     finally:
         context.close()
-    # Files first: whoever reads what is printed may go away.
+    # Files first: the reader of the output may close the pipe.
     problems: list[pwconv.PwconvError] = []
     lines = []
     try:
@@ -336,7 +336,7 @@ def _verify(options: argparse.Namespace) -> bool:
 
 
 def _require_revisable(deny_list: DenyList, options: argparse.Namespace) -> None:
-    """Raise unless what will be found can be put on the list."""
+    """Raise unless the deny list can be written."""
     deny_list.require_writable()
     _, problem = deny_list.examine()
     if problem and options.only:
@@ -347,7 +347,7 @@ def _require_revisable(deny_list: DenyList, options: argparse.Namespace) -> None
 
 
 def _deny(deny_list: DenyList, found: Verification) -> list[str]:
-    """Revise the list; return what that changed, in lines."""
+    """Revise the deny list; return the changes, in lines."""
     before, problem = deny_list.examine()
     if problem and found.lost:
         return [
@@ -367,7 +367,7 @@ def _deny(deny_list: DenyList, found: Verification) -> list[str]:
 
 
 def _advise(deny_list: DenyList, found: Verification) -> list[str]:
-    """Return what is denied wrongly or not yet, in lines."""
+    """Return the denials that are out of date or missing, in lines."""
     denied, problem = deny_list.examine()
     lines = []
     if problem:
@@ -383,7 +383,7 @@ def _advise(deny_list: DenyList, found: Verification) -> list[str]:
 
 
 def _allow_all(deny_list: DenyList) -> list[str]:
-    """Remove the list; return what that changed, in lines."""
+    """Remove the deny list; return the changes, in lines."""
     if not os.path.lexists(deny_list.file):
         return [f"nothing is denied: {deny_list.file} does not exist"]
     denied, _ = deny_list.examine()
@@ -395,7 +395,7 @@ def _allow_all(deny_list: DenyList) -> list[str]:
 
 
 def _why(result: Result) -> str:
-    """Return what is wrong with a variant, in a few words that a deny list takes."""
+    """Return the failure of a variant in a few words, for the deny list."""
     first = result.failures[0]
     text = f"{first.kind} in {first.case}"[:_LONGEST_REASON]
     return "".join(character for character in text if character.isprintable())
@@ -516,7 +516,7 @@ def _bench(options: argparse.Namespace) -> bool:
         show(console, f"device {device.info}")
         with progress_bar(console) as progress:
             found = run(device, job, progress)
-    # The file first: whoever reads what is printed may go away.
+    # The file first: the reader of the output may close the pipe.
     problems: list[pwconv.PwconvError] = []
     lines = _write(to_document(found), options.json, problems)
     for part in (*describe(found), *lines):
@@ -529,7 +529,7 @@ def _bench(options: argparse.Namespace) -> bool:
 def _write(
     document: dict[str, Any], path: Path | None, problems: list[pwconv.PwconvError]
 ) -> list[str]:
-    """Write a document where one was asked for; return what to say of it."""
+    """Write the JSON document if one was asked for; return a line that says so."""
     if path is None:
         return []
     try:

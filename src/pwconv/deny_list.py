@@ -3,12 +3,12 @@
 An entry of the list, a denial::
 
     variant  its name
-    why      what was wrong, in a line
+    why      its failure, in a line
     shader   digest of the SPIR-V that was wrong
 
 ``pwconv verify --deny`` writes it; a context runs nothing that is on it. Every version of pwconv
-shares the list: a denial holds until its variant passes. Of a list that cannot be read no one knows
-what it denies: that is an error.
+shares the list: a denial holds until its variant passes. A list that cannot be read is an error,
+since its denials are unknown.
 """
 
 from __future__ import annotations
@@ -34,17 +34,17 @@ from pwconv.vk.physical_device import DeviceInfo
 
 @dataclass(frozen=True)
 class Denial:
-    """Why a variant is denied.
+    """Reason why a variant is denied.
 
     Attributes
     ----------
     why : str
-        What was wrong, in a line.
+        The failure, in a line.
     shader : str
         Digest of the SPIR-V that was wrong.
     current : bool
-        Whether that is what this version of pwconv would run. Where it is not, the variant was not
-        verified since.
+        True if this version of pwconv has the same SPIR-V; else the variant needs to be verified
+        again.
     """
 
     why: str
@@ -61,7 +61,7 @@ def _is_line(value: Any) -> bool:
 
 
 class DenyList(JsonFile[str, Denial]):
-    """What must not be run on one device, and why, by variant."""
+    """Variants that must not run on one device: denials by name."""
 
     title, name, format = "deny list", "denials", 2
     checks: ClassVar[Checks] = {"variant": _is_line, "why": _is_line, "shader": is_text}
@@ -72,9 +72,9 @@ class DenyList(JsonFile[str, Denial]):
         self._device = info.index
 
     def read(self) -> dict[str, Denial]:
-        """Return what is denied.
+        """Return the denials by variant.
 
-        One that others may have written is ignored, with a warning.
+        A list that another user may have written is ignored, with a warning.
 
         Raises
         ------
@@ -100,7 +100,7 @@ class DenyList(JsonFile[str, Denial]):
     def revise(
         self, verified: Iterable[str], failed: Mapping[str, str], *, anew: bool = False
     ) -> dict[str, Denial]:
-        """Keep what was not verified now, and add what failed; return the list.
+        """Replace the denials of verified variants by those that failed; return the list.
 
         Parameters
         ----------
@@ -109,7 +109,7 @@ class DenyList(JsonFile[str, Denial]):
         failed : Mapping
             Those of them that failed, and why.
         anew : bool
-            Whether a list that cannot be read is replaced: everything was verified.
+            Replace a list that cannot be read: everything was verified.
 
         Raises
         ------

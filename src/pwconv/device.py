@@ -1,4 +1,4 @@
-"""Devices: listing them, choosing one, and what lives on it."""
+"""Devices: list them, choose one, open it, and make tensors on it."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def devices() -> list[DeviceInfo]:
 
 @dataclass(frozen=True)
 class Memory:
-    """Device memory in bytes, as :meth:`Device.memory` tells it.
+    """Device memory in bytes, as :meth:`Device.memory` returns it.
 
     Attributes
     ----------
@@ -108,7 +108,7 @@ class Device:
     """
 
     def __init__(self, device: int | str | None = None, *, validate: bool | None = None) -> None:
-        # Whoever opens no device needs none of this.
+        # Imported here: only opening a device needs them.
         from pwconv.deny_list import DenyList
         from pwconv.tuning.tuner import Tuner, tuning_mode
 
@@ -131,12 +131,12 @@ class Device:
 
     @property
     def info(self) -> DeviceInfo:
-        """What the device is and can do; readable after close too."""
+        """Name, limits and features of the device; readable after close too."""
         return self._context.info
 
     @property
     def closed(self) -> bool:
-        """Whether :meth:`close` was called."""
+        """True after :meth:`close`."""
         return self._context.closed
 
     def tensor(
@@ -193,7 +193,7 @@ class Device:
         return empty(self, shape, dtype, storage)
 
     def synchronize(self) -> None:
-        """Wait until everything submitted is done, and free what is free then.
+        """Wait until all submitted work is done, and free the resources that it used.
 
         Raises
         ------
@@ -208,7 +208,7 @@ class Device:
             self._context.check()
 
     def memory(self) -> Memory:
-        """Return the device memory that there is, in bytes.
+        """Return the device memory in use, kept for reuse, and reserved, in bytes.
 
         Raises
         ------
@@ -267,7 +267,7 @@ class Device:
         return f"<pwconv.Device {self.info}{' (closed)' if self.closed else ''}>"
 
     def _pack_again(self, array: Array, storage: str) -> tuple[object, ...]:
-        """Return what pickle is told of a packed weight: the array, and where to pack it."""
+        """Return the pickle of a packed weight: its array, storage and device."""
         return _pack_again, (array, storage, self.info.index, self.info.name)
 
 
@@ -280,7 +280,7 @@ def _pack_again(array: Array, storage: str, index: int, name: str) -> PackedWeig
 
 
 DeviceLike = Device | int | str
-"""What ``device=`` takes: a Device, its index in :func:`devices`, or a name or part of one."""
+"""Argument ``device=``: a Device, its index in :func:`devices`, or a name or part of one."""
 
 _opened: weakref.WeakValueDictionary[int, Device] = weakref.WeakValueDictionary()
 _openings = itertools.count()
@@ -307,7 +307,7 @@ def default_device() -> Device:
 
 
 def _renew_default_lock() -> None:
-    """In a forked child: whoever held the lock is not in this process."""
+    """Replace the lock in a forked child: the thread that held it may not exist there."""
     global _default_lock
     _default_lock = process.make_lock()
 
@@ -383,7 +383,7 @@ def open_context(
 
 def _find_or_open(wanted: Any, preferred: Sequence[Device]) -> Device:
     """Return a device by index or name: a preferred one, else an open one, else a new one."""
-    # What names stand for has to be looked up; that takes longer than a small layer.
+    # Listing devices to look up a name takes longer than a small layer.
     index = choose_device(wanted).index if isinstance(wanted, str) else operator.index(wanted)
     validate = _validate_by_default()
     for device in preferred:

@@ -18,8 +18,8 @@ from pwconv.vk.pipelines import PipelineCache
 # FLOP/s of the slowest device of a type, by a slow kernel; a CPU's driver has no watchdog.
 _SLOWEST = {"discrete": 5e11, "integrated": 2e10, "virtual": 2e10, "other": 2e10, "cpu": math.inf}
 
-# Of all loops of an invocation together. Mesa's llvmpipe stops them after 65,535 trips, and says
-# nothing; the rest is for loops of a few trips besides the one that goes over K.
+# Most trips of all loops of an invocation together. Mesa's llvmpipe ends loops after 65,535 trips
+# without an error; the margin is for short loops besides the one over K.
 MOST_TRIPS = 60_000
 
 _MOST_INVOCATIONS = 2**32  # along an axis: shaders count them in 32 bits
@@ -37,7 +37,7 @@ def workgroup_size(grid: Size3, limits: Mapping[str, Any], shape: Size3 = (8, 8,
     limits : Mapping
         The device's limits.
     shape : tuple of int
-        What to prefer on a large grid; powers of two.
+        Preferred size on a large grid; powers of two.
     """
     most = limits["maxComputeWorkGroupSize"]
     invocations = limits["maxComputeWorkGroupInvocations"]

@@ -16,7 +16,7 @@ def require_writable(path: Path, endings: Collection[str] = ()) -> None:
     Parameters
     ----------
     path : Path
-        What is there stays as it is.
+        An existing file stays as it is.
     endings : collection of str
         One of which its name must have; any, where there are none.
 
@@ -50,7 +50,7 @@ def write_document(document: dict[str, Any], path: Path) -> None:
     """
     text = json.dumps(document, indent=1, ensure_ascii=False, allow_nan=False)
     try:
-        # What UTF-8 cannot hold becomes JSON's own escape.
+        # Lone surrogates, which UTF-8 cannot encode, become JSON escapes.
         path.write_text(text + "\n", encoding="utf-8", errors="backslashreplace")
     except OSError as error:
         raise PwconvError(f"{path} cannot be written: {error.strerror}") from None

@@ -92,7 +92,7 @@ def _of_torch(value: Any) -> bool:
 
 
 def _is_masked(value: Any) -> bool:
-    """Whether it is a masked array, or a list with one in it."""
+    """Return True for a masked array, or a list with one in it."""
     if isinstance(value, list | tuple):
         return any(map(_is_masked, value))
     return isinstance(value, np.ma.MaskedArray)
@@ -118,5 +118,5 @@ def _cast(array: Array, argument: str) -> str:
 
 
 def axis_name(dtype: DType) -> str:
-    """Return what variants.toml calls the type."""
+    """Return the name of the type in variants.toml."""
     return _AXIS_NAMES[dtype]

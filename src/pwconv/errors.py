@@ -4,7 +4,7 @@ from __future__ import annotations
 
 
 class PwconvError(Exception):
-    """Base of pwconv's errors, and what a Vulkan failure with no class of its own raises."""
+    """Base of pwconv's errors; raised itself for Vulkan failures without a class of their own."""
 
 
 class NoDeviceError(PwconvError):
@@ -12,7 +12,7 @@ class NoDeviceError(PwconvError):
 
 
 class UnsupportedError(PwconvError):
-    """The device cannot do what was asked; the message names the limit or the feature."""
+    """The device lacks a feature, or a limit is too low; the message names it."""
 
 
 class OutOfMemoryError(PwconvError):
@@ -20,7 +20,7 @@ class OutOfMemoryError(PwconvError):
 
 
 class DeviceLostError(PwconvError):
-    """The driver lost the device, now or earlier; what was on it is gone.
+    """The driver lost the device, now or earlier; the contents of its memory are gone.
 
     Close it and make a new one. The default device is replaced by the next call that needs one.
     """
@@ -31,7 +31,7 @@ class ClosedError(PwconvError):
 
 
 class BusyError(PwconvError):
-    """A signal handler or a finalizer called what its own thread is in the middle of.
+    """A signal handler or a finalizer called pwconv while its own thread was inside a call.
 
     Nothing was changed: the call can be made once the interrupted one has returned.
     """

@@ -1,4 +1,4 @@
-"""What a layer runs at a shape, and why."""
+"""Explanation of a call: the variant that a layer runs at a shape, and the reason."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pwconv.vk.commands import Size3
 
 @dataclass(frozen=True)
 class Explanation:
-    """What a layer's ``explain`` tells; ``str()`` of it is for reading.
+    """Variant, workgroups and storage of a call, as ``layer.explain`` returns; ``str()`` to read.
 
     Attributes
     ----------
@@ -21,7 +21,7 @@ class Explanation:
     variant : str
         The compiled shader's name.
     tile : str
-        Which of its family it is: what one invocation, or one workgroup, computes at once.
+        The variant's tile: the part of the output of one invocation, or of one workgroup.
     workgroup : tuple of int
         Invocations along each axis.
     workgroup_counts : tuple of (int, int, int)
@@ -29,7 +29,7 @@ class Explanation:
     weight_storage : str
         "texture2d" or "buffer".
     reason : str
-        Why this variant: the rule that picked it, or what was measured.
+        The rule that picked the variant, or the measurement.
     """
 
     x_shape: tuple[int, ...]

@@ -124,7 +124,7 @@ def pack_linear_weight(
         [N, K] or [B, N, K] where ``transposed``, else [K, N] or [B, K, N]; float32 or float16.
         N are output channels, K input channels.
     transposed : bool
-        Whether output channels come first, as in torch.
+        True if output channels come first, as in torch.
     dtype : "float32" or "float16", optional
         The packed type; the weight's by default. float32 is narrowed to the nearest float16, ties
         to even.

@@ -1,4 +1,4 @@
-"""What of a device's matrix units the kernels can use, and how a workgroup's subgroups share it."""
+"""Matrix units: the products that kernels can use, and their division among subgroups."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def has_flexible_matrix(variant: shaders.Variant, info: DeviceInfo) -> bool:
 
 
 def flexible_pair_matrix(variant: shaders.Variant, info: DeviceInfo) -> Matrix | None:
-    """Return what the sizes of a pair's matrices must be multiples of; None where they are not.
+    """Return the granularity of the sizes of a pair's matrices, or None where it does not fit.
 
     N and K are rounded up to it; the rest are the variant's. Positions lie along rows.
     """

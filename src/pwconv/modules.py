@@ -44,9 +44,9 @@ class PointwiseConv2d(Layer):
         Type of the weight, the input and the output on the device; the weight's by default. Arrays
         are converted to it only where it is given.
     accumulate : "float32" or "float16"
-        What products are summed in; "float16" only with dtype float16, where the device can.
+        Type in which products are summed; "float16" only with dtype float16 and shaderFloat16.
     storage : "auto", "texture3d" or "buffer"
-        How activations are stored on the device; "auto" is as the input tensor is, or for an array
+        Storage of activations on the device; "auto" is the input tensor's, or for an array
         what suits the device, and what input and output fit.
     device : Device, int or str, optional
         By default the packed weight's, or else the default device.
@@ -130,7 +130,7 @@ class PointwiseConv2d(Layer):
         return {"stride": self.stride, "padding": self.padding}
 
     def _output_shape(self, x_shape: Shape) -> Shape:
-        return conv_output_shape(x_shape, self.in_channels, self.out_channels, self._geometry, self)
+        return conv_output_shape(x_shape, self.in_channels, self.out_channels, self._geometry)
 
     def _check_packed(self, weight: PackedWeight) -> None:
         if weight.shape[0] != 1:
@@ -232,9 +232,9 @@ class Linear(Layer):
         Type of the weight, the input and the output on the device; the weight's by default. Arrays
         are converted to it only where it is given.
     accumulate : "float32" or "float16"
-        What products are summed in; "float16" only with dtype float16, where the device can.
+        Type in which products are summed; "float16" only with dtype float16 and shaderFloat16.
     storage : "auto", "texture3d" or "buffer"
-        How activations are stored on the device; "auto" is as the input tensor is, or for an array
+        Storage of activations on the device; "auto" is the input tensor's, or for an array
         what suits the device, and what input and output fit.
     device : Device, int or str, optional
         By default the packed weight's, or else the default device.
@@ -256,7 +256,7 @@ class Linear(Layer):
 
     float16 layers compute the epilogue in float32 and round once, to nearest even.
 
-    Which compiled variant computes a shape is what a rule says; :meth:`explain` tells.
+    A rule picks the compiled variant for a shape; :meth:`explain` returns both.
     """
 
     _bias_axis = "N"
@@ -399,15 +399,13 @@ class Linear(Layer):
         return plan, choice.reason
 
 
-def conv_output_shape(
-    x_shape: Shape, c_in: int, c_out: int, geometry: conv2d_pw.Geometry, what: object
-) -> Shape:
+def conv_output_shape(x_shape: Shape, c_in: int, c_out: int, geometry: conv2d_pw.Geometry) -> Shape:
     """Return [N, C_out, H_out, W_out] for an x of [N, C_in, H, W], or both without N.
 
     Raises
     ------
     ValueError
-        Another shape, or one with which ``what`` has no output.
+        Another shape, or an image smaller than the kernel.
     """
     if len(x_shape) not in (3, 4):
         raise ValueError(
@@ -423,12 +421,29 @@ def conv_output_shape(
         )
     out = geometry.output_shape(images, c_out)
     if min(out[2:]) < 1:
-        raise ValueError(f"x has shape {x_shape}: with {what} there is no output")
+        raise ValueError(f"x has shape {x_shape}: {_too_small(geometry)}")
     return out if len(x_shape) == 4 else out[1:]
 
 
+def _too_small(geometry: conv2d_pw.Geometry) -> str:
+    """Return the H and W that a kernel needs, and the padding for a smaller image, for an error."""
+    (kh, kw), (top, left) = geometry.kernel, geometry.padding
+    h, w = max(1, kh - 2 * top), max(1, kw - 2 * left)
+    enough = max(top, kh // 2), max(left, kw // 2)
+    needs = f"H and W of at least {h}" if h == w else f"H of at least {h} and W of at least {w}"
+    return (
+        f"a {kh}x{kw} kernel with padding {_one(geometry.padding)} needs {needs}; "
+        f"pad by {_one(enough)}, or use a larger image"
+    )
+
+
+def _one(pair: tuple[int, int]) -> int | tuple[int, int]:
+    """Return a pair along H and W, or the number where both are the same."""
+    return pair[0] if pair[0] == pair[1] else pair
+
+
 def _other_channels(x_shape: Shape, c_in: int, c_out: int) -> str:
-    """Return what may be meant by an x that has other channels than the weight, for an error."""
+    """Return a hint for an x of other channels than the weight takes, for an error."""
     channels = x_shape[-3]
     if x_shape[-1] == c_in:
         axes = (0, 3, 1, 2) if len(x_shape) == 4 else (2, 0, 1)

@@ -1,4 +1,4 @@
-"""What pwconv computes, in float64 numpy, and how far a device may be from it.
+"""pwconv's operators in float64 numpy, and bounds on a device's error.
 
 The functions take the arrays that a device is given; for float16 on the device, round them to
 float16 first, since the device has no more.
@@ -113,7 +113,7 @@ def activate_bound(
         Rounded to ``dtype`` already.
     activation : str or tuple
     dtype : "float32" or "float16"
-        What the result is stored as.
+        Type of the stored result.
 
     Returns
     -------
@@ -177,9 +177,9 @@ def conv2d_pw_bound(
     x, weight, bias, stride, padding, activation
         As for :func:`conv2d_pw`, rounded to ``dtype`` already.
     dtype : "float32" or "float16"
-        What the result is stored as.
+        Type of the stored result.
     accumulate : "float32" or "float16"
-        What products are summed in.
+        Type in which products are summed.
 
     Returns
     -------
@@ -241,9 +241,9 @@ def linear_bound(
     x, weight, bias, activation
         As for :func:`linear`, rounded to ``dtype`` already.
     dtype : "float32" or "float16"
-        What the result is stored as.
+        Type of the stored result.
     accumulate : "float32" or "float16"
-        What products are summed in.
+        Type in which products are summed.
 
     Returns
     -------
@@ -282,7 +282,7 @@ def _bound(
 
 
 def _finished(y: Array, error: Array, overflow: Any, activation: Any, dtype: Any) -> Array:
-    """Return the bound of what is activated and stored, from what is within an error."""
+    """Return the bound after activation and rounding, for a sum within an error."""
     rule = _activation(activation)
     error, y = rule.error(y, error), rule.function(y)
     half = np.dtype(dtype) == np.float16
@@ -350,7 +350,7 @@ def conv2d_bound(
     x, weight, bias, stride, padding, groups, activation
         As for :func:`conv2d`, rounded to ``dtype`` already.
     dtype : "float32" or "float16"
-        What the result is stored as; products are summed in float32.
+        Type of the stored result; products are summed in float32.
 
     Returns
     -------

@@ -1,4 +1,4 @@
-"""The SPIR-V inside the package: its variants, and what each needs of a device."""
+"""The SPIR-V inside the package: variants, and the features and limits that each needs."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Any
 from pwconv.errors import PwconvError
 
 _FORMATS = {"int": "i", "uint": "I", "float": "f"}
-# What a device limits the bindings of each type by.
+# Device limit on the bindings of each type.
 _BINDING_LIMITS = {
     "sampled_image": "maxPerStageDescriptorSampledImages",
     "storage_image": "maxPerStageDescriptorStorageImages",
@@ -31,9 +31,9 @@ class Variant:
     axes : Mapping
         Which choice of each axis of its family it is.
     defines : Mapping
-        What the source was compiled with, the tile's shape among it.
+        Preprocessor macros of the source, the tile's sizes among them.
     features, limits
-        What it needs of a device, by Vulkan's names.
+        Required device features, by Vulkan's names.
     bindings : tuple of (str, str)
         Name and descriptor type, in binding order.
     written : tuple of int
@@ -109,7 +109,7 @@ class Variant:
         )
 
     def unmet(self, limits: Mapping[str, Any], features: frozenset[str]) -> str | None:
-        """Return what the device lacks to run this variant, or None."""
+        """Return the feature or limit that the device lacks for this variant, or None."""
         for feature in self.features:
             if feature not in features:
                 return f"the feature {feature}"
@@ -154,7 +154,7 @@ def code_digest(name: str) -> str | None:
 
 @functools.cache
 def digest() -> str:
-    """Return what tells these shaders from those of any other build: a digest of the manifest."""
+    """Return the digest of the manifest, which identifies this build of the shaders."""
     return _sha256(_manifest_bytes())
 
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 Shape = tuple[int, ...]
 
-# Of what is given along H and W: coordinates in the shader stay far from 2**31.
+# Most stride or padding along H or W: coordinates in the shader stay far from 2**31.
 _MOST_ALONG = 2**20
 _MOST_AXES = 64  # of an array in numpy
 
@@ -80,7 +80,7 @@ class Tensor:
         """Have a resource of its shape, type and storage, and give it back at the end."""
         self._resource = resource
         if resource is not None:
-            self._uid = resource.uid  # what was recorded over the tensor is found by it
+            self._uid = resource.uid  # key of the recordings over the tensor
 
     def __reduce__(self) -> str:
         raise TypeError("a tensor cannot be copied or pickled; copy or pickle tensor.numpy()")
@@ -97,7 +97,7 @@ class Tensor:
 
     @property
     def storage(self) -> str:
-        """How it is stored: "texture3d" or "buffer"."""
+        """Storage on the device: "texture3d" or "buffer"."""
         return self._storage
 
     @property
@@ -219,7 +219,7 @@ def as_buffer(tensor: Tensor) -> Tensor:
 
 
 def as_pair(value: Any, argument: str, *, least: int) -> tuple[int, int]:
-    """Return what a user gives along H and W: an int for both, or two.
+    """Return a user's pair along H and W: an int for both, or two ints.
 
     Raises
     ------
@@ -330,8 +330,9 @@ def acquire_resource(
     return context.resources.acquire((shape, dtype, storage), make)
 
 
-# What "auto" tries, in order. Measured over the EdgeTAM layers: on an NVIDIA H100 buffers take 0.6
-# of the time of textures, on lavapipe textures 0.4 of that of buffers. The rest is not measured.
+# Storages that "auto" tries, in order. Measured over the EdgeTAM layers (2026-11-22): on an NVIDIA
+# H100 buffers take 0.6 of the time of textures, on lavapipe textures 0.4 of that of buffers. Other
+# devices are not measured.
 _AUTO = {"discrete": ("buffer", "texture3d")}
 _AUTO_ELSEWHERE = ("texture3d", "buffer")
 
@@ -342,7 +343,7 @@ def storage_order(context: Context, storage: str) -> tuple[str, ...]:
 
 
 def _unmet(context: Context, shape: Shape4, dtype: DType, storage: str) -> str | None:
-    """Return why a tensor cannot be stored so, and what to do, or None."""
+    """Return the reason why a tensor cannot have a storage, and the remedy, or None."""
     name, limits = context.info.name, context.info.limits
     if storage == "buffer":
         size, most = buffer_bytes(shape, dtype.itemsize), limits["maxStorageBufferRange"]

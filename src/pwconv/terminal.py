@@ -1,4 +1,4 @@
-"""What commands print on: the console, tables on it, and the bar that shows how far one is."""
+"""Terminal output of commands: console, tables, progress bar."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from rich.measure import Measurement
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-# Of output that no terminal shows: files and pipes have no width to keep to.
+# Width of files and pipes, which have no width to keep to.
 _UNLIMITED_WIDTH = 10_000
 
 
@@ -47,9 +47,9 @@ def show(console: Console, part: Table | str) -> None:
 
 @contextmanager
 def progress_bar(console: Console) -> Iterator[Callable[[str, float], None]]:
-    """Show a bar on a terminal until the block ends; give what moves it.
+    """Show a progress bar on a terminal until the block ends; yield the function that moves it.
 
-    That takes what is being done, and the share that is done.
+    It takes the task's name, and the share that is done.
     """
     with Progress(
         TextColumn("{task.description}", markup=False),

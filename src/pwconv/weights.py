@@ -66,7 +66,7 @@ class PackedWeight:
 
     @property
     def storage(self) -> str:
-        """How it is stored: "texture2d" or "buffer"."""
+        """Storage on the device: "texture2d" or "buffer"."""
         return "texture2d" if isinstance(self._resource, Image) else "buffer"
 
     @property
@@ -162,7 +162,7 @@ def pack(device: Any, weight: Any, *, transposed: bool, dtype: Any, storage: str
 
 
 class Parameters:
-    """A packed weight and its bias: what a matrix product is bound with.
+    """A packed weight and its bias: the constant bindings of a matrix product.
 
     Parameters
     ----------
@@ -206,7 +206,7 @@ class Parameters:
 
 
 def check_bias(bias: Any, channels: int, axis: str) -> Array | None:
-    """Return a bias of so many channels, in float32; ``axis`` is what errors call its axis.
+    """Return a bias of so many channels, in float32; ``axis`` names its axis in errors.
 
     Raises
     ------

@@ -345,7 +345,7 @@ def test_errors_name_the_node(device):
         ),
         (lambda: graph.conv2d_pw(x, weight[0], name="w"), ValueError, "node 'w': weight has shape"),
         (lambda: graph.conv2d_pw(x, "no", name="t"), TypeError, "node 't': weight has dtype"),
-        (lambda: graph.conv2d_pw(np.ones((1, 4, 3, 3)), weight), TypeError, "is a ndarray"),
+        (lambda: graph.conv2d_pw(np.ones((1, 4, 3, 3)), weight), TypeError, "x is an ndarray; it"),
         (lambda: graph.conv2d_pw(x, weight, name="first"), ValueError, "which another node"),
         (lambda: graph.conv2d_pw(x, weight, name=3), TypeError, "must be a string"),
         (lambda: graph.input("x", (1, 2, 3, 4)), ValueError, "which another node"),

@@ -255,7 +255,11 @@ def test_errors_name_the_node(device):
     for build, error, says in (
         (lambda: graph.add(x, y), ValueError, r"node 'add_1': the operands have shapes \(1, 4"),
         (lambda: graph.mul(x, y, name="m"), ValueError, "node 'm': the operands"),
-        (lambda: graph.mul(x, 2.0, name="m"), TypeError, "node 'm': an operand is a float"),
+        (
+            lambda: graph.mul(x, 2.0, name="m"),
+            TypeError,
+            r"node 'm': y is a float \(2.0\); it must be",
+        ),
         (lambda: graph.activation(x, "no"), ValueError, "node 'activation_1': activation is 'no'"),
         (lambda: graph.concat([]), ValueError, "node 'concat_1': values is empty"),
         (
@@ -271,7 +275,18 @@ def test_errors_name_the_node(device):
         (lambda: graph.conv2d_dw(y, weight, name="d"), ValueError, "node 'd': x has .* 5 channels"),
         (lambda: graph.conv2d_dw(x, weight[:, 0]), ValueError, "weight has shape"),
         (lambda: graph.conv2d_dw(x, np.ones((4, 2, 3, 3), "f4")), ValueError, "kernel of its own"),
-        (lambda: graph.conv2d_dw(x, np.ones((4, 1, 7, 7), "f4")), ValueError, "there is no output"),
+        (lambda: graph.add(3, x), TypeError, "x is an int .3.; it must be a pwconv.graph.Value"),
+        (lambda: graph.concat([x, None]), TypeError, r"values\[1\] is None; it must be"),
+        (
+            lambda: graph.conv2d_dw(x, np.ones((4, 1, 7, 7), "f4")),
+            ValueError,
+            "a 7x7 kernel with padding 0 needs H and W of at least 7; pad by 3, or use a larger",
+        ),
+        (
+            lambda: graph.conv2d(x, np.ones((4, 4, 9, 7), "f4"), padding=(1, 0)),
+            ValueError,
+            r"a 9x7 kernel with padding \(1, 0\) needs H and W of at least 7; pad by \(4, 3\)",
+        ),
         (lambda: graph.conv2d_dw(x, weight, np.ones(5, "f4")), ValueError, "bias has shape"),
         (lambda: graph.conv2d_dw(x, weight, stride=0), ValueError, "stride is 0"),
         (

@@ -281,7 +281,9 @@ def test_half_accumulation(device, rng, force, storage, family, tile):
     x, weight, bias = random_problem(rng, 37, 23, (5, 7), "float16", batch=2)
     packed = pwconv.pack_linear_weight(weight, storage="buffer", device=device)
     if not can_accumulate_in_half(device):
-        with pytest.raises(pwconv.UnsupportedError, match="shaderFloat16"):
+        with pytest.raises(
+            pwconv.UnsupportedError, match="accumulate='float16' needs shaderFloat16"
+        ):
             pwconv.PointwiseConv2d(packed, bias, **settings)
         return
     force(family, tile, dtype="fp16acc16")

@@ -150,7 +150,9 @@ def test_half_accumulation(device, rng, force, storage, family, tile):
     x, weight, bias = random_linear(rng, (2, rows, 3, 37), (23, 37), "float16")
     settings = {"accumulate": "float16", "device": device}
     if "shaderFloat16" not in device.info.features:
-        with pytest.raises(pwconv.UnsupportedError, match="shaderFloat16"):
+        with pytest.raises(
+            pwconv.UnsupportedError, match="accumulate='float16' needs shaderFloat16"
+        ):
             pwconv.Linear(weight, bias, **settings)
         return
     force(family, tile)

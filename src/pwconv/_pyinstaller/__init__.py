@@ -1,4 +1,4 @@
-"""What PyInstaller is told of the package: it finds this through the entry point pyinstaller40."""
+"""Folder of PyInstaller hooks for pwconv, named by the entry point pyinstaller40."""
 
 from __future__ import annotations
 

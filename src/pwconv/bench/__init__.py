@@ -1,1 +1,1 @@
-"""``pwconv bench``: how far graphs are from what the device can do, and what the host adds."""
+"""``pwconv bench``: graphs against the device's measured ceilings, and the host's cost."""

@@ -1,4 +1,4 @@
-"""What is measured: graphs by name, single layers among them as graphs of one node."""
+"""Graphs to measure, by name; a single layer is a graph of one node."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Shape:
     h, w : int
     batch : int
     count : int
-        How often the network has it; 0 for a yardstick that it does not have.
+        Times that the network has it; 0 for a yardstick from elsewhere.
     """
 
     k: int
@@ -56,7 +56,7 @@ class Case:
     kind : str
         Times of cases of one kind are summed up.
     count : int
-        How often the network has it.
+        Times that the network has it.
     define : callable
         Adds the input ``x``, nodes and outputs to a :class:`pwconv.Graph`, or to what takes the
         same calls.
@@ -77,7 +77,7 @@ def parse_shape(text: str) -> Shape:
     Raises
     ------
     ValueError
-        What is wrong with it.
+        Another count of numbers, or one that is not positive.
     """
     parts = text.split(",")
     if len(parts) not in (4, 5):

@@ -1,4 +1,4 @@
-"""What the host adds to a graph: Python's time for runs and resizes, and copies of arrays."""
+"""Host cost of a graph: Python's time for runs and resizes, and copies of arrays."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a run found: dataclasses, their JSON document, and what tables and plots ask of them.
+"""Report of a benchmark run: dataclasses, and their JSON document.
 
 The document, schema 3; every duration is in seconds::
 
@@ -62,7 +62,7 @@ class Run:
 
     @property
     def is_ours(self) -> bool:
-        """Whether pwconv ran, in one way or another."""
+        """True for a contender that is pwconv, fused or not."""
         return self.contender.startswith(OURS)
 
 
@@ -89,7 +89,7 @@ class Result:
 
 @dataclass(frozen=True)
 class HostCost:
-    """What the host adds to a graph; see the module's description of the document."""
+    """Host cost of a graph; see the module's description of the document."""
 
     graph: str
     dtype: str
@@ -100,7 +100,7 @@ class HostCost:
 
 @dataclass
 class Report:
-    """Everything that a run found; see the module's description of the document."""
+    """All results of a run; see the module's description of the document."""
 
     date: str
     method: str
@@ -118,7 +118,7 @@ class Report:
         return list(dict.fromkeys(run.dtype for result in self.graphs for run in result.runs))
 
     def contenders(self, dtype: str) -> list[str]:
-        """Return the labels of who ran at a type, ours first."""
+        """Return the labels of the contenders at a type, ours first."""
         runs = [run for result in self.graphs for run in result.runs if run.dtype == dtype]
         return list(dict.fromkeys(r.label for r in sorted(runs, key=lambda run: not run.is_ours)))
 
@@ -131,7 +131,7 @@ class Report:
 
 
 def to_document(report: Report) -> dict[str, Any]:
-    """Return the report as the JSON document: its fields, and what follows from them."""
+    """Return the JSON document: the fields of the report, and values derived from them."""
     document = {"schema": SCHEMA, **asdict(report)}
     for ceiling, entry in zip(report.ceilings, document["ceilings"], strict=True):
         entry["clocks"]["settled"] = ceiling.clocks.settled

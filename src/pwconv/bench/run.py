@@ -24,7 +24,7 @@ from pwconv.version import __version__
 
 @dataclass(frozen=True)
 class Job:
-    """What to measure.
+    """Graphs to measure, and the types and storages to measure them in.
 
     Attributes
     ----------
@@ -33,7 +33,7 @@ class Job:
     cases : sequence of Case
     dtypes, storages : sequence of str
     host : bool
-        Whether to measure the host's cost, of the last case.
+        Measure the host's cost too, of the last case.
     """
 
     workload: str
@@ -47,10 +47,10 @@ class Contender(Protocol):
     """A way to run graphs on the device."""
 
     def measure(self, case: Case, dtype: str) -> list[Run]:
-        """Time a graph in each way that there is; raises nothing: a run may be a failure."""
+        """Time a graph in each of the contender's ways; a failure is a run without a sample."""
 
     def close(self) -> None:
-        """Free what the contender holds."""
+        """Free the contender's device memory."""
 
 
 def run(
@@ -68,7 +68,7 @@ def run(
     progress : callable
         Told what comes next, and the share that is done.
     open_others : callable
-        Returns who runs each graph in turns with pwconv, and notes their versions in the report.
+        Returns the peers that run each graph in turns with pwconv, and adds their versions.
     """
     stopwatch, note = make_stopwatch(device._context)
     report = _empty_report(device, job, stopwatch.method)

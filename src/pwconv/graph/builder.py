@@ -1,4 +1,4 @@
-"""What a graph is made of: nodes added one by one, each of the values before it."""
+"""Builder of a graph: its methods add nodes, one by one, over the values before."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ _MOST_SCALE = 1024
 
 @dataclass(frozen=True, eq=False)
 class Value:
-    """What a node of a graph gives: what the graph's methods take and return.
+    """The output of a node; a graph's methods take and return values.
 
     Attributes
     ----------
@@ -64,7 +64,7 @@ class Value:
 
 
 class Builder:
-    """The methods of :class:`pwconv.Graph` that add to it, and what they added.
+    """Methods of :class:`pwconv.Graph` that add nodes, and the nodes added.
 
     Parameters
     ----------
@@ -110,7 +110,7 @@ class Builder:
         Parameters
         ----------
         name : str
-            What :meth:`run` takes it as.
+            Its keyword in :meth:`run`.
         shape : tuple of int
             [N, C, H, W] or [C, H, W] of images; for :meth:`linear` and what works element by
             element any axes, stored as :class:`pwconv.Tensor` tells.
@@ -169,7 +169,9 @@ class Builder:
             )
             return PointwiseConvolution(layer, parse_activation(activation), layer._geometry)
 
-        return self._add_operation("conv2d_pw", name, inputs, make)
+        return self._add_operation(
+            "conv2d_pw", name, inputs, make, ("x", "residual")[: len(inputs)]
+        )
 
     def conv2d(
         self,
@@ -214,7 +216,7 @@ class Builder:
             )
             return DenseConvolution(layer, parse_activation(activation), geometry, array.shape[1])
 
-        return self._add_operation("conv2d", name, inputs, make)
+        return self._add_operation("conv2d", name, inputs, make, ("x", "residual")[: len(inputs)])
 
     def conv2d_dw(
         self,
@@ -313,7 +315,7 @@ class Builder:
         return self._add_operation("linear", name, (x,), make)
 
     def activation(self, x: Value, activation: Any, *, name: str | None = None) -> Value:
-        """Add an activation; where it can be it becomes part of the node that gives x.
+        """Add an activation; it is fused into the node of x where that has an epilogue.
 
         Parameters
         ----------
@@ -387,7 +389,9 @@ class Builder:
                 raise ValueError("values is empty; there must be at least one")
             return Concat()
 
-        return self._add_operation("concat", name, inputs, make)
+        return self._add_operation(
+            "concat", name, inputs, make, tuple(f"values[{i}]" for i in range(len(inputs)))
+        )
 
     def slice(self, x: Value, start: int, stop: int, *, name: str | None = None) -> Value:
         """Add channels ``start`` … ``stop − 1`` of a value.
@@ -464,7 +468,7 @@ class Builder:
         """
         with self._lock:
             self._require_building()
-            (number,) = self._numbers(f"output {name!r}", (value,))
+            (number,) = self._numbers((value,), (f"output {name!r}",))
             if not isinstance(name, str) or not name:
                 raise TypeError(f"name is {name!r}; it must be a string")
             if name in self._outputs:
@@ -489,7 +493,7 @@ class Builder:
         def make() -> Operation:
             return Elementwise(kind, parse_activation(activation))
 
-        return self._add_operation(kind, name, inputs, make)
+        return self._add_operation(kind, name, inputs, make, ("x", "y")[: len(inputs)])
 
     def _add_operation(
         self,
@@ -497,15 +501,16 @@ class Builder:
         name: str | None,
         inputs: tuple[Any, ...],
         make: Callable[[], Operation],
+        operands: tuple[str, ...] = ("x",),
     ) -> Value:
-        """Add a node; what ``make()`` raises names it."""
+        """Add a node; errors of ``make()`` name it, and those of its inputs its operands."""
         with self._lock:
             if name is None:
                 name = self._free_name(kind)
             with naming(name):
                 self._require_building()
                 self._check_name(name)
-                numbers = self._numbers("an operand", inputs)
+                numbers = self._numbers(inputs, operands)
                 operation = make()
             node = Node(name, operation, numbers)
             return self._add(name, operation, numbers, lambda: node_shape(node, self._shapes))
@@ -539,15 +544,15 @@ class Builder:
             if name not in self._names:
                 return name
 
-    def _numbers(self, what: str, values: tuple[Any, ...]) -> tuple[int, ...]:
-        for value in values:
+    def _numbers(self, values: tuple[Any, ...], names: tuple[str, ...]) -> tuple[int, ...]:
+        for name, value in zip(names, values, strict=True):
             if not isinstance(value, Value):
                 raise TypeError(
-                    f"{what} is a {type(value).__name__}; it must be a value of the graph, which "
-                    "graph.input and the nodes' methods return"
+                    f"{name} is {_with_article(value)}; it must be a pwconv.graph.Value, as "
+                    "graph.input(...) returns"
                 )
             if value.graph is not self:
-                raise ValueError(f"{what}, {value!r}, is of another graph")
+                raise ValueError(f"{name}, {value!r}, is of another graph")
         return tuple(value._number for value in values)
 
     def _require_building(self) -> None:
@@ -558,7 +563,7 @@ class Builder:
             )
 
     def _finish(self) -> Network:
-        """Return the network; there is nothing to be added any more."""
+        """Return the network, and refuse further nodes."""
         with self._lock:
             if self._network is None:
                 if not self._outputs:
@@ -572,6 +577,16 @@ class Builder:
             return self._network
 
 
+def _with_article(value: Any) -> str:
+    """Return a value's type, with the value where it is a number, for an error."""
+    if value is None:
+        return "None"
+    kind = type(value).__name__
+    article = "an" if kind[0] in "aeiouAEIOU" or kind == "ndarray" else "a"
+    number = f" ({value!r})" if isinstance(value, (int, float)) else ""
+    return f"{article} {kind}{number}"
+
+
 def _geometry(stride: Any, padding: Any, weight: Array) -> Geometry:
     """Return the geometry of a convolution by a weight [C_out, C_in, KH, KW]."""
     return Geometry(
@@ -582,7 +597,7 @@ def _geometry(stride: Any, padding: Any, weight: Array) -> Geometry:
 
 
 def input_shape(name: str, shape: Any) -> Shape:
-    """Return what a user gives as an input's shape, checked.
+    """Return an input's shape, checked.
 
     Raises
     ------

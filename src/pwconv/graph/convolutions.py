@@ -64,21 +64,21 @@ class MatrixConvolution(Operation):
         return 2 * shapes[0][-3] * math.prod(out_shape)
 
     def _added(self, operands: int) -> dict[str, int]:
-        """Return what there is besides x, of so many operands, by the name of its binding."""
+        """Return the operands besides x: their numbers by binding name."""
         return {"t_residual": 1} if operands > 1 else {}
 
     @abstractmethod
     def _plan(
         self, setting: Setting, x_shape: Shape, out_shape: Shape, added: Container[str]
     ) -> tuple[Plan, str]:
-        """Return the plan with what is added, and why its variant."""
+        """Return the plan with a residual or a scale, and the reason for its variant."""
 
 
 @dataclass(frozen=True, eq=False)
 class PointwiseConvolution(MatrixConvolution):
     """A convolution by a kernel of one tap.
 
-    Where it is ``scaled``, its last input is no residual but [N, C_in, 1, 1], a factor of x.
+    If ``scaled``, its last input is no residual but a factor of x, [N, C_in, 1, 1].
     """
 
     scaled: bool = False
@@ -89,7 +89,7 @@ class PointwiseConvolution(MatrixConvolution):
         unscaled = shapes[:-1] if self.scaled else shapes
         layer = self.layer
         out_shape = conv_output_shape(
-            shapes[0], layer.in_channels, layer.out_channels, self.geometry, layer
+            shapes[0], layer.in_channels, layer.out_channels, self.geometry
         )
         return _with_residual(out_shape, unscaled)
 
@@ -130,11 +130,7 @@ class DenseConvolution(MatrixConvolution):
     def output_shape(self, shapes: Sequence[Shape]) -> Shape:
         """Return [N, C_out, H_out, W_out], or without N."""
         out_shape = conv_output_shape(
-            shapes[0],
-            self.in_channels,
-            self.layer.out_channels,
-            self.geometry,
-            _taps_of(self.geometry),
+            shapes[0], self.in_channels, self.layer.out_channels, self.geometry
         )
         return _with_residual(out_shape, shapes)
 
@@ -210,9 +206,7 @@ class DepthwiseConvolution(Operation):
     def output_shape(self, shapes: Sequence[Shape]) -> Shape:
         """Return [N, C, H_out, W_out], or without N."""
         channels = self.kernels.channels
-        return conv_output_shape(
-            shapes[0], channels, channels, self.geometry, _taps_of(self.geometry)
-        )
+        return conv_output_shape(shapes[0], channels, channels, self.geometry)
 
     def dispatches(
         self, setting: Setting, shapes: Sequence[Shape], out_shape: Shape
@@ -254,10 +248,6 @@ def check_kernel(weight: Any, axes: str) -> Array:
             f"most {_MOST_TAPS} taps KH·KW"
         )
     return array
-
-
-def _taps_of(geometry: Geometry) -> str:
-    return f"a kernel of {geometry.kernel} and padding {geometry.padding}"
 
 
 def _with_residual(out_shape: Shape, shapes: Sequence[Shape]) -> Shape:

@@ -16,7 +16,7 @@ _NONE = parse_activation(None)
 
 
 def fold(network: Network, shapes: Sequence[Shape]) -> Network:
-    """Return a network that gives the same in fewer nodes, whose numbers stay.
+    """Return an equivalent network of fewer nodes, which keep their numbers.
 
     A node that takes another, which nothing else does, computes both where one dispatch can: an
     activation after what has none, and a sum after a convolution without residual. The other node

@@ -1,7 +1,7 @@
-"""Arrays through a program: uploads, nodes and downloads in one submission, two of them in flight.
+"""Frames: arrays through a program in one submission of uploads, nodes and downloads.
 
-Programs run one after the other on the device, so that frames share the intermediates. Inputs,
-outputs and staging are each frame's own.
+Two frames may be in flight. Programs run one after the other on the device, so that frames share
+the intermediates. Inputs, outputs and staging are each frame's own.
 """
 
 from __future__ import annotations
@@ -99,7 +99,7 @@ class Frame:
 
     @property
     def busy(self) -> bool:
-        """Whether a run's results have not been taken yet, and somebody may."""
+        """True while a handle to the run may still take its results."""
         handle = self._handle() if self._handle else None
         return handle is not None and handle._frame is not None
 
@@ -109,7 +109,7 @@ class Frame:
         return self._serial
 
     def run(self, arrays: Mapping[str, Array]) -> Handle:
-        """Submit a run; what the last one gave goes to its handle first."""
+        """Submit a run, after the results of the last one went to its handle."""
         previous = self._handle() if self._handle else None
         if previous is not None:
             previous._wait()
@@ -139,7 +139,7 @@ class Frame:
         return handle
 
     def read(self) -> dict[str, Array]:
-        """Return what the last run gave; the device is done with it."""
+        """Return the results of the last run, which the device has finished."""
         program = self._program
         results: dict[str, Array] = {}
         for name, i in program.network.outputs.items():

@@ -1,4 +1,4 @@
-"""Two pointwise convolutions that become one dispatch: what lies between them is never stored."""
+"""Fusion of two pointwise convolutions into one dispatch that stores no intermediate."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from pwconv.vk.resources import Resource
 
 @dataclass(frozen=True, eq=False)
 class PointwisePair(Operation):
-    """A pointwise convolution of what another gives.
+    """A pointwise convolution of another one's output.
 
     Input 1, where there is one, is the residual of the second.
     """
@@ -65,7 +65,7 @@ class PointwisePair(Operation):
 
 
 def fuse(network: Network, shapes: Sequence[Shape], setting: Setting) -> Network:
-    """Return a network that gives the same in fewer nodes, whose numbers stay.
+    """Return an equivalent network of fewer nodes, which keep their numbers.
 
     A pointwise convolution that alone takes another becomes one node with it where the device has
     a kernel that is faster so.

@@ -52,9 +52,9 @@ class Memory:
     inputs, outputs : int
         The tensors that go in and come out.
     scratch : int
-        Intermediates, which share memory: the most that is in use at the shapes of now.
+        Intermediates, which share memory: the most that is in use at the current shapes.
     scratch_reserved : int
-        What is held for intermediates: the most of all shapes since the graph was made.
+        Memory held for intermediates: the most of all shapes since the graph was made.
     """
 
     weights: int
@@ -90,12 +90,12 @@ class Graph(Builder):
     dtype : "float32" or "float16"
         Of the activations and the weights on the device; arrays are converted to it.
     storage : "auto", "texture3d" or "buffer"
-        How activations are stored on the device; "auto" is what suits the device, and what they
-        fit.
+        Storage of activations on the device; "auto" is the faster one on that kind of device,
+        within its limits.
     fuse : bool
-        Whether two pointwise convolutions, one of which alone takes what the other gives, are
-        computed as one where the device has a kernel that was measured to be faster so. What lies
-        between them is then not stored.
+        Compute two pointwise convolutions in a row as one dispatch where the device has a kernel
+        that was measured to be faster. The intermediate, which nothing else may take, is then not
+        stored.
 
     Raises
     ------
@@ -114,7 +114,7 @@ class Graph(Builder):
     On buffers the stride of a pointwise convolution that does not pad is a node of its own before
     it, "subsample": the convolution is then as fast as one without.
 
-    What is recorded at a set of shapes is kept, and submitted again when they come back: going to
+    Recordings are kept for each set of shapes and submitted again when it comes back: going to
     and fro costs the host some microseconds.
 
     Examples
@@ -143,7 +143,7 @@ class Graph(Builder):
 
     @property
     def storage(self) -> str:
-        """How activations are stored at the shapes of now: "texture3d" or "buffer"."""
+        """Storage of activations at the current shapes: "texture3d" or "buffer"."""
         return self._current().program.setting.storage
 
     def run(self, /, **inputs: Any) -> dict[str, Any]:
@@ -272,12 +272,12 @@ class Graph(Builder):
             )
 
     def profile(self, runs: int = 20) -> Profile:
-        """Time every node at the shapes of now, on noise.
+        """Time every node at the current shapes, on noise.
 
         Parameters
         ----------
         runs : int
-            How often each node is timed; at least 1.
+            Times of each node; at least 1.
 
         Returns
         -------
@@ -302,7 +302,7 @@ class Graph(Builder):
             return sized.profile
 
     def summary(self) -> str:
-        """Return a table of the nodes that are run, at the shapes of now.
+        """Return a table of the nodes that are run, at the current shapes.
 
         Shape, compiled variant, arithmetic operations, bytes read and written; and where
         :meth:`profile` has measured them at these shapes, times and the share of the roofline.

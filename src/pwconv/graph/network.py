@@ -82,7 +82,7 @@ class Network:
 
     @property
     def uses(self) -> Counter[int]:
-        """How often each node is taken: by those that run, and as an output."""
+        """Count of uses of each node: by nodes that run, and as an output."""
         found = Counter(taken for i in self.order for taken in self.nodes[i].inputs)
         found.update(self.outputs.values())
         return found

@@ -1,4 +1,4 @@
-"""What a node computes: the shape it gives, the dispatches it takes, and what they cost."""
+"""Operations: the computation of a node as an output shape, dispatches and their cost."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from pwconv.vk.commands import Dispatch
 
 @dataclass(frozen=True)
 class Setting:
-    """Where a node is computed: the device, and how activations are kept on it."""
+    """Device of a node's dispatches, and the storage and type of activations on it."""
 
     context: Context
     storage: str
@@ -23,14 +23,14 @@ class Setting:
 
 
 class Operation(ABC):
-    """What one node computes.
+    """The computation of one node.
 
     Attributes
     ----------
     kind : str
-        The method of :class:`pwconv.Graph` that adds it, or what a pass makes.
+        The method of :class:`pwconv.Graph` that adds it, or a name that a pass gives.
     images_only : bool
-        Whether it takes [N, C, H, W] or [C, H, W], and nothing of other axes.
+        True if it takes [N, C, H, W] or [C, H, W] only.
     """
 
     kind: str

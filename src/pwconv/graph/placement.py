@@ -1,4 +1,4 @@
-"""Where intermediates lie in one piece of memory: those in use at the same time never overlap."""
+"""Placement of intermediates in one arena: those in use at the same step never overlap."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-# Of values in use at the same step: finding the best place for each looks at all of them.
+# Most pairs of values in use at the same step; the search looks at each pair.
 _MOST_PAIRS = 2**18
 
 
@@ -26,7 +26,7 @@ class Lifetime:
 
 @dataclass(frozen=True)
 class Placement:
-    """Each value's first byte, and how many bytes there must be."""
+    """First byte of each value, and the size of the arena in bytes."""
 
     offsets: tuple[int, ...]
     size: int
@@ -132,7 +132,7 @@ def _meeting(lifetimes: Sequence[Lifetime], by_time: Sequence[int]) -> list[list
 
 
 class _Gaps:
-    """What is free of a piece of memory without an end, in order."""
+    """Free ranges of an arena without an end, in order."""
 
     def __init__(self) -> None:
         self._firsts: list[int] = [0]

@@ -22,7 +22,7 @@ from pwconv.vk.commands import Groups
 
 @dataclass(frozen=True)
 class NodeTime:
-    """What a node takes.
+    """Time of a node, and the least that the device allows.
 
     Attributes
     ----------
@@ -33,7 +33,7 @@ class NodeTime:
         The compiled shader of each of its dispatches.
     flop, least_bytes : int
     time : Sample
-        In seconds; with what a dispatch costs that waits for the one before.
+        In seconds; the wait for the dispatch before is part of it.
     roofline : Roofline
         The least that the device's measured ceilings allow.
     """
@@ -55,7 +55,7 @@ class NodeTime:
 
 @dataclass(frozen=True)
 class Profile:
-    """What :meth:`pwconv.Graph.profile` found.
+    """Times of a graph's nodes, as :meth:`pwconv.Graph.profile` returns them.
 
     Attributes
     ----------
@@ -64,9 +64,9 @@ class Profile:
     total : Sample
         Of all of them in one go, in seconds: less than the sum, since only what depends waits.
     method : str
-        How times were taken, in words.
+        The way of timing, in words.
     clocks : ClockCheck
-        Whether the device's clocks held meanwhile.
+        Check that the device's clocks held meanwhile.
     """
 
     nodes: tuple[NodeTime, ...]

@@ -17,7 +17,7 @@ from pwconv.vk.commands import Dispatch, Recording
 from pwconv.vk.queue import Queue
 from pwconv.vk.resources import Arena, Place, Requirements, Resource
 
-# Of recordings over tensors that the caller brought.
+# Most recordings that are kept over tensors of the caller.
 _RECORDINGS_KEPT = 16
 
 
@@ -39,7 +39,7 @@ class Program:
     dispatches : Mapping
         The dispatches of each node that is run, by its number.
     scratch_bytes : int
-        What the intermediates take together.
+        Bytes of all intermediates together.
     """
 
     def __init__(
@@ -61,12 +61,12 @@ class Program:
 
     @property
     def scratch_bytes(self) -> int:
-        """What the intermediates take together."""
+        """Bytes of all intermediates together."""
         return self._placement.size
 
     @property
     def generation(self) -> int:
-        """Changes when what was recorded before must not be submitted any more."""
+        """Number that changes when earlier recordings must not be submitted any more."""
         self._rebind()
         return self._arena.uid if self._arena else -1
 
@@ -77,7 +77,7 @@ class Program:
         return node.operation.flop([self.shapes[j] for j in node.inputs], self.shapes[i])
 
     def least_bytes(self, i: int) -> int:
-        """Return what a node reads and writes, each once, its weight included."""
+        """Return the bytes that a node reads and writes, each once, its weight included."""
         node = self.network.nodes[i]
         assert node.operation is not None
         elements = sum(math.prod(self.shapes[j]) for j in {*node.inputs, i})
@@ -125,7 +125,7 @@ class Program:
         return node.operation.dispatches(self.setting, shapes, self.shapes[i])
 
     def _requirements(self) -> dict[int, Requirements]:
-        """Return what memory each intermediate wants, by node."""
+        """Return the memory requirements of each intermediate, by node."""
         outputs = set(self.network.outputs.values())
         storage, dtype = self.setting.storage, self.setting.dtype
         return {
@@ -135,7 +135,7 @@ class Program:
         }
 
     def _place(self, order: Sequence[int]) -> tuple[Placement, Requirements]:
-        """Return where intermediates lie, and what they want together."""
+        """Return the placement of the intermediates, and their requirements together."""
         step = {i: position for position, i in enumerate(order)}
         readers = self.network.readers()
         alignment = max((wants.alignment for wants in self._wants.values()), default=1)

@@ -13,7 +13,7 @@ from pwconv.tensor import Shape
 
 
 def fold_scales(network: Network, shapes: Sequence[Shape], setting: Setting) -> Network:
-    """Return a network that gives the same in fewer nodes, whose numbers stay.
+    """Return an equivalent network of fewer nodes, which keep their numbers.
 
     A pointwise convolution that alone takes a product with [N, C, 1, 1] multiplies its input as it
     loads it, where its kernel gains by that: the product is never stored.

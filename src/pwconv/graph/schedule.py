@@ -1,4 +1,4 @@
-"""In what order nodes run: those that no other waits for, beside a heavy one."""
+"""Order of nodes: one that no other waits for runs beside a heavy one."""
 
 from __future__ import annotations
 
@@ -7,21 +7,21 @@ from collections.abc import Callable, Mapping
 
 from pwconv.graph.network import Network
 
-# How far a node may go: the value that it takes stays in memory until then.
+# Most steps that a node moves by: its input stays in memory until then.
 _AHEAD = 8
-# Of the least scratch; neighbours of one size take a little more than two of them, for alignment.
+# Scratch allowed, relative to the least: alignment makes neighbours take a little more than that.
 _MOST_SCRATCH = 1 + 1 / 64
 
 
 def schedule(network: Network, sizes: Mapping[int, int], flop: Callable[[int], int]) -> list[int]:
-    """Return the numbers of a network's nodes as they should be run, each after what it takes.
+    """Return the numbers of a network's nodes in the order to run, each after its inputs.
 
     A node that no other takes can wait. It goes where it runs at the same time as the heaviest of
     the next few nodes, which by itself leaves part of the device idle, as do the light ones around;
     but not where intermediates would take more memory.
 
-    On an NVIDIA H100 that took the 55 layers of EdgeTAM from 546 to 536 µs, and with slower pairs
-    from 580 to 560: two branches of its neck run beside a mixer each.
+    On an NVIDIA H100 (2026-11-22) that took the 55 layers of EdgeTAM from 546 to 536 µs, and with
+    slower pairs from 580 to 560: two branches of its neck run beside a mixer each.
 
     Parameters
     ----------

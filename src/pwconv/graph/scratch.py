@@ -33,7 +33,7 @@ class Scratch:
         return sum(arena.size for arena in self._arenas.values())
 
     def requirements(self, storage: str, shape: Shape4, dtype: DType) -> Requirements:
-        """Return what a value wants, its size a multiple of its alignment."""
+        """Return the requirements of a value, its size a multiple of its alignment."""
         made_of: tuple[object, ...]
         if storage == "buffer":
             size = buffer_bytes(shape, dtype.itemsize)
@@ -52,7 +52,7 @@ class Scratch:
         return found
 
     def arena(self, storage: str, wanted: Requirements) -> Arena:
-        """Return an arena that holds so much: the one there is, or else a new one in its place.
+        """Return an arena of at least that size: the current one, or a new one in its place.
 
         Raises
         ------

@@ -17,7 +17,7 @@ from pwconv.tensor import Shape
 def split_strides(
     network: Network, shapes: Sequence[Shape], setting: Setting
 ) -> tuple[Network, list[Shape]]:
-    """Return a network that gives the same, and the shapes of its nodes.
+    """Return an equivalent network, and the shapes of its nodes.
 
     A pointwise convolution with a stride takes, where there is a gain by that, the positions that
     it reads as a tensor of their own, and has no stride then: it is computed by the kernels for

@@ -14,7 +14,7 @@ from pwconv.layout import Shape4, buffer_rows, ceil_div
 from pwconv.vk.commands import OUT, Dispatch
 from pwconv.vk.resources import Resource
 
-# What a texel of a texture holds, and so how many sources it may have.
+# Channels of a texel: so many sources it may have.
 _LANES = 4
 
 

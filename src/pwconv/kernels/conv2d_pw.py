@@ -43,7 +43,7 @@ class Geometry:
     kernel: tuple[int, int] = (1, 1)
 
     def output_shape(self, x_shape: Shape4, out_channels: int) -> Shape4:
-        """Return [N, C_out, H_out, W_out]; sizes below 1 mean that there is no output."""
+        """Return [N, C_out, H_out, W_out]; sizes below 1 mean an empty output."""
         n, _, h, w = x_shape
         return (
             n,
@@ -103,7 +103,7 @@ class Problem:
 
 @dataclass(frozen=True)
 class Task:
-    """A layer at a shape: the problem, and what a plan is bound with besides input and output."""
+    """A layer at a shape: the problem, and its parameters, residual and scale."""
 
     problem: Problem
     weight_storage: str
@@ -177,7 +177,7 @@ def plan_conv2d_pw(
         },
         {
             "ACTIVATION": activation.number,
-            # Of single positions in rows of their own each is gathered.
+            # A row of one position is gathered by itself.
             "POINTWISE_GRID": geometry == Geometry()
             and not (shared == 1 and problem.storage == "buffer"),
             "SHARED": shared,

@@ -1,4 +1,4 @@
-"""Which variant computes a pointwise convolution, and why."""
+"""Choice of the variant of a pointwise convolution, with the reason."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ _FAMILIES = {
 _FOUR_BUFFERS = "conv2d_pw_four_buffers"
 _COOPMAT, _COOPMAT2 = "conv2d_pw_coopmat", "conv2d_pw_coopmat2"
 
-# Measured over the twelve EdgeTAM shapes: "discrete" on an NVIDIA H100, where a weight in a buffer
-# takes 0.6 of the time of one in a texture, and "cpu" on lavapipe, where a workgroup's barriers
-# cost more than they save. The rest is not measured: `pwconv tune` is for it.
+# Measured over the twelve EdgeTAM shapes (2026-11-22): "discrete" on an NVIDIA H100, where a weight
+# in a buffer takes 0.6 of the time of one in a texture; "cpu" on lavapipe, where the barriers of a
+# workgroup cost more than they save. Other devices are not measured: `pwconv tune` is for them.
 _PREFERENCES: dict[tuple[str, str, DType], Preference] = {
     ("texture3d", "discrete", FLOAT32): Preference(
         (
@@ -117,7 +117,7 @@ def candidates(
 
 
 def choose(context: Context, problem: Problem, weight_storage: str) -> Choice:
-    """Return what should be fastest: matrix units, or else the best-fitting tile.
+    """Return the variant expected to be fastest: matrix units, or the best-fitting tile.
 
     Raises
     ------
@@ -148,23 +148,24 @@ def scale_pays(context: Context, variant: shaders.Variant) -> bool:
     """
     if not takes_scale(variant):
         return False
-    # Measured on lavapipe, against the product and then the convolution: it takes 0.57 to 0.97
-    # of their time on textures, but 1.01 to 1.05 on fp32 buffers (192→192@32 takes 28.8 ms instead
-    # of 27.5), and 0.9 to 1.03 on fp16 ones.
+    # Measured on lavapipe (2026-11-22), against the product and then the convolution: it takes 0.57
+    # to 0.97 of their time on textures, but 1.01 to 1.05 on fp32 buffers (192→192@32 takes 28.8 ms
+    # instead of 27.5), and 0.9 to 1.03 on fp16 ones.
     return context.info.type != "cpu" or variant.family == "conv2d_pw_tiled"
 
 
 def subsampling_pays(storage: str) -> bool:
-    """Return whether a stride is better computed as a copy of every stride-th position before.
+    """Return whether to copy every stride-th position first, and convolve at stride 1.
 
     conv2d_pw_staged_buffer.comp gathers such positions one by one, and again for each of its blocks
     of output channels; kernels for matrix units cannot. Textures are read at any position.
     """
-    # Stride 2 on an NVIDIA H100, float16, gathered: 57 µs for 48→96@256, 52 for 96→192@128 and 35
-    # for 192→384@64. Without a stride the same outputs take 8 to 14 µs on matrix units, and the
-    # copy is taken to add 4 to 6 there: the two were not measured together. On lavapipe they were,
-    # and take 0.7 to 0.95 of the gathering's time (42 ms instead of 49 for 96→192@64 in float32, 38
-    # instead of 54 in float16), or as much where there are few channels; 256→16@64 alone takes 1.2.
+    # Stride 2 on an NVIDIA H100 (2026-11-22), float16, gathered: 57 µs for 48→96@256, 52 for
+    # 96→192@128 and 35 for 192→384@64. Without a stride the same outputs take 8 to 14 µs on matrix
+    # units; the copy is assumed to add 4 to 6, as the two were not measured together. On lavapipe
+    # (2026-11-22) copy and convolution take 0.7 to 0.95 of the gathering's time (42 ms instead of
+    # 49 for 96→192@64 in float32, 38 instead of 54 in float16), or as much with few channels;
+    # 256→16@64 alone takes 1.2.
     return storage == "buffer"
 
 
@@ -198,7 +199,7 @@ def _suits_matrices(problem: Problem) -> bool:
 def _choose_coopmat2(
     able: dict[str, shaders.Variant], problem: Problem
 ) -> tuple[shaders.Variant, str] | None:
-    """Return the tile, as measured on an NVIDIA H100, and why; None where the device lacks it."""
+    """Return the tile measured best on an NVIDIA H100, and why; None if the device lacks it."""
     n, k = problem.out_shape[1], problem.x_shape[1]
     blocks_of_64 = ceil_div(problem.positions, 64) * ceil_div(n, 64) * problem.x_shape[0]
     if n <= 32:
@@ -222,7 +223,7 @@ def _choose_coopmat2(
 def _choose_coopmat(
     able: dict[str, shaders.Variant], problem: Problem
 ) -> tuple[shaders.Variant, str] | None:
-    """Return the tile, as measured on an NVIDIA H100, and why; None where the device lacks it."""
+    """Return the tile measured best on an NVIDIA H100, and why; None if the device lacks it."""
     wide, narrow = "m64n64k32", "m64n32k32"
     if wide in able and problem.out_shape[1] % 64 == 0:
         count = math.prod(blocks(able[wide], problem.outputs))

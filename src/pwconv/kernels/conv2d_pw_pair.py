@@ -22,7 +22,7 @@ from pwconv.vk.commands import Plan
 
 @dataclass(frozen=True)
 class PairProblem:
-    """A pointwise convolution of what another gives, at stride 1 and without padding.
+    """A pointwise convolution of another one's output, at stride 1 and without padding.
 
     Attributes
     ----------
@@ -55,7 +55,7 @@ class PairProblem:
         return self.x_shape[2] * self.x_shape[3]
 
 
-# Of input and output channels that a workgroup's registers hold, where a variant leaves it open.
+# Most input and output channels in a workgroup's registers, where a variant leaves it open.
 _MOST_FLEXIBLE = 192
 
 

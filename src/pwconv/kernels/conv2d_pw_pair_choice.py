@@ -1,4 +1,4 @@
-"""Which variant computes two pointwise convolutions as one, where that gains."""
+"""Choice of the variant that computes two pointwise convolutions as one, where it gains."""
 
 from __future__ import annotations
 
@@ -22,19 +22,19 @@ _STAGED_TEXTURE3D = "conv2d_pw_pair_staged_texture3d"
 
 @dataclass(frozen=True)
 class _Gain:
-    """A kernel, and the pairs with which it gains.
+    """A kernel, and the sizes of the pairs that it computes faster than two dispatches.
 
     Attributes
     ----------
     family, tile : str
     most : int
-        N and K that it takes.
+        Largest N and K.
     least_blocks : int
-        Of positions.
+        Fewest blocks of positions.
     most_slices : float
-        Of hidden channels.
+        Most slices of hidden channels.
     whole_slices : bool
-        Whether they must be.
+        The slices must divide the hidden channels.
     """
 
     family: str
@@ -45,7 +45,7 @@ class _Gain:
     whole_slices: bool = False
 
     def suits(self, variant: shaders.Variant, problem: PairProblem) -> bool:
-        """Return whether it gains."""
+        """Return whether it gains on a problem."""
         slices = problem.hidden / variant.defines["BLOCK_H"]
         return (
             max(problem.out_channels, problem.x_shape[1]) <= self.most
@@ -57,16 +57,16 @@ class _Gain:
 
 # By type of device, storage and dtype.
 #
-# "discrete" was measured on an NVIDIA H100 over RepViT's channel mixers (48 channels at 256×256, 96
-# at 128×128, 192 at 64×64), fused against two dispatches, in µs:
+# "discrete" was measured on an NVIDIA H100 (2026-11-22) over RepViT's channel mixers (48 channels
+# at 256×256, 96 at 128×128, 192 at 64×64), fused against two dispatches, in µs:
 #   coopmat2            20 : 28    16 : 21    16 : 18
 #   coopmat             23 : 41    21 : 27    23 : 23
 #   staged, textures    88 : 122   76 : 73    70 : 58    (float16)
 # and coopmat2 over heads of a neck, 48→256→32 at 256×256 and 96→256→64 at 128×128: 22 : 45 and
 # 14 : 19. In float32 two dispatches are faster there, by 1.0 to 1.2 on textures and 1.2 to 1.3 on
-# buffers: what fusion saves in memory the narrower tiles lose. "cpu" was measured on lavapipe: on
-# buffers 0.56 of the time of two with 48 channels at 64×64, and 0.74 with 96 at 32×32 (float16 0.56
-# and 0.77), on textures three times as much. Other devices are not measured.
+# buffers: narrower tiles lose the memory traffic that fusion saves. "cpu" was measured on lavapipe
+# (2026-11-22): on buffers 0.56 of the time of two with 48 channels at 64×64, and 0.74 with 96 at
+# 32×32 (float16 0.56 and 0.77), on textures three times as much. Other devices are not measured.
 _CPU_BUFFER = (
     _Gain(_STAGED_BUFFER, "64x48x16", 48, 16),
     _Gain(_STAGED_BUFFER, "32x96x16", 96, 16),
@@ -116,7 +116,7 @@ def candidates(
 
 
 def choose_pair(context: Context, problem: PairProblem, weight_storage: str) -> Choice | None:
-    """Return what should be faster than two dispatches; None where nothing should.
+    """Return a variant expected to be faster than two dispatches, or None.
 
     Where images are so small that two dispatches share their tiles among samples, nothing is.
     """

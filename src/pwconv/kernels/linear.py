@@ -39,7 +39,7 @@ class Problem:
         [N, C, H, K], as :class:`pwconv.Tensor` says; the output has its N, C and H.
     out_features : int
     batches : int
-        How many weights there are. They divide the rows into equal parts, in order; on textures
+        Count of weights. They divide the rows into equal parts, in order; on textures
         they divide N.
     dtype, accumulate : numpy.dtype
     """
@@ -72,9 +72,9 @@ class Problem:
 # With so few rows a tile of them is mostly waste, and there are too few of them to fill a device.
 _FEW_ROWS = 8
 
-# By storage, then by lanes. "cpu" is measured on lavapipe: up to 8 rows slices take 0.1 to 1.0 of
-# the time of the best tile, and staging is not worth its barriers. Elsewhere the tiles follow the
-# convolution's, unmeasured.
+# By storage, then by lanes. "cpu" was measured on lavapipe (2026-11-22): up to 8 rows slices take
+# 0.1 to 1.0 of the time of the best tile, and staging is not worth its barriers. Elsewhere the
+# tiles follow the convolution's, unmeasured.
 _PREFERENCES_CPU = {
     "texture3d": {
         1: Preference((("m8n2k1l1", 256), ("m4n2k1l1", 64), ("m1n1k1l1", 0))),
@@ -127,7 +127,7 @@ def candidates(
 
 
 def choose(context: Context, problem: Problem, weight_storage: str) -> Choice:
-    """Return what should be fastest: slices of K for few rows, or else the best-fitting tile.
+    """Return the variant expected to be fastest: slices of K for few rows, else a tile.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""What a variant's tile makes of a problem, and which of several tiles suits it."""
+"""Tiles: the blocks and trips of a problem under a tile, and the choice among tiles."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ _WASTE_ALLOWED = 1.1
 
 
 class Matmul(Protocol):
-    """A problem, whatever its tensors are, as the product that it is."""
+    """A problem as a matrix product, of images or of rows."""
 
     @property
     def storage(self) -> str:
-        """Where its tensors are: "texture3d" or "buffer"."""
+        """Storage of its tensors: "texture3d" or "buffer"."""
 
     @property
     def outputs(self) -> Size3:
@@ -33,15 +33,15 @@ class Matmul(Protocol):
 
     @property
     def products(self) -> int:
-        """K: how many are summed for each output."""
+        """K: products summed for each output."""
 
     @property
     def dtype(self) -> DType:
-        """What factors and results are."""
+        """Type of factors and results."""
 
     @property
     def accumulate(self) -> DType:
-        """What products are summed in."""
+        """Type in which products are summed."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ class Choice:
     workgroup : tuple of int
         Preferred shape, where the variant leaves it open.
     reason : str
-        Why this one, in a clause.
+        The reason, in a clause.
     """
 
     variant: shaders.Variant
@@ -63,7 +63,7 @@ class Choice:
 
 
 class Preference(NamedTuple):
-    """What suits a type of device, for one storage of activations.
+    """Tiles, workgroup and weight storage for a type of device and a storage of activations.
 
     Attributes
     ----------
@@ -83,7 +83,7 @@ class Preference(NamedTuple):
 
 @functools.cache
 def block_shape(variant: shaders.Variant) -> tuple[int, int]:
-    """Return the positions and output channels of what one workgroup, or invocation, computes."""
+    """Return the positions and output channels of the block of a workgroup or invocation."""
     if variant.workgroup:
         return variant.defines["BLOCK_M"], variant.defines["BLOCK_N"]
     return variant.defines["TILE_M"], 4 * variant.defines["TILE_N4"]
@@ -106,7 +106,7 @@ def grid(variant: shaders.Variant, outputs: Size3) -> Size3:
 def step_along_k(variant: shaders.Variant) -> int:
     """Return how much of K one trip of an invocation's loop takes."""
     defines = variant.defines
-    # Of what is sliced, but not staged, each invocation takes a part of K.
+    # In sliced kernels without staging each invocation takes a part of K.
     return int(defines.get("BLOCK_K") or 4 * defines["TILE_K4"] * defines.get("SLICES", 1))
 
 
@@ -159,16 +159,15 @@ def runnable(
         )
     if not able:
         context.require_allowed(considered)
-        lack = context.unmet(considered[0])
-        raise UnsupportedError(
-            f"{context.info.name} runs no kernel for activations in a "
-            f"{problem.storage}, dtype '{problem.dtype}' and accumulate '{problem.accumulate}': "
-            f"{considered[0].name} needs {lack}; "
-            + (
-                "use accumulate='float32'"
-                if problem.accumulate.itemsize == 2
-                else "use another storage, or another device"
+        lack = str(context.unmet(considered[0])).removeprefix("the feature ")
+        if problem.accumulate.itemsize == 2:
+            raise UnsupportedError(
+                f"accumulate='float16' needs {lack}, which {context.info.name} lacks; use "
+                "accumulate='float32'"
             )
+        raise UnsupportedError(
+            f"storage='{problem.storage}' with dtype='{problem.dtype}' needs {lack}, which "
+            f"{context.info.name} lacks; use another storage, or another device"
         )
     return {v.name: v for v in short}
 
@@ -176,7 +175,7 @@ def runnable(
 def choose_tile(
     by_tile: Mapping[str, shaders.Variant], preference: Preference, problem: Matmul
 ) -> Choice:
-    """Return the best-fitting tile of those that a device prefers, or else the smallest there is.
+    """Return the best-fitting tile of those that a device prefers, or the smallest one.
 
     The device can run the last of those that it prefers, unless that one is denied.
     """
@@ -191,7 +190,7 @@ def choose_tile(
         tile_m, tile_n = block_shape(variant)
         along_n = ceil_div(n, tile_n)
         count = ceil_div(m, tile_m) * along_n * batches
-        # Of a block with more rows than twice M most is idle, however many batches there are of it.
+        # A block of more than 2·M rows is mostly idle, in each batch.
         if count >= least and tile_m <= 2 * m:
             filling.append((variant, count, along_n * tile_n / n))
     least_waste = min((waste for _, _, waste in filling), default=0.0)

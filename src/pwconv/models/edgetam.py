@@ -11,8 +11,8 @@ from pwconv.device import DeviceLike
 from pwconv.dtypes import FLOAT32, DType, as_dtype
 from pwconv.graph import Graph, Value
 
-# Of RepViT-M1. The mixers of a stage are those of its blocks and, but for the first stage, the one
-# after downsampling; the mixers before downsampling are not among the 55 layers.
+# Channels and mixers of RepViT-M1. The mixers of a stage are those of its blocks and, but for the
+# first stage, the one after downsampling; those before downsampling are not among the 55 layers.
 CHANNELS = (48, 96, 192, 384)
 MIXERS = (2, 3, 15, 3)
 EXPANSION = 2
@@ -48,7 +48,7 @@ def edgetam_pointwise(
     dtype : "float16" or "float32"
         Of the activations and the weights on the device.
     storage : "auto", "texture3d" or "buffer"
-        How activations are stored on the device.
+        Storage of activations on the device.
     fuse : bool
         As for :class:`pwconv.Graph`.
     seed : int

@@ -101,7 +101,7 @@ def rounded(name: str, weight: Float64, bias: Float64, dtype: DType) -> tuple[Ar
 
 
 def _is_counter(name: Any) -> bool:
-    """Whether it is the count of batches that torch's batch norm keeps while it is trained."""
+    """Return True for the count of batches of torch's batch norm, used in training only."""
     return str(name).endswith(".num_batches_tracked")
 
 

@@ -56,7 +56,7 @@ def repvit_m1_backbone(
     dtype : "float16" or "float32"
         Of the activations and the weights on the device.
     storage : "auto", "texture3d" or "buffer"
-        How activations are stored on the device.
+        Storage of activations on the device.
     fuse : bool
         As for :class:`pwconv.Graph`.
 
@@ -154,7 +154,7 @@ class Trunk:
         self._dtype = dtype
 
     def feature_maps(self, graph: Graph, x: Value) -> list[Value]:
-        """Add every node, and return what each stage gives."""
+        """Add every node, and return the output of each stage."""
         maps = []
         x = self._stem(graph, x)
         for stage, depth in enumerate(_DEPTHS):

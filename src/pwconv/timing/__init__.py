@@ -1,1 +1,1 @@
-"""Timing kernels: stopwatch, clocks held and checked, what is said of samples."""
+"""Timing of kernels: stopwatch, clock check, samples, ceilings."""

@@ -1,4 +1,4 @@
-"""What the device itself can do: streaming copy, and arithmetic by type."""
+"""Ceilings of the device, measured: streaming copy, and arithmetic by type."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _SEED_BYTES = 16 << 20
 _COPY_BYTES = {"cpu": 64 << 20, "discrete": 512 << 20}
 _COPY_BYTES_ELSEWHERE = 128 << 20
 _CALIBRATIONS_LONG = 5
-# Of a dispatch of matrix products, on GPUs and on CPUs: a millisecond or so.
+# Products of a dispatch, on GPUs and on CPUs: a millisecond or so.
 _MATRIX_FLOP = (5e11, 1e9)
 _SAMPLES = 20
 _SAMPLES_CPU = 5
@@ -55,7 +55,7 @@ class Ceiling:
 
 @dataclass(frozen=True)
 class Roofline:
-    """The least time something can take, and what sets it: "memory" or "arithmetic"."""
+    """The least time of a computation, and its bound: "memory" or "arithmetic"."""
 
     seconds: float
     bound: str

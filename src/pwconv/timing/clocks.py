@@ -1,4 +1,4 @@
-"""Clocks held up and checked: a GPU that has idled runs several times slower for a while.
+"""Clock check: a GPU that has idled runs several times slower for a while.
 
 The queue is kept busy right before anything is timed, with no work of the host's between. A fixed
 calibration kernel is timed before and after; where the two differ, the samples between them were
@@ -37,7 +37,7 @@ class ClockCheck:
     before, after : float
         Its median times, in seconds.
     attempts : int
-        How often the samples were taken; all but the last were thrown away.
+        Times that the samples were taken; all but the last were thrown away.
     """
 
     before: float
@@ -46,12 +46,12 @@ class ClockCheck:
 
     @property
     def drift(self) -> float:
-        """How much slower the slower time is than the faster one."""
+        """Excess of the slower time over the faster one, as a share."""
         return max(self.before, self.after) / min(self.before, self.after) - 1
 
     @property
     def settled(self) -> bool:
-        """Whether the clocks held."""
+        """True if the clocks held."""
         return self.drift <= MAX_DRIFT
 
 
@@ -83,7 +83,7 @@ class Clocks:
     ----------
     is_cpu : bool
     attempts : int
-        How often samples are taken at most.
+        Most times that samples are taken.
     invocations, iterations : int
         Of the calibration kernel.
     """
@@ -112,7 +112,7 @@ class Clocks:
                 self._spin.submit()
 
     def estimate(self, groups: Groups) -> float:
-        """Return about how long groups take, with the clocks up."""
+        """Estimate the time of groups, with the clocks up."""
         repetitions = 1 if self.is_cpu else 8
         segments = [serial([groups] * repetitions)] * (1 if self.is_cpu else 2)
         seconds = self.stopwatch.run(segments, self.hold)
@@ -140,7 +140,7 @@ class Clocks:
         return summarize(seconds, repetitions), check
 
     def _scaled(self, target: float) -> int:
-        """Return the iterations of the kernel that take about so long with the clocks up."""
+        """Return the iterations of the kernel for about that time, with the clocks up."""
         iterations = 1
         while True:
             dispatch = self._fma.dispatch(iterations)

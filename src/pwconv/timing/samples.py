@@ -1,4 +1,4 @@
-"""Samples of a duration, and what is said of them."""
+"""Samples of a duration: median and quartiles."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ class Sample:
     ----------
     median, q1, q3 : float
     count : int
-        How many samples there are.
+        Count of samples.
     repetitions : int
-        How many runs each sample is the mean of.
+        Runs that each sample is the mean of.
     """
 
     median: float
@@ -33,7 +33,7 @@ class Sample:
 
 
 def summarize(seconds: Sequence[float], repetitions: int = 1) -> Sample:
-    """Return what is said of durations, each of so many runs.
+    """Return median and quartiles of durations, each of so many runs.
 
     Raises
     ------

@@ -74,7 +74,7 @@ class HostStopwatch:
 
 
 def make_stopwatch(context: Context) -> tuple[Stopwatch, str | None]:
-    """Return the best stopwatch for a device, and what is to be said of it."""
+    """Return the best stopwatch for a device, and a note on it for reports."""
     try:
         return GpuStopwatch(context), None
     except UnsupportedError as error:

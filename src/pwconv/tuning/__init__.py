@@ -1,1 +1,1 @@
-"""Variants picked by measurement: the race, what it found, kept on disk, and who asks for it."""
+"""Tuning: race the variants of a layer, keep the verdicts on disk, pick by them."""

@@ -1,10 +1,9 @@
-"""Measuring every variant that could compute a problem, against the one that is the default.
+"""Tuning of a problem: the fastest of its variants, if it beats the default.
 
-A heat times each once or twice and leaves out what is far behind. A race runs the rest in turns and
-finds the fastest rival. A duel then runs that rival and the default alone, in turns, afresh: the
-winner of a race of many owes part of its time to luck, and the duel's samples know nothing of it.
-The rival wins where it is faster by :data:`LEAST_GAIN`, the middle halves of the two's samples lie
-apart, and the clocks held.
+Heat: time every candidate briefly and drop those 30 % slower than the best. Race: time the rest in
+interleaved rounds. Duel: compare the fastest with the default in fresh rounds, since the winner of
+a race of many owes part of its time to luck. The rival wins if it is faster by :data:`LEAST_GAIN`,
+the quartiles of the two lie apart, and the clocks held.
 """
 
 from __future__ import annotations
@@ -41,17 +40,17 @@ _log = logging.getLogger(__name__)
 
 LEAST_GAIN = 0.02
 
-# Tried where a variant leaves it open; the first axis is along M, the second along N.
+# Workgroup sizes to try where a variant leaves it open; the first axis is along M, the second N.
 _WORKGROUPS: tuple[Size3, ...] = ((8, 8, 1), (32, 8, 1), (64, 1, 1), (32, 2, 1), (16, 4, 1))
 
-# Out of the race: what takes this much longer than the fastest, or more than so many are faster.
+# Candidates leave the race at this multiple of the fastest time, and beyond so many.
 _BEHIND = 1.3
 _MOST_IN_RACE = 6
 _LEAST_SECONDS = 1e-7
 _SHORT_SECONDS, _LONG_SECONDS = 100e-6, 50e-3
 _HEAT_REPETITIONS = 8  # a short dispatch is timed with a microsecond or two of its surroundings
 _RACE_ROUNDS = (3, 9)
-# Of equals, the quartiles of 15 rounds lie apart by chance once in some 300 duels, of 31 never.
+# Between equals, quartiles of 15 rounds lie apart by chance once in some 300 duels, of 31 never.
 _DUEL_ROUNDS = (15, 31)
 _ROUNDS_SECONDS = 0.5
 # Drivers take a submission that runs for seconds for one that hangs.
@@ -74,9 +73,9 @@ class Outcome:
     rival_time : Sample or None
     clocks : ClockCheck
     held : bool
-        Whether the clocks held; of a CPU's nothing is asked, the turns must do.
+        True if the clocks held; a CPU's are not checked, interleaving must do.
     tried : int
-        How many there were, the default included.
+        Count of candidates, the default included.
     """
 
     default: Choice
@@ -96,7 +95,7 @@ class Outcome:
 
     @property
     def rival_wins(self) -> bool:
-        """Whether the rival is faster by more than the noise."""
+        """True if the rival is faster by more than the noise."""
         return (
             self.held
             and self.rival_time is not None
@@ -106,14 +105,14 @@ class Outcome:
 
     @property
     def winner(self) -> tuple[Choice, Sample]:
-        """What should be used, and its time."""
+        """The winner, and its time."""
         if self.rival is not None and self.rival_time is not None and self.rival_wins:
             return self.rival, self.rival_time
         return self.default, self.default_time
 
 
 def race(context: Context, clocks: Clocks, task: Task) -> Outcome:
-    """Measure a task's entrants, on inputs and outputs of its own.
+    """Measure the candidates of a task, on inputs and outputs of its own.
 
     The caller holds the device's lock.
 
@@ -150,7 +149,7 @@ def race(context: Context, clocks: Clocks, task: Task) -> Outcome:
 
 
 def entrants(context: Context, task: Task) -> list[tuple[Choice, Plan]]:
-    """Return everything that could compute a task, each once, planned; the default comes first.
+    """Return every candidate for a task, each once, planned; the default comes first.
 
     A variant that the driver cannot compile is left out.
     """
@@ -179,7 +178,7 @@ def entrants(context: Context, task: Task) -> list[tuple[Choice, Plan]]:
 
 @dataclass
 class _Lane:
-    """An entrant, its dispatches over the inputs and outputs in turn, and about its time."""
+    """A candidate, its dispatches over the inputs and outputs in turn, and its estimated time."""
 
     choice: Choice
     dispatches: Iterator[Dispatch]
@@ -190,7 +189,7 @@ class _Lane:
 
 
 def _run_heat(clocks: Clocks, lanes: Sequence[_Lane]) -> None:
-    """Estimate each lane's time; the first tells how long the others may take."""
+    """Estimate each lane's time, in submissions sized by the time of the first."""
     first = lanes[0].segment(1)
     seconds = clocks.stopwatch.run([first, first], clocks.hold)[-1]
     repetitions = _HEAT_REPETITIONS if seconds < _SHORT_SECONDS else 1
@@ -206,7 +205,7 @@ def _run_heat(clocks: Clocks, lanes: Sequence[_Lane]) -> None:
 def _run_rounds(
     clocks: Clocks, lanes: Sequence[_Lane], least: int, most: int
 ) -> tuple[list[Sample], ClockCheck]:
-    """Run the lanes in turns; return each one's samples, and the worst check of the clocks."""
+    """Time the lanes in interleaved rounds; return their samples and the worst clock check."""
     repetitions = [chain_lengths(lane.estimate)[0] for lane in lanes]
     round_seconds = sum(x.estimate * r for x, r in zip(lanes, repetitions, strict=True))
     rounds = max(least, min(most, int(_ROUNDS_SECONDS / round_seconds)))
@@ -216,7 +215,7 @@ def _run_rounds(
     for start in range(0, rounds, at_once):
         order: list[int] = []
         for turn in range(start, min(start + at_once, rounds)):
-            # There and back again: nobody is always the one that follows another.
+            # Forwards, then backwards: no lane always follows the same one.
             order += range(len(lanes))[:: -1 if turn % 2 else 1]
         seconds, check = clocks.time([lanes[i].segment(repetitions[i]) for i in order])
         checks.append(check)
@@ -230,7 +229,7 @@ def _run_rounds(
 def _scratch(
     context: Context, problem: Problem, *, is_cpu: bool
 ) -> Iterator[list[tuple[Resource, Resource]]]:
-    """Give inputs full of noise, and outputs, more of them than the device's cache holds."""
+    """Give noise as inputs, and outputs, more of them than the device's cache holds."""
     dtype = problem.dtype
     elements = math.prod(problem.x_shape) + math.prod(problem.out_shape)
     noise = np.random.default_rng(0).standard_normal(_NOISE_ELEMENTS, np.float32)

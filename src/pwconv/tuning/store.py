@@ -1,4 +1,4 @@
-"""What was measured on a device, in a JSON file of its own.
+"""Verdicts of tuning on a device, in a JSON file of its own.
 
 An entry of the list, a verdict::
 
@@ -28,7 +28,7 @@ from pwconv.vk.physical_device import DeviceInfo
 
 @dataclass(frozen=True)
 class Key:
-    """What a verdict is about: the problem, and how the weight is stored."""
+    """Key of a verdict: the problem, and the storage of the weight."""
 
     problem: Problem
     weight_storage: str
@@ -36,7 +36,7 @@ class Key:
 
 @dataclass(frozen=True)
 class Verdict:
-    """What to use; the default itself where nothing was faster by more than the noise.
+    """The variant to use: the fastest, or the default where none was faster beyond noise.
 
     Attributes
     ----------
@@ -75,7 +75,7 @@ def _is_seconds(value: Any) -> bool:
 
 
 class Store(JsonFile[Key, Verdict]):
-    """The verdicts of one device, by what they are about."""
+    """The verdicts of one device, by problem and weight storage."""
 
     title, name, format = "tuning file", "verdicts", 1
     checks: ClassVar[Checks] = {

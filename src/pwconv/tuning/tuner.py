@@ -1,4 +1,4 @@
-"""Who a layer asks for its variant: the default, or what was measured, as PWCONV_TUNE says."""
+"""Select a layer's variant: the tuned one, else the heuristic's; PWCONV_TUNE says which."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ MODES = ("off", "cached", "on-demand")
 
 
 def tuning_mode() -> str:
-    """Return what ``$PWCONV_TUNE`` says: "off", "cached" (the default) or "on-demand".
+    """Return the mode in ``$PWCONV_TUNE``: "off", "cached" (the default) or "on-demand".
 
     Raises
     ------
@@ -36,7 +36,7 @@ def tuning_mode() -> str:
 
 
 class Tuner:
-    """Picks variants on one device.
+    """Selects variants on one device.
 
     Parameters
     ----------
@@ -56,7 +56,7 @@ class Tuner:
         self._clocks: Clocks | None = None
 
     def choose(self, task: Task) -> Choice:
-        """Return the variant for a task, measured now where the mode says so and none is known.
+        """Return the variant for a task; in mode "on-demand" measure it if no verdict is known.
 
         Raises
         ------
@@ -79,7 +79,7 @@ class Tuner:
         Raises
         ------
         OutOfMemoryError
-            There is no room for the inputs and outputs that are measured on.
+            There is no room for inputs and outputs to measure on.
         OSError
             The file cannot be written; the verdict is known to this process all the same.
         """
@@ -110,11 +110,11 @@ class Tuner:
         except (OutOfMemoryError, MemoryError) as error:
             _log.info("%s was not measured: %s", task.problem, error)
         except OSError as error:
-            # It will be measured again by the next process, and nothing else.
+            # Not fatal: the next process measures it again.
             _log.info("the tuning file %s was not written: %s", self.store.file, error)
 
     def _recall(self, task: Task, default: Choice) -> Choice | None:
-        """Return what was found for a task, if it still is what can be run."""
+        """Return the verdict on a task, if its variant can still run."""
         verdict = self._known().get(Key(task.problem, task.weight_storage))
         if verdict is None:
             return None

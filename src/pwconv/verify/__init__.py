@@ -1,1 +1,1 @@
-"""Whether a device computes what it should: every variant that it can run, on small problems."""
+"""Verification of a device: every variant that it can run, on small problems, in float64."""

@@ -1,4 +1,4 @@
-"""The cases of a matrix product: rows times a weight, and what comes of them in float64.
+"""Cases of a matrix product: rows times a weight, and their results in float64.
 
 Where every sum of every part of the products is a number that both types hold, in whatever order
 they are added, the result must be exact. Elsewhere the bound is :mod:`pwconv.reference`'s.
@@ -27,9 +27,9 @@ class Operands:
     Attributes
     ----------
     exact : bool
-        Whether the sums must be exact.
+        True if the sums must be exact.
     flushed : bool
-        Whether there are subnormal numbers, which a device may take for zeros.
+        True if there are subnormal numbers, which a device may take for zeros.
     """
 
     x: Array
@@ -40,7 +40,7 @@ class Operands:
     flushed: bool = False
 
     def expect(self, accumulate: DType) -> tuple[Array, Array]:
-        """Return what X·Wᵀ + bias should be, and how far from it a device may be: [M, N] each."""
+        """Return X·Wᵀ + bias in float64, and the bound on a device's error: [M, N] each."""
         x, weight = (array.astype(np.float64) for array in (self.x, self.weight))
         finite = [np.where(np.isfinite(array), array, 0) for array in (x, weight)]
         call: dict[str, Any] = {"x": finite[0], "weight": finite[1], "bias": self.bias}
@@ -59,7 +59,7 @@ class Operands:
         return np.where(special, sums, expected), np.where(special, 0, bound)
 
     def _activated(self, sums: Array) -> tuple[Array, Array]:
-        """Return what comes of exact sums, which only an activation rounds, and its bound."""
+        """Return the activation of exact sums, and its bound."""
         if self.activation is None:
             return sums, np.zeros_like(sums)
         each = {"x": sums.reshape(-1, 1), "weight": [[1.0]], "activation": self.activation}

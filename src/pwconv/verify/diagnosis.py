@@ -1,4 +1,4 @@
-"""What is wrong with an output, as far as the numbers tell."""
+"""Diagnosis of a wrong output: the kind of fault that the numbers show."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ class Failure:
     case : str
     kind : str
         "unwritten", "zeros", "lane swap", "row swap", "offset", "precision" or "wrong"; "error"
-        where there is no output.
+        where the driver failed.
     wrong, elements : int
-        How many elements are wrong, of how many.
+        Count of wrong elements, and of all.
     position : tuple of int
         [n, c, h, w]; of a linear layer w is the feature.
     past_channels : bool
-        Whether c is a lane past C, which must be zero.
+        True if c is a lane past C, which must be zero.
     value, expected, bound : float
     message : str
         The error.
@@ -62,7 +62,7 @@ class Failure:
 
 
 def run_trial(trial: Trial) -> Failure | None:
-    """Run a trial into a poisoned output; return what is wrong with it, if anything."""
+    """Run a trial into a poisoned output; return its failure, or None."""
     found = trial.run(NAN)
     if _all_match(found, trial.expected, trial.bound):
         return None
@@ -84,7 +84,7 @@ def run_trial(trial: Trial) -> Failure | None:
 
 
 def _all_match(*arrays: Array) -> bool:
-    """Return whether all is right, looking at as much at a time as a processor's cache holds."""
+    """Return whether all elements are right; compare as many at a time as fit a CPU cache."""
     found, expected, bound = (array.reshape(-1) for array in arrays)
     pieces = (slice(i, i + _PIECE) for i in range(0, len(found), _PIECE))
     return all(_matches(found[piece], expected[piece], bound[piece]).all() for piece in pieces)
@@ -111,7 +111,7 @@ def _kind(trial: Trial, actual: Array, wrong: Array, step: float) -> str:
     if not actual[wrong].any():
         return "zeros"
     many = np.count_nonzero(wrong) > 1
-    # Of one element anything could be said.
+    # One element alone fits any explanation.
     if many and _lanes_swapped(trial, actual, wrong):
         return "lane swap"
     if many and _rows_swapped(trial, actual, wrong):
@@ -129,7 +129,7 @@ def _kind(trial: Trial, actual: Array, wrong: Array, step: float) -> str:
 
 
 def _lanes_swapped(trial: Trial, actual: Array, wrong: Array) -> bool:
-    """Return whether one order of the four channels of a vec4 explains all that is wrong."""
+    """Return whether one order of the four lanes of a vec4 explains every wrong element."""
     vec4s = [_vec4s(_columns(trial, array)) for array in (actual, trial.expected, trial.bound)]
     wrong_vec4s = _vec4s(_columns(trial, wrong))
     for order in itertools.permutations(range(4)):
@@ -140,7 +140,7 @@ def _lanes_swapped(trial: Trial, actual: Array, wrong: Array) -> bool:
 
 
 def _rows_swapped(trial: Trial, actual: Array, wrong: Array) -> bool:
-    """Return whether each wrong position holds what belongs to another."""
+    """Return whether each wrong position holds the values of another."""
     found, expected, bound = (_columns(trial, a) for a in (actual, trial.expected, trial.bound))
     for position in np.flatnonzero(_columns(trial, wrong).any(0))[:_POSITIONS_TRIED]:
         same = _matches(found[:, position, None], expected, bound).all(0)

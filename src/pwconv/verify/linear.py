@@ -59,7 +59,7 @@ class _Case:
         """Return the operands of each weight; they are the same every time."""
         made = self.make(prod(self.size) // self.batches, self.n, self.k, dtype)
         first = replace(made, activation=self.activation)
-        # Of other rows, and another weight.
+        # Other rows, and another weight.
         other = replace(first, x=first.x[::-1], weight=first.weight[::-1])
         return [first, other][: self.batches]
 
@@ -117,7 +117,7 @@ def _trial(bench: Workbench, variant: Variant, case: _Case, dtype: DType) -> Tri
     x_shape: Shape4 = (*case.size, case.k)
     out_shape: Shape4 = (*case.size, case.n)
     problem = Problem(storage, x_shape, case.n, case.batches, dtype, accumulate)
-    # Of some variants one row lies in a texel, of others four.
+    # Some variants have one row in a texel, others four.
     key = case.name, x_shape, case.n
 
     def plan() -> Plan:

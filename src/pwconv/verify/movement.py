@@ -1,6 +1,6 @@
-"""Trials of what carries arrays to the device, back, and into packed weights.
+"""Trials of the kernels that move arrays to the device, back, and into packed weights.
 
-What a kernel wrote is read back by plain copies, so that no kernel vouches for another.
+Outputs are read back by plain copies, so that no kernel vouches for another.
 """
 
 from __future__ import annotations
@@ -125,7 +125,7 @@ def _unpacking(bench: Workbench, variant: Variant) -> Iterator[Trial]:
 def _trial(
     name: str, channels: int, expect: Callable[[], Array], run: Callable[[float], Array]
 ) -> Trial:
-    """Return a trial that must be exact; what it runs compiles in no time."""
+    """Return a trial that must be exact, of kernels that compile in no time."""
 
     def exactly() -> tuple[Array, Array]:
         expected = expect().astype(np.float64)

@@ -170,7 +170,7 @@ def _pool(bench: Workbench, storage: str, shape: Shape4, dtype: DType, name: str
 
 
 def _upsample(bench: Workbench, storage: str, shape: Shape4, dtype: DType, name: str) -> Trial:
-    # What is enlarged is a part, so that what comes of it fits.
+    # A part is enlarged, so that the output fits.
     n, c, h, w = shape
     small: Shape4 = (n, c, max(h // 3, 1), max(w // 3, 1))
 

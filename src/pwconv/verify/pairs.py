@@ -42,7 +42,7 @@ _SIZE = (2, 13, 17)
 
 @dataclass(frozen=True, eq=False)
 class _Operands:
-    """x [N, C, H, W], two weights [N, K], two biases, what is added and the first activation."""
+    """x [N, C, H, W], two weights [N, K], two biases, the residual and the first activation."""
 
     x: Array
     weights: tuple[Array, Array]

@@ -37,12 +37,12 @@ from pwconv.vk.resources import Resource
 # either. Nor is any size of a texture a power of two.
 _K, _N = 37, 101
 _SIZE = (2, 17, 19)
-# Of the other K is whole blocks; the input is strided, padded and scaled, and something is added.
+# The other: K is whole blocks; the input is strided, padded and scaled, and something is added.
 _ACTIVATION = "silu"
 _WHOLE = 192
-# At least so many are more steps along K than any kernel unrolls.
+# A K of more steps than any kernel unrolls.
 _LARGE_K = 2304
-# Where outputs are many they are as few as they can be, for the host that looks at them all.
+# Small sizes along the other axes of the largest outputs, all of which the host checks.
 _FEW_N, _FEW_K, _FEW_M = 57, 9, (5, 13)
 _FEWEST_N, _FEWEST_M = 9, (1, MOST_SHARED + 1)
 _PLAIN, _STRIDED = Geometry(), Geometry((2, 1), (1, 2))
@@ -99,7 +99,7 @@ def _cases(context: Context, variant: Variant, dtype: DType) -> Iterator[_Case]:
         yield _Case(name, _SIZE, _N, _K, make)
     fixed = variant.workgroup is not None
     few_n, few_m = (_FEWEST_N, _FEWEST_M) if fixed else (_FEW_N, _FEW_M)
-    # What a texture has of depth is N·ceil(C/4): input and output have the same. What reads buffers
+    # The depth of a texture is N·ceil(C/4): input and output have the same. Kernels over buffers
     # may be specialized by the steps along K.
     few_k, deep_k = (_FEW_K, _FEW_N) if storage_of(variant) == "texture3d" else (_K, _K)
     deep = most // ceil_div(_FEW_N, 4)
@@ -215,7 +215,7 @@ def _residual(operands: Operands, out_shape: Shape4) -> Array:
 def _expect(
     case: _Case, operands: Operands, out_shape: Shape4, accumulate: DType, *, scaled: bool
 ) -> tuple[Array, Array]:
-    """Return what the output should be, and its bound, [N, C_out, H_out, W_out]."""
+    """Return the expected output and its bound, [N, C_out, H_out, W_out]."""
     x = _from_rows(operands.x, case.size)
     if scaled:
         x = x * _scale((case.size[0], case.k, *case.size[1:]), x.dtype)

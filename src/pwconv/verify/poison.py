@@ -1,4 +1,4 @@
-"""What an output holds before a kernel writes it, so that what is not written shows."""
+"""Poison for outputs: elements that a kernel does not write show."""
 
 from __future__ import annotations
 

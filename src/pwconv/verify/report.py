@@ -1,4 +1,4 @@
-"""What a verification found, as JSON and as a table.
+"""Report of a verification, as JSON and as a table.
 
 The document, schema 1::
 
@@ -43,7 +43,7 @@ _NAMES_SHOWN = 4
 
 
 def to_document(info: DeviceInfo, found: Verification) -> dict[str, Any]:
-    """Return what was found as the JSON document."""
+    """Return the JSON document of a verification."""
     now = datetime.datetime.now(datetime.timezone.utc)
     return {
         "schema": SCHEMA,
@@ -88,7 +88,7 @@ def make_table(found: Verification) -> Table:
 
 
 def describe(found: Verification) -> list[str]:
-    """Return the failures, what was not run and why, and the sum of it all, in lines."""
+    """Return the failures, the skipped variants and why, and the totals, in lines."""
     lines = []
     for result in found.failed:
         lines.append(f"FAILED {result.variant.name}")

@@ -28,7 +28,7 @@ _Trials = Callable[[Workbench, Variant], Iterator[Trial]]
 # A driver's compiler takes memory, some hundred megabytes at times.
 _MOST_COMPILERS = 32
 
-# What comes first the others are measured with. The shaders of `pwconv bench` are not verified.
+# The families that the others are checked with come first. Those of `pwconv bench` are left out.
 FAMILIES: dict[str, _Trials] = {
     **dict.fromkeys(
         (
@@ -98,19 +98,19 @@ class Result:
 
     @property
     def passed(self) -> bool:
-        """Whether every case was right."""
+        """True if every case was right."""
         return not self.failures
 
 
 @dataclass
 class Verification:
-    """What was found.
+    """Results of a verification.
 
     Attributes
     ----------
     results : list of Result
     skipped : dict
-        Why a variant cannot be run on the device, by name.
+        Reason why a variant cannot run on the device, by name.
     lost : str
         The error that ended it before its time, if one did.
     seconds : float
@@ -186,7 +186,7 @@ def verify(
 def _compiled_ahead(context: Context, variants: Sequence[Variant]) -> Iterator[None]:
     """Have threads make the pipelines of variants, in order, until the end of a ``with``.
 
-    What fails there is tried again, and told of, when it is run.
+    A compilation that fails there is tried again, and reported, when its variant is run.
     """
     ended = threading.Event()
     bench = Workbench(context)  # nothing is made on it

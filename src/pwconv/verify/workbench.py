@@ -1,4 +1,4 @@
-"""What trials work on: tensors, weights and parameters on a device, kept while they are needed."""
+"""Workbench of trials: tensors, weights and parameters on a device."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ from pwconv.vk.resources import DEVICE, DOWNLOAD, Buffer, Image, Resource, image
 
 _T = TypeVar("_T")
 
-# Of a weight, whatever a device allows: its memory may be another's too.
+# Most bytes of a weight, whatever the device allows: its memory may be another's too.
 _MOST_BYTES = 2**30
 
 
 @dataclass(frozen=True, eq=False)
 class Trial:
-    """One variant on one case, of which nothing is made before it is asked for.
+    """One variant on one case; nothing is made before it is needed.
 
     Attributes
     ----------
@@ -49,7 +49,7 @@ class Trial:
     run : callable
         Poisons the output with a number, runs the variant, returns what the output then holds.
     features_last : bool
-        Whether W are a linear layer's features, and the other axes rows.
+        True if W are a linear layer's features, and the other axes rows.
     """
 
     case: str
@@ -61,12 +61,12 @@ class Trial:
 
     @property
     def expected(self) -> Array:
-        """The first of what ``expect`` returns."""
+        """The expected output, of ``expect``."""
         return self._outcome[0]
 
     @property
     def bound(self) -> Array:
-        """The second."""
+        """The bound, of ``expect``."""
         return self._outcome[1]
 
     @cached_property
@@ -75,7 +75,7 @@ class Trial:
 
 
 class Workbench:
-    """Makes and keeps what a group's trials share; all of it is freed at the end of a ``with``.
+    """Resources that a group of trials shares; freed at the end of a ``with``.
 
     Parameters
     ----------
@@ -100,7 +100,7 @@ class Workbench:
         self._owned.close()
 
     def keep(self, key: Hashable, make: Callable[[], _T]) -> _T:
-        """Return what was made for a key, once."""
+        """Return the value of a key, made on first use."""
         if key not in self._kept:
             self._kept[key] = make()
         return cast(_T, self._kept[key])
@@ -166,7 +166,7 @@ class Workbench:
         dtype: DType,
         poisoned_with: float,
     ) -> Array:
-        """Poison an output, run dispatches, and return what it then holds.
+        """Poison an output, run dispatches, and return its contents.
 
         Of a texture the lanes past C come along.
         """
@@ -243,9 +243,9 @@ def storage_of(variant: Variant) -> str:
 
 
 def is_smallest(context: Context, variant: Variant) -> bool:
-    """Return whether of the variants that loop and differ in their tile alone its is the smallest.
+    """Return whether a variant has the smallest tile of those that differ in the tile alone.
 
-    What all of them would show alike, and takes long, is tried on that one.
+    Long trials whose outcome does not depend on the tile run on that one alone.
     """
 
     def key(v: Variant) -> dict[str, str]:
@@ -263,7 +263,7 @@ def is_smallest(context: Context, variant: Variant) -> bool:
 
 
 def weight_limit(context: Context, variant: Variant, dtype: DType) -> int:
-    """Return nearly the most of N or K, where the other is few, of a weight a variant is given."""
+    """Return nearly the largest N or K of a variant's weight, where the other is small."""
     if variant.axes.get("weight") == "texture2d":
         return extent_limit(context, dtype, 2)
     most_bytes: int = min(context.limits["maxStorageBufferRange"], _MOST_BYTES)

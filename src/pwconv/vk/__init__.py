@@ -1,1 +1,1 @@
-"""Vulkan objects. Nothing here knows what a tensor is."""
+"""Vulkan objects. Tensors, layers and graphs are unknown here."""

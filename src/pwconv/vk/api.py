@@ -34,8 +34,8 @@ def api_version(major: int, minor: int, patch: int = 0) -> int:
 
 API_1_1, API_1_2, API_1_3 = (api_version(1, minor) for minor in (1, 2, 3))
 
-# What calls and recordings call. The package's wrappers convert every argument, and take ten times
-# as long as these functions do; called directly, they take what cffi does, and never None.
+# Functions of calls and recordings. The package's wrappers convert every argument, and take ten
+# times as long as these functions do; called directly, they take cffi's types, and never None.
 _DIRECT = {
     "vkQueueSubmit",
     "vkGetFenceStatus",
@@ -62,7 +62,7 @@ INSTALL_HINT = (
 
 
 def __getattr__(name: str) -> Any:
-    """Look a name up in the vulkan package, once."""
+    """Return a name of the vulkan package, looked up once."""
     if name.startswith("__"):
         raise AttributeError(name)
     if name in _DIRECT_VOID:
@@ -113,7 +113,7 @@ def loader_file() -> str:
 
 
 def text(structure: Any, member: str) -> str:
-    """Return a text that a driver gave: any bytes, as what can be shown on one line."""
+    """Return a driver's text, which may be any bytes, as one printable line."""
     # Past the package's wrapper, whose own decoding raises UnicodeDecodeError.
     raw = getattr(getattr(structure, "obj", structure), member)
     decoded = _package().ffi.string(raw).decode(errors="replace")
@@ -157,7 +157,7 @@ def _package() -> Any:
         ) from None
 
     class VkErrorFragmentation(vulkan.VkError):  # type: ignore[misc]
-        """What the package has no class for."""
+        """VK_ERROR_FRAGMENTATION, for which the package has no class."""
 
     # The package has these without their sign.
     vulkan.exception_codes[-1000069000] = vulkan.VkErrorOutOfPoolMemory
@@ -183,7 +183,7 @@ def _direct(name: str, function: Callable[..., int]) -> Callable[..., None]:
 
 
 def _creating(name: str, create: Callable[..., Any]) -> Callable[..., Any]:
-    """Return a function that creates, and destroys what it has made where Ctrl-C comes meanwhile.
+    """Return a creating function that destroys the new object where Ctrl-C interrupts it.
 
     Python raises KeyboardInterrupt when the driver, which may have compiled for seconds, returns:
     before anyone has the handle.
@@ -210,7 +210,7 @@ def _creating(name: str, create: Callable[..., Any]) -> Callable[..., Any]:
     return call
 
 
-# What to do about a failure, and as what it is raised, by the package's exception.
+# Error class and remedy of a Vulkan failure, by the package's exception.
 _EXHAUSTED = (
     OutOfMemoryError,
     "memory, or another of the driver's resources, is exhausted. Release tensors and layers, or "

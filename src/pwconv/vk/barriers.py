@@ -25,7 +25,7 @@ def record_barrier(
     ----------
     command_buffer : VkCommandBuffer
     discarded : sequence of VkImage
-        What is brought into layout GENERAL, its contents lost.
+        Images to move to layout GENERAL; their contents are lost.
     to_host : bool
     """
     memory = vk.ffi.new(
@@ -71,7 +71,7 @@ def _transition(image: Any) -> dict[str, Any]:
 
 
 class Hazards:
-    """What was read and written since the last barrier."""
+    """Bytes read and written since the last barrier."""
 
     def __init__(self) -> None:
         self._reads = _Union()

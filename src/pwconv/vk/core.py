@@ -1,4 +1,4 @@
-"""The open VkDevice at the bottom: its handle, its lock, its memory, and what is alive on it."""
+"""The open VkDevice at the bottom: its handle, lock, memory and live objects."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _PORTABILITY_SUBSET = "VK_KHR_portability_subset"
 
 
 class Core:
-    """A VkDevice: what buffers, images, the queue and pipelines are made on.
+    """A VkDevice, on which buffers, images, the queue and pipelines are made.
 
     :class:`pwconv.context.Context` adds those, and is what the rest of pwconv holds.
 
@@ -39,16 +39,16 @@ class Core:
         The info's.
     memory : Allocator
     live : dict
-        What frees each buffer, image and recording that exists, by its uid.
+        ExitStack that frees each buffer, image and recording that exists, by its uid.
     retired : deque
-        What destroys objects that nobody holds any more. Filled by finalizers, at any moment and
-        in any thread; emptied by the queue, under the lock.
+        Functions that destroy unreachable objects. Filled by finalizers, at any moment and in any
+        thread; emptied by the queue, under the lock.
     uninitialized : dict
         Images to be moved to layout GENERAL ahead of the next submission.
     unusable : tuple or None
-        Why nothing can be done with it any more, as an error: a call looks at this and no more.
+        Error class and message once the device is closed or lost: the one check of a call.
     closed : bool
-        Whether :meth:`refuse` was called: by close(), or at the end of the process.
+        True after :meth:`refuse`: by close(), or at the end of the process.
     """
 
     def __init__(self, index: int, *, validate: bool) -> None:
@@ -80,7 +80,7 @@ class Core:
             self._made = made.pop_all()
 
     def _attach(self, made: ExitStack) -> None:
-        """Make what else lives as long as the device, and is freed with ``made``."""
+        """Make the parts that live as long as the device; ``made`` frees them."""
 
     def free_unused(self) -> None:
         """Return to the driver all memory that nothing is in; called when an allocation fails."""
@@ -92,7 +92,7 @@ class Core:
         self.retired.append(destroy)
 
     def check(self) -> None:
-        """Raise what the validation layer has said.
+        """Raise the messages of the validation layer.
 
         Raises
         ------
@@ -103,12 +103,12 @@ class Core:
 
     @property
     def usable(self) -> bool:
-        """Whether :meth:`require_open` raises nothing."""
+        """True if :meth:`require_open` raises nothing."""
         return self.unusable is None
 
     @property
     def validates(self) -> bool:
-        """Whether the validation layer is on, and each call must ask what it has said."""
+        """True if the validation layer is on: each call must check its messages."""
         return self._instance.messenger is not None
 
     def require_open(self) -> None:
@@ -171,8 +171,8 @@ class Core:
             )
 
     def abandon(self) -> None:
-        """Have a forked child leave alone what is its parent's: Vulkan objects outlive no fork."""
-        # Whoever held the old one is not in this process.
+        """Leave the Vulkan objects to the parent of this forked child."""
+        # The thread that held the old one does not exist in this process.
         self.lock = process.make_lock()
         self._uses = process.Uses()
         self.unusable = (

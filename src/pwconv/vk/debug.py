@@ -52,7 +52,7 @@ class Messenger:
         destroy(self._instance, self._handle, None)
 
     def check(self) -> None:
-        """Raise what has come in.
+        """Raise the messages received.
 
         Raises
         ------

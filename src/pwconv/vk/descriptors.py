@@ -1,4 +1,4 @@
-"""Descriptor sets: what tells a pipeline which resources its bindings are."""
+"""Descriptor sets: the resources behind the bindings of a pipeline."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Bound(Protocol):
 
     @property
     def pipeline(self) -> Pipeline:
-        """What is bound."""
+        """The pipeline."""
 
     @property
     def bound(self) -> tuple[Resource, ...]:

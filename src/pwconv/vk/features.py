@@ -1,4 +1,4 @@
-"""Features that Vulkan keeps in structures of their own: what a device has, and asking for it."""
+"""Features in structures of their own: query them, and enable them on a device."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def known_to_layer(features: frozenset[str], layer_version: int) -> frozenset[st
 def enable(
     features: frozenset[str], version: int, extensions: frozenset[str]
 ) -> tuple[Any, list[str], list[Any]]:
-    """Return what vkCreateDevice is told to turn features on.
+    """Return the structures and extensions that enable features in vkCreateDevice.
 
     Returns
     -------

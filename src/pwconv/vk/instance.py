@@ -111,7 +111,7 @@ def resident_instance() -> Iterator[Instance]:
 
 
 def describe_loader() -> str:
-    """Return what to look at where the loader finds no driver, or fails."""
+    """Return the loader's files and manifests, for an error that the loader fails."""
     return (
         f"The loader is {vk.loader_file()}; drivers' manifests: {_manifests()}. With "
         "VK_LOADER_DEBUG=all in the environment it says what becomes of each."
@@ -144,7 +144,7 @@ def _manifests() -> str:
 
 @contextmanager
 def _loading() -> Iterator[None]:
-    """Say of a failure of the loader what to look at: it gives "out of memory" for a bad manifest.
+    """Add the loader's files to its failure: it says "out of memory" for a bad manifest.
 
     Raises
     ------

@@ -69,7 +69,7 @@ class _Block:
         return self._ends.get(0) == self.size
 
     def recover(self) -> None:
-        """Have free what is in no piece, also where a call was interrupted in between."""
+        """Rebuild the free ranges from the pieces, after an interrupted call too."""
         self._ends: dict[int, int] = {}
         self._starts: dict[int, int] = {}
         self._by_length: list[tuple[int, int]] = []
@@ -167,7 +167,7 @@ class Allocator:
         preferences : iterable of (int, int)
             Memory properties that are wanted and unwanted, best choice first.
         image : bool
-            Whether the resource is an image.
+            True for an image.
 
         Raises
         ------

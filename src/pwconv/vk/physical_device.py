@@ -1,4 +1,4 @@
-"""What a physical device is and can do, read once."""
+"""Physical devices: properties, limits and features, read once."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class DeviceInfo:
     identity : str
         Tells this device and driver build from any other: what is cached on disk is keyed by it.
     problem : str or None
-        Why pwconv cannot use the device, or None.
+        Reason why pwconv cannot use the device, or None.
     """
 
     index: int
@@ -80,7 +80,7 @@ class ImageLimit(NamedTuple):
 
 
 class PhysicalDevice:
-    """A VkPhysicalDevice and everything that pwconv asks it.
+    """A VkPhysicalDevice and its properties, limits, features and memory types.
 
     With ``layer_version``, features that a validation layer so old would take for mistakes are left
     out.

@@ -112,7 +112,7 @@ class PipelineCache:
     Parameters
     ----------
     file : Path
-        Where the cache is kept.
+        File of the cache.
     """
 
     def __init__(self, core: Core, file: Path) -> None:
@@ -122,8 +122,8 @@ class PipelineCache:
         self._core = core
         self._file = file
         self._pipelines: dict[tuple[Any, ...], Pipeline] = {}
-        # One for each pipeline, held while it is compiled: not the device's, which whoever waits
-        # here may hold, and whoever compiles needs no other.
+        # A lock for each pipeline, held while it is compiled. Not the device's lock: a thread that
+        # waits here may hold that one, and compiling needs no other.
         self._locks: dict[tuple[Any, ...], Any] = {}
         self._saved = data = read_pipelines(file)
         info = vk.VkPipelineCacheCreateInfo(
@@ -169,7 +169,7 @@ class PipelineCache:
         return pipeline
 
     def close(self) -> None:
-        """Write the file, if there is something new, and destroy every pipeline."""
+        """Write the cache file if it changed, and destroy every pipeline."""
         if self._pipelines:
             self._save()
         for pipeline in self._pipelines.values():

@@ -46,7 +46,7 @@ class ResourcePool:
             return self._bytes
 
     def acquire(self, kind: _Kind, make: Callable[[], Resource]) -> Resource:
-        """Return a resource that came back, or what ``make`` makes; its contents are undefined.
+        """Return a pooled resource, or a new one by ``make()``; its contents are undefined.
 
         ``kind`` is all that recordings over the resource depend on: shape, type and storage.
         """
@@ -58,7 +58,7 @@ class ResourcePool:
             return found
 
     def settle(self) -> None:
-        """Keep what came back, and destroy what is then too much; the caller holds the lock."""
+        """Pool the returned resources, and evict beyond the budget; the caller holds the lock."""
         while self._returned:
             resource = self._returned.popleft()
             self._free.setdefault(resource.kind, []).append(resource)
@@ -103,8 +103,7 @@ class StagingPool:
         self._queue, self._core = queue, queue.core
         # With the serial of the submission that may still use each.
         self._idle: dict[bool, list[tuple[int, Buffer]]] = {False: [], True: []}
-        # What a call that was interrupted had is given back at any moment: only this append
-        # happens then.
+        # An interrupted call gives its buffer back at any moment, by this append alone.
         self._returned: deque[tuple[bool, int, Buffer]] = deque()
 
     def acquire(self, size: int, *, upload: bool) -> Buffer:

@@ -21,10 +21,10 @@ from typing import Any, Protocol
 
 from pwconv.errors import BusyError, ClosedError, PwconvError
 
-# How a forked child is to be started instead.
+# Advice in errors of a forked child.
 FORK_HINT = 'Start children with multiprocessing.get_context("spawn").'
 
-# What is closed waits so long for threads that are at work on it.
+# Longest wait of close() for threads that are inside calls.
 CLOSE_SECONDS = 30.0
 
 _POLL_SECONDS = 0.005
@@ -32,7 +32,7 @@ _PACKAGE = __name__.partition(".")[0]
 
 
 class Closable(Protocol):
-    """What is closed at the end of the process."""
+    """An object that is closed at the end of the process."""
 
     def refuse(self) -> None:
         """Have every call that begins from now on raise ClosedError."""
@@ -123,7 +123,7 @@ def _is_ours(frame: FrameType) -> bool:
 
 
 class Uses:
-    """The calls at work on something without its lock: whoever frees it waits for them."""
+    """Calls that use an object without its lock: a thread that frees it waits for them."""
 
     def __init__(self) -> None:
         self._threads: dict[object, int] = {}  # by a token of each call
@@ -254,7 +254,7 @@ def _require_running() -> None:
 
 
 def _leave_to_parent() -> None:
-    """In a forked child: what there is is the parent's, and whoever held the lock is not here."""
+    """Leave everything to the parent of a forked child, and replace the lock."""
     global lock, _opening, _instance, _forked
     lock, _opening = make_lock(), Uses()
     for device in list(_devices):

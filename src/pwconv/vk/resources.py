@@ -100,15 +100,15 @@ class Span(NamedTuple):
 
 
 class DeviceObject:
-    """What is made of Vulkan's objects, and freed with them when nobody holds it any more.
+    """Owner of Vulkan objects, which are destroyed when it is garbage collected.
 
-    So what holds it may be copied, and nothing is left where an exception comes between two lines.
-    What a pool has made goes back there, and is freed by it alone.
+    So its holders may be copied, and an exception between two lines leaves nothing behind.
+    Pooled objects go back to their pool, and are freed by it alone.
 
     Attributes
     ----------
     uid : int
-        Never given twice: what was recorded for this object is found by it.
+        Never given twice: key of the recordings over this object.
     """
 
     __slots__ = ("__weakref__", "_made", "_retire", "uid")
@@ -119,7 +119,7 @@ class DeviceObject:
 
     @contextmanager
     def _making(self, core: Core, *, pooled: bool = False) -> Iterator[ExitStack]:
-        """Give the stack of what frees the object, filled under the device's lock."""
+        """Give the stack that frees the object, filled under the device's lock."""
         with core.lock, ExitStack() as made:
             core.require_open()
             self.uid = next_uid()
@@ -151,7 +151,7 @@ class Arena(DeviceObject):
     size, alignment, memory_types : int
         Of the whole: see :func:`buffer_requirements` and :func:`image_requirements`.
     image : bool
-        Whether it is for images.
+        True for an arena of images.
     """
 
     __slots__ = ("memory", "offset", "size")
@@ -171,14 +171,14 @@ class Arena(DeviceObject):
 
 @dataclass(frozen=True)
 class Place:
-    """Where in an arena a resource lies, in bytes from its beginning."""
+    """Place of a resource in an arena: offset in bytes."""
 
     arena: Arena
     offset: int
 
 
 class Requirements(NamedTuple):
-    """What a resource wants of memory: bytes, alignment, and a mask of memory types."""
+    """Memory requirements of a resource: bytes, alignment, and a mask of memory types."""
 
     size: int
     alignment: int
@@ -186,7 +186,7 @@ class Requirements(NamedTuple):
 
 
 def buffer_requirements(core: Core, size: int) -> Requirements:
-    """Return what a :class:`Buffer` of so many bytes wants of an arena."""
+    """Return the requirements of a :class:`Buffer` of so many bytes in an arena."""
     with core.lock, ExitStack() as made:
         core.require_open()
         handle = vk.make(made, "Buffer", core.handle, _buffer_info(size))
@@ -195,7 +195,7 @@ def buffer_requirements(core: Core, size: int) -> Requirements:
 
 
 def image_requirements(core: Core, extent: tuple[int, int, int], image_format: int) -> Requirements:
-    """Return what an :class:`Image` wants of an arena."""
+    """Return the requirements of an :class:`Image` in an arena."""
     with core.lock, ExitStack() as made:
         core.require_open()
         handle = vk.make(made, "Image", core.handle, _image_info(extent, image_format))
@@ -242,7 +242,7 @@ class Resource(DeviceObject):
         The memory that it lies in: what barriers are placed by.
     in_arena : bool
     kind : tuple
-        What a pool keeps it by.
+        Key in its pool.
     """
 
     __slots__ = ("handle", "in_arena", "kind", "size", "span")
@@ -263,7 +263,7 @@ class Resource(DeviceObject):
         *,
         image: bool,
     ) -> tuple[tuple[Any, int], memoryview | None]:
-        """Return the memory to bind it to and the offset in it, and what the host sees.
+        """Return the memory to bind to, the offset in it, and the host's mapping.
 
         Memory of its own is freed with ``freed``.
         """

@@ -19,7 +19,7 @@ _WORD = 8
 
 @dataclass(frozen=True)
 class TimestampClock:
-    """What turns two timestamps into seconds.
+    """Conversion of two timestamps to seconds.
 
     Attributes
     ----------
