@@ -162,7 +162,7 @@ def read_private(file: Path, most: int) -> bytes | None:
 
 
 def replace_file(file: Path, data: bytes) -> None:
-    """Write a file that only the user can read, in a folder that only the user can enter.
+    """Write a file atomically; only the user can read it and enter its folder.
 
     The file is replaced in one step, and is whole after a loss of power too: of two processes that
     write at once, one wins and none reads half. What a process that was killed has left of an

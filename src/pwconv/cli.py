@@ -1,6 +1,6 @@
 """The command line: ``pwconv``, or ``python -m pwconv``.
 
-What only one command needs is imported when it runs: ``pwconv --version`` is quick.
+The needs of a single command are imported when it runs: ``pwconv --version`` is quick.
 """
 
 from __future__ import annotations

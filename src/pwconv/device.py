@@ -67,7 +67,7 @@ class Memory:
     cached : int
         Kept for tensors and copies to come; :meth:`Device.empty_cache` returns it.
     reserved : int
-        Taken from the driver: the two above, and what is free in blocks that they share.
+        Taken from the driver: the two above, and free ranges in their blocks.
     """
 
     allocated: int
@@ -289,7 +289,7 @@ _default_lock = process.make_lock()
 
 
 def default_device() -> Device:
-    """Return the device that is used where none is given, opened on first use.
+    """Return the default device, opened on first use.
 
     It stays open until it is closed; the next call opens another then, and where it was lost.
 

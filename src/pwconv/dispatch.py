@@ -28,7 +28,7 @@ _MOST_INVOCATIONS = 2**32  # along an axis: shaders count them in 32 bits
 def workgroup_size(grid: Size3, limits: Mapping[str, Any], shape: Size3 = (8, 8, 1)) -> Size3:
     """Choose how many invocations a workgroup has along each axis of a grid of invocations.
 
-    The preferred shape gives up what the grid cannot use to the first axis that can.
+    Invocations of the preferred shape beyond the grid move to the first axis with room.
 
     Parameters
     ----------

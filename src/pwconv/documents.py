@@ -1,4 +1,4 @@
-"""The files that commands write where a user asks for them."""
+"""Files of commands: JSON documents at a path of the user's."""
 
 from __future__ import annotations
 

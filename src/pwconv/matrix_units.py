@@ -32,7 +32,7 @@ def unmet(variant: shaders.Variant, info: DeviceInfo) -> str | None:
 def plan_matrices(variant: shaders.Variant, info: DeviceInfo) -> MatrixPlan | None:
     """Return how a block of float16 products, summed in float32, is shared by subgroups.
 
-    The product with the most terms goes first; None where the device lists none that fits.
+    The product with the most terms goes first; None if no product of the device fits.
     """
     block_m, block_n, block_k = (
         variant.defines[name] for name in ("BLOCK_M", "BLOCK_N", "BLOCK_K")
@@ -56,7 +56,7 @@ def plan_matrices(variant: shaders.Variant, info: DeviceInfo) -> MatrixPlan | No
 def plan_pair_matrices(variant: shaders.Variant, info: DeviceInfo) -> MatrixPlan | None:
     """Return the same for a pair, whose subgroups share a step's hidden channels as N.
 
-    Of these each has sums of its own over all outputs: the fewer, the better.
+    Each subgroup has sums of its own over all outputs: the fewer, the better.
     """
     block_m, block_n, block_k, block_h = (
         variant.defines[name] for name in ("BLOCK_M", "BLOCK_N", "BLOCK_K", "BLOCK_H")

@@ -28,7 +28,7 @@ def make_console(stream: TextIO | None = None) -> Console:
 
 
 def show(console: Console, part: Table | str) -> None:
-    """Print a text, or a table that breaks lines between words only, even where they do not fit."""
+    """Print a text, or a table, whose lines break between words only."""
     if isinstance(part, str):
         console.print(part, soft_wrap=True)
         return

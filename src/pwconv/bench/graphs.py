@@ -46,7 +46,7 @@ def count_work(device: Device, case: Case, dtype: str) -> tuple[int, int]:
 
 
 class Pwconv:
-    """Times graphs in each storage, and unfused too where that runs other kernels.
+    """Times graphs in each storage; unfused too, if fusion changes their kernels.
 
     Parameters
     ----------

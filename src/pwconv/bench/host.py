@@ -133,7 +133,7 @@ def _seconds(run: Callable[[], object]) -> float:
 
 @contextmanager
 def _no_garbage_collection() -> Iterator[None]:
-    """Keep the collector, which walks through all that a peer has loaded, out of the timing."""
+    """Keep the garbage collector, whose time grows with loaded peers, out of the timing."""
     enabled = gc.isenabled()
     gc.collect()
     gc.disable()

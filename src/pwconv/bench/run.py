@@ -66,7 +66,7 @@ def run(
     device : Device
     job : Job
     progress : callable
-        Told what comes next, and the share that is done.
+        Called with the next task's name, and the share that is done.
     open_others : callable
         Returns the peers that run each graph in turns with pwconv, and adds their versions.
     """

@@ -52,7 +52,7 @@ class Elementwise(Operation):
         return [Dispatch(plan, {"t_a": larger, "t_b": other, "t_out": OUT})]
 
     def scale_of(self, shapes: Sequence[Shape]) -> tuple[int, int] | None:
-        """Return which input is multiplied by [N, C, 1, 1], and which that is; None in all else."""
+        """Return the numbers of x and of its scale [N, C, 1, 1]; None for other nodes."""
         if self.kind != "mul" or self.activation != parse_activation(None):
             return None
         larger = _larger(shapes)

@@ -18,9 +18,9 @@ _NONE = parse_activation(None)
 def fold(network: Network, shapes: Sequence[Shape]) -> Network:
     """Return an equivalent network of fewer nodes, which keep their numbers.
 
-    A node that takes another, which nothing else does, computes both where one dispatch can: an
-    activation after what has none, and a sum after a convolution without residual. The other node
-    is then one that no output depends on.
+    A node and its only reader become one where one dispatch computes both: an activation after a
+    node without one, and a sum after a convolution without residual. The reader keeps its number;
+    no output depends on the other node any more.
     """
     nodes = list(network.nodes)
     uses = network.uses
@@ -37,7 +37,7 @@ def fold(network: Network, shapes: Sequence[Shape]) -> Network:
 
 
 def _folded(nodes: Sequence[Node], i: int, taken: int, shapes: Sequence[Shape]) -> Node | None:
-    """Return a node that computes node i and the one that it takes, or None."""
+    """Return a node that computes node i and its input, or None."""
     node, before = nodes[i], nodes[taken]
     after, first = node.operation, before.operation
     assert isinstance(after, Elementwise)

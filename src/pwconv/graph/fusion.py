@@ -67,8 +67,8 @@ class PointwisePair(Operation):
 def fuse(network: Network, shapes: Sequence[Shape], setting: Setting) -> Network:
     """Return an equivalent network of fewer nodes, which keep their numbers.
 
-    A pointwise convolution that alone takes another becomes one node with it where the device has
-    a kernel that is faster so.
+    A pointwise convolution and its only reader, another one, become one node where the device has a
+    faster kernel for the pair.
     """
     nodes = list(network.nodes)
     uses = network.uses
@@ -79,7 +79,7 @@ def fuse(network: Network, shapes: Sequence[Shape], setting: Setting) -> Network
 
 
 def _pair(nodes: Sequence[Node], i: int, shapes: Sequence[Shape], setting: Setting) -> Node | None:
-    """Return a node that computes node i and the one that it takes as x, or None."""
+    """Return a node that computes node i and its x, or None."""
     node, before = nodes[i], nodes[nodes[i].inputs[0]]
     second, first = node.operation, before.operation
     if not (isinstance(first, PointwiseConvolution) and isinstance(second, PointwiseConvolution)):

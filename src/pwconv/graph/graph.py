@@ -107,9 +107,8 @@ class Graph(Builder):
     -----
     A float16 graph sums in float32 and rounds each node's output once, to nearest even.
 
-    Every method that adds a node takes its ``name``, which errors and tables then show. A node
-    takes values that there are already, so that there are no cycles; one that no output depends on
-    is not run.
+    Every method that adds a node takes its ``name``, for errors and tables. A node takes earlier
+    values only, so that there are no cycles. Nodes without an effect on outputs are not run.
 
     On buffers the stride of a pointwise convolution that does not pad is a node of its own before
     it, "subsample": the convolution is then as fast as one without.

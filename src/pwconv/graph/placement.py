@@ -148,7 +148,7 @@ class _Gaps:
         return next(first for first, after in gaps if after - first >= size)
 
     def highest(self, size: int, capacity: int) -> int | None:
-        """Return where a value is at the top of the highest gap of that size below a capacity."""
+        """Return the first byte of a value at the top of the highest such gap below a capacity."""
         after: float = capacity
         for first, end in zip(reversed(self._firsts), reversed(self._afters), strict=True):
             after = min(after, end)

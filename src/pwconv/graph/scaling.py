@@ -15,8 +15,8 @@ from pwconv.tensor import Shape
 def fold_scales(network: Network, shapes: Sequence[Shape], setting: Setting) -> Network:
     """Return an equivalent network of fewer nodes, which keep their numbers.
 
-    A pointwise convolution that alone takes a product with [N, C, 1, 1] multiplies its input as it
-    loads it, where its kernel gains by that: the product is never stored.
+    A pointwise convolution after a product with [N, C, 1, 1] multiplies its input as it loads it,
+    if its kernel gains by that and nothing else reads the product, which is then never stored.
     """
     nodes = list(network.nodes)
     uses = network.uses
@@ -29,7 +29,7 @@ def fold_scales(network: Network, shapes: Sequence[Shape], setting: Setting) -> 
 def _scaled(
     nodes: Sequence[Node], i: int, shapes: Sequence[Shape], setting: Setting
 ) -> Node | None:
-    """Return a node that computes node i and the product that it takes as x, or None."""
+    """Return a node that computes node i and its x, a product, or None."""
     node, before = nodes[i], nodes[nodes[i].inputs[0]]
     convolution, product = node.operation, before.operation
     if not isinstance(convolution, PointwiseConvolution) or not isinstance(product, Elementwise):

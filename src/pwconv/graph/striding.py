@@ -19,10 +19,10 @@ def split_strides(
 ) -> tuple[Network, list[Shape]]:
     """Return an equivalent network, and the shapes of its nodes.
 
-    A pointwise convolution with a stride takes, where there is a gain by that, the positions that
-    it reads as a tensor of their own, and has no stride then: it is computed by the kernels for
-    those, and may be fused. Convolutions of one value and stride share that tensor. Nodes keep
-    their numbers; new ones come after them. One that pads keeps its stride.
+    Where there is a gain, a node "subsample" copies the positions that a strided pointwise
+    convolution reads, and the convolution runs at stride 1 and may be fused. Convolutions of one
+    value and stride share that node. Nodes keep their numbers; new ones come after them. A
+    convolution with padding keeps its stride.
     """
     nodes, extended = list(network.nodes), list(shapes)
     if not conv2d_pw_choice.subsampling_pays(setting.storage):

@@ -118,7 +118,7 @@ def trips(variant: shaders.Variant, k: int) -> int:
 def rows_fit(context: Context, n: int, k: int) -> bool:
     """Return whether a weight [N, K] fits a buffer as the padded rows that matrices are read from.
 
-    Of few channels they take many times what its blocks take.
+    With few channels the rows take many times the bytes of the blocks.
     """
     return bool(weight_rows_bytes(n, k) <= context.limits["maxStorageBufferRange"])
 
@@ -177,7 +177,7 @@ def choose_tile(
 ) -> Choice:
     """Return the best-fitting tile of those that a device prefers, or the smallest one.
 
-    The device can run the last of those that it prefers, unless that one is denied.
+    The device can run the last of the preferred tiles, unless it is denied.
     """
     known = [(by_tile[tile], least) for tile, least in preference.tiles if tile in by_tile]
     if not known:
@@ -208,7 +208,7 @@ def choose_tile(
 def fitting_weight_storage(
     context: Context, preference: Preference, dtype: DType, shape: tuple[int, int, int]
 ) -> str:
-    """Return how a layer should pack a weight [B, N, K], or "auto" where that is too large."""
+    """Return the preferred storage of a weight [B, N, K], or "auto" if that is too small for it."""
     width, height = packed_extent(*shape)
     fits = width * height * 4 * dtype.itemsize <= context.limits["maxStorageBufferRange"]
     return preference.weight_storage if fits else "auto"

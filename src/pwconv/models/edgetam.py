@@ -1,4 +1,4 @@
-"""EdgeTAM's pointwise layers by themselves: what its image encoder spends its products on."""
+"""EdgeTAM's pointwise layers by themselves: most of the work of its image encoder."""
 
 from __future__ import annotations
 

@@ -56,7 +56,7 @@ def _uploads(bench: Workbench, variant: Variant) -> Iterator[Trial]:
 
 
 def _downloads(bench: Workbench, variant: Variant) -> Iterator[Trial]:
-    """Copy a texture to a buffer, which takes the kernel that downloads do."""
+    """Copy a texture to a buffer by the kernel of downloads."""
     dtype = _DTYPES[variant.axes["dtype"]]
     for name, shape in _shapes(bench, dtype).items():
 

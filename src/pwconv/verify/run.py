@@ -123,12 +123,12 @@ class Verification:
 
     @property
     def failed(self) -> list[Result]:
-        """Of the results, those with failures."""
+        """Results with failures."""
         return [result for result in self.results if not result.passed]
 
 
 def selected(parts: Sequence[str]) -> list[Variant]:
-    """Return the variants that are verified, or those whose names contain one of some parts.
+    """Return the variants to verify: all, or those with one of some parts in their names.
 
     Raises
     ------

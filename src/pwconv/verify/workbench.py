@@ -168,7 +168,7 @@ class Workbench:
     ) -> Array:
         """Poison an output, run dispatches, and return its contents.
 
-        Of a texture the lanes past C come along.
+        The lanes past C of a texture come along.
         """
         poison(self.context, out, dtype, poisoned_with)
         for dispatch in dispatches:
@@ -230,7 +230,7 @@ def with_lanes(shape: Shape4) -> Shape4:
 
 
 def pad_lanes(array: Array, storage: str) -> Array:
-    """Return an array [N, C, H, W] with the lanes past C that a texture has, which are zero."""
+    """Return an array [N, C, H, W] with a texture's lanes past C, filled with zeros."""
     if storage == "buffer":
         return array
     return np.pad(array, ((0, 0), (0, -array.shape[1] % 4), (0, 0), (0, 0)))

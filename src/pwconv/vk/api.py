@@ -103,7 +103,7 @@ def instance_pointer(instance: Any, name: str, signature: str) -> Callable[..., 
 
 
 def loader_file() -> str:
-    """Return where the loader is, or its name where the system does not say."""
+    """Return the path of the loader, or its name if the system does not give it."""
     with contextlib.suppress(OSError):
         for line in Path("/proc/self/maps").read_text(errors="replace").splitlines():
             mapped = line.split(maxsplit=5)[-1]

@@ -142,7 +142,7 @@ class PipelineCache:
         """Return the pipeline of shader ``name`` under these constants, made if need be.
 
         Compiling takes no lock of the device: other threads submit meanwhile, and compile other
-        pipelines. Whoever wants the same one waits for it.
+        pipelines. Other threads that want the same pipeline wait for it.
 
         Raises
         ------

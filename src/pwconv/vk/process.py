@@ -76,7 +76,7 @@ def make_lock() -> Any:
 
 
 def enter(lock: Any, what: str) -> None:
-    """Raise where a call on ``what`` begins inside another one of the same thread.
+    """Raise if a call on ``what`` begins inside another one of the same thread.
 
     A lock that an exception left held, between two lines, is released.
 
