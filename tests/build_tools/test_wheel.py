@@ -42,7 +42,10 @@ def wheel(unpacked, tmp_path_factory) -> Path:
 
 
 def test_the_sdist_has_sources_and_nothing_compiled(unpacked):
-    for expected in ("shaders/variants.toml", "build_tools/hatch_build.py", "Makefile", "LICENSE"):
+    for expected in (
+        *("shaders/variants.toml", "build_tools/hatch_build.py", "Makefile", "LICENSE"),
+        *("README.md", "CHANGELOG.md", "CONTRIBUTING.md", "docs/guide.md", "docs/photograph.png"),
+    ):
         assert (unpacked / expected).is_file(), expected
     assert not list(unpacked.rglob("*.spv"))
     assert not (unpacked / ".venv").exists()
