@@ -57,7 +57,7 @@ _DIRECT_VOID = {
 
 INSTALL_HINT = (
     "On Debian or Ubuntu: apt-get install libvulkan1 mesa-vulkan-drivers "
-    "(with a CPU device, if there is no GPU). README.md lists other systems."
+    "(with a CPU device, if there is no GPU). docs/drivers.md lists other systems."
 )
 
 
