@@ -14,6 +14,9 @@ from pwconv.vk import api as vk
 from support import inside
 from support.accuracy import assert_within
 
+# A lock that is Python's own, from Python 3.14 on: a call more each time that it is taken.
+LOCK = int(sys.version_info >= (3, 14))
+
 
 @pytest.fixture
 def layer(own_device, rng) -> pwconv.PointwiseConv2d:
@@ -59,7 +62,7 @@ def test_a_call_that_was_made_before(unvalidated):
     layer.device.synchronize()
     layer(x, out=out)  # with a fence, after which there are 15 without
     least = min(python_calls(lambda: layer(x, out=out)) for _ in range(8))
-    assert least <= 4
+    assert least <= 4 + LOCK
 
 
 def test_a_call_that_makes_its_output(unvalidated):
@@ -74,7 +77,7 @@ def test_a_call_that_makes_its_output(unvalidated):
         call()
     layer.device.synchronize()
     call()
-    assert min(python_calls(call) for _ in range(8)) <= 8
+    assert min(python_calls(call) for _ in range(8)) <= 8 + 2 * LOCK
 
 
 def test_a_new_shape(unvalidated):
