@@ -13,6 +13,7 @@ import stat
 import time
 import warnings
 import zlib
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, ClassVar, Generic, TypeVar
@@ -252,7 +253,7 @@ def write_pipelines(file: Path, data: bytes) -> None:
         _log.info("the pipeline cache %s was not written: %s", file, error)
 
 
-class JsonFile(Generic[_K, _V]):
+class JsonFile(ABC, Generic[_K, _V]):
     """Values by key, each pair an entry of a list in a JSON file, behind a header.
 
     A file that differs from what is expected anywhere is not used at all.
@@ -304,13 +305,13 @@ class JsonFile(Generic[_K, _V]):
         """Raise OSError unless the file can be written."""
         require_folder(self.file.parent)
 
+    @abstractmethod
     def _decode(self, entry: dict[str, Any]) -> tuple[_K, _V]:
         """Return the key and the value of an entry, whose fields were checked."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _encode(self, key: _K, value: _V) -> dict[str, Any]:
         """Return the entry that says so."""
-        raise NotImplementedError
 
     def _load(self) -> dict[_K, _V]:
         data = read_private(self.file, MOST_BYTES)

@@ -21,7 +21,7 @@ from pwconv.vk.commands import Dispatch, Plan, Recording, Size3
 from pwconv.vk.core import Core
 from pwconv.vk.pipelines import PipelineCache
 from pwconv.vk.pools import ResourcePool, StagingPool
-from pwconv.vk.queue import MOST_IN_FLIGHT, Queue
+from pwconv.vk.queue import Queue
 
 _PLANS_KEPT = 1024
 _RECORDINGS_KEPT = 256
@@ -213,15 +213,13 @@ class Context(Core):
                 made_of.append(dispatch.plan)
                 made_of += [resource.uid for resource in dispatch.bound]
             key = tuple(made_of)
-        queue = self.queue
-        if queue.last - queue.done >= MOST_IN_FLIGHT:
-            queue.make_room()
+        self.queue.make_room()
         with self.lock:
             self.require_open()
             recording = self.recordings.get(key)
             if recording is None:
                 groups = [(dispatch,) for dispatch in dispatches]
-                recording = Recording(queue, groups, host_reads=awaited)
+                recording = Recording(self.queue, groups, host_reads=awaited)
                 self.recordings[key] = recording
                 if len(self.recordings) > _RECORDINGS_KEPT:
                     self.recordings.popitem(last=False)
@@ -237,8 +235,7 @@ class Context(Core):
         ClosedError, DeviceLostError, OutOfMemoryError, BusyError, ValidationError
         """
         self.enter()
-        if self.queue.last - self.queue.done >= MOST_IN_FLIGHT:
-            self.queue.make_room()
+        self.queue.make_room()
         with self.lock:
             self.require_open()
             recording.submit()

@@ -22,7 +22,7 @@ def measurable(context: Context) -> list[tuple[Matrix, shaders.Variant]]:
         for variant in shaders.variants(
             "bench_matrix", product=f"{matrix.operand}_{matrix.accumulator}"
         )
-        if variant.unmet(info.limits, info.features) is None and info.limits["subgroupSize"]
+        if not context.unmet(variant) and info.limits["subgroupSize"]
     ]
 
 

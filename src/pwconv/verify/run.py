@@ -163,15 +163,14 @@ def verify(
     found = Verification()
     start = time.perf_counter()
     done = 0
-    lacks = {variant.name: context.unmet(variant) for variant in variants}
-    able = [variant for variant in variants if not lacks[variant.name]]
+    able = [variant for variant in variants if not context.unmet(variant)]
     with _compiled_ahead(context, able):
         for _, group in itertools.groupby(variants, _shares_inputs):
             with Workbench(context) as bench:
                 for variant in group:
                     on_progress(variant.name, done / len(variants))
                     done += 1
-                    lack = lacks[variant.name]
+                    lack = context.unmet(variant)
                     if found.lost or lack:
                         found.skipped[variant.name] = (
                             "the device was lost" if found.lost else f"it needs {lack}"

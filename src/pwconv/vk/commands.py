@@ -175,11 +175,10 @@ class Recorder:
     """
 
     def __init__(self, queue: Queue, groups: Groups, made: ExitStack) -> None:
-        # By identity: a dispatch's hash would be that.
-        distinct = list({id(each): each for group in groups for each in group}.values())
+        distinct = list(dict.fromkeys(each for group in groups for each in group))
         sets = make_sets(queue.core, distinct, made)
         self._sets = {
-            id(each): vk.ffi.new("VkDescriptorSet[1]", [found])
+            each: vk.ffi.new("VkDescriptorSet[1]", [found])
             for each, found in zip(distinct, sets, strict=True)
         }
 
@@ -200,7 +199,7 @@ class Recorder:
                 pipeline.layout,
                 0,
                 1,
-                self._sets[id(entry.dispatch)],
+                self._sets[entry.dispatch],
                 0,
                 vk.ffi.NULL,
             )
