@@ -15,7 +15,7 @@ from pwconv.errors import (
 )
 from pwconv.explanation import Explanation
 from pwconv.functional import conv2d_pw, linear, pack_linear_weight
-from pwconv.modules import Linear, PointwiseConv2d
+from pwconv.layers import Linear, PointwiseConv2d
 from pwconv.tensor import Tensor
 from pwconv.version import __version__
 from pwconv.vk.physical_device import DeviceInfo

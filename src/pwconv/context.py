@@ -105,6 +105,17 @@ class Context(Core):
         """Return whether the device has what a variant needs, and nobody denies it."""
         return not (self.unmet(variant) or self._denies(variant))
 
+    def require(self, variant: Variant) -> None:
+        """Raise for a variant that the device lacks something for, or that is denied.
+
+        Raises
+        ------
+        UnsupportedError
+        """
+        if lack := self.unmet(variant):
+            raise UnsupportedError(f"{variant.name} needs {lack} on {self.info.name}")
+        self.require_allowed([variant])
+
     def require_allowed(self, variants: Iterable[Variant]) -> None:
         """Raise where some of the variants could be run if they were not denied.
 
@@ -177,9 +188,7 @@ class Context(Core):
                 return plan
         # It may compile: without the lock, so that other threads go on.
         self.require_open()
-        if lack := self.unmet(variant):
-            raise UnsupportedError(f"{variant.name} needs {lack} on {self.info.name}")
-        self.require_allowed([variant])
+        self.require(variant)
         made = make_plan(
             self, self.pipelines, variant, grid, push_constants, constants, shape, flop
         )

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from pwconv.activation import ActivationLike
 from pwconv.device import DeviceLike, resolve_device
 from pwconv.dtypes import as_dtype, as_float_array
-from pwconv.modules import Linear, PointwiseConv2d
+from pwconv.layers import Linear, PointwiseConv2d
 from pwconv.tensor import Tensor
 from pwconv.weights import PackedWeight, pack
 

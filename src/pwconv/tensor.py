@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from pwconv import transfer
 from pwconv.context import Context
 from pwconv.dtypes import FLOAT16, FLOAT32, Array, DType, as_dtype, as_float_array
 from pwconv.errors import UnsupportedError
-from pwconv.kernels import transfer
 from pwconv.layout import Shape4, buffer_bytes, texture3d_extent
 from pwconv.vk.resources import Buffer, Image, Resource, image_limit
 

@@ -1,4 +1,4 @@
-"""Weights on a device: packed in 4OC×4IC blocks, and with the bias that belongs to them."""
+"""Weights: the packer, packed weights, and a weight with the bias that belongs to it."""
 
 from __future__ import annotations
 
@@ -6,15 +6,29 @@ from typing import Any
 
 import numpy as np
 
-from pwconv.dtypes import FLOAT32, Array, DType, as_dtype, as_float_array
+from pwconv import shaders
+from pwconv.context import Context
+from pwconv.dtypes import FLOAT32, Array, DType, as_dtype, as_float_array, axis_name
 from pwconv.errors import UnsupportedError
-from pwconv.kernels import pack_linear_weight
-from pwconv.layout import bias_length
+from pwconv.layout import (
+    Chunk,
+    bias_length,
+    ceil_div,
+    packed_extent,
+    weight_rows_bytes,
+    weight_rows_extent,
+)
 from pwconv.shaders import Variant
-from pwconv.staging import upload_buffer
-from pwconv.vk.resources import DEVICE, Buffer, Image, Resource
+from pwconv.staging import download_chunks, upload_buffer, upload_chunks
+from pwconv.tensor import VK_FORMATS
+from pwconv.vk import api as vk
+from pwconv.vk.commands import Dispatch
+from pwconv.vk.resources import DEVICE, Buffer, Image, Resource, image_limit
 
 _STORAGES = ("auto", "texture2d", "buffer")
+
+WeightShape = tuple[int, int, int]
+"""[B, N, K]: batches, output channels, input channels."""
 
 
 class PackedWeight:
@@ -34,15 +48,17 @@ class PackedWeight:
     device : pwconv.Device
     """
 
-    __slots__ = ("__weakref__", "_device", "_dtype", "_resource", "_rows", "_shape")
+    __slots__ = ("__weakref__", "_context", "_device", "_dtype", "_resource", "_rows", "_shape")
 
     def __init__(
         self,
-        device: Any,
-        shape: tuple[int, int, int],
+        context: Context,
+        shape: WeightShape,
         dtype: DType,
         resource: Resource,
+        device: Any = None,
     ) -> None:
+        self._context = context
         self._device = device
         self._shape = shape
         self._dtype = dtype
@@ -50,7 +66,7 @@ class PackedWeight:
         self._rows: Buffer | None = None
 
     @property
-    def shape(self) -> tuple[int, int, int]:
+    def shape(self) -> WeightShape:
         """[B, N, K]: batches, output channels, input channels."""
         return self._shape
 
@@ -63,6 +79,10 @@ class PackedWeight:
     def device(self) -> Any:
         """The :class:`pwconv.Device` that it is on."""
         return self._device
+
+    def belong_to(self, device: Any) -> None:
+        """Say whose it is: a context does not know the device that has it open."""
+        self._device = device
 
     @property
     def storage(self) -> str:
@@ -77,7 +97,7 @@ class PackedWeight:
         ------
         ClosedError
         """
-        self._device._context.require_open()
+        self._context.require_open()
         return self._resource
 
     def rows(self) -> Buffer:
@@ -88,9 +108,8 @@ class PackedWeight:
         ClosedError, OutOfMemoryError
         """
         if self._rows is None:
-            context = self._device._context
-            rows = pack_linear_weight.unpack_rows(context, self.resource, self._shape)
-            with context.lock:  # of several threads the first one's are kept
+            rows = unpack_rows(self._context, self.resource, self._shape)
+            with self._context.lock:  # of several threads the first one's are kept
                 self._rows = self._rows or rows
         return self._rows
 
@@ -113,10 +132,15 @@ class PackedWeight:
         ClosedError
             The device was closed.
         """
-        self._device._context.enter()
-        return pack_linear_weight.unpack(
-            self._device._context, self._resource, self._shape, self._dtype
-        )
+        self._context.enter()
+        return unpack(self._context, self._resource, self._shape, self._dtype)
+
+    def matrices(self) -> Array:
+        """Return the weight as it was before it was packed, [B, N, K]."""
+        batches, n, k = self._shape
+        blocks = self.numpy().transpose(0, 2, 4, 1, 3)
+        array = blocks.reshape(batches, blocks.shape[1] * 4, -1)[:, :n, :k]
+        return np.ascontiguousarray(array)
 
     def __copy__(self) -> PackedWeight:
         return self
@@ -125,17 +149,13 @@ class PackedWeight:
         return self
 
     def __reduce__(self) -> tuple[object, ...]:
-        batches, n, k = self._shape
-        blocks = self.numpy().transpose(0, 2, 4, 1, 3)
-        array = blocks.reshape(batches, blocks.shape[1] * 4, -1)[:, :n, :k]
-        array = np.ascontiguousarray(array)
-        again: tuple[object, ...] = self._device._pack_again(array, self.storage)
+        again: tuple[object, ...] = self._device._pack_again(self.matrices(), self.storage)
         return again
 
     def __repr__(self) -> str:
         return (
             f"pwconv.PackedWeight(shape={self.shape}, dtype={self.dtype}, "
-            f"storage={self.storage!r}, device={self.device.info.name!r})"
+            f"storage={self.storage!r}, device={self._context.info.name!r})"
         )
 
 
@@ -155,54 +175,116 @@ def pack(device: Any, weight: Any, *, transposed: bool, dtype: Any, storage: str
     batched = array if array.ndim == 3 else array[None]
     batches, rows, columns = batched.shape
     shape = (batches, rows, columns) if transposed else (batches, columns, rows)
-    packed = pack_linear_weight.pack_weight(
-        device._context, batched, shape, transposed, target, storage
-    )
-    return PackedWeight(device, shape, target, packed)
+    packed = pack_weight(device._context, batched, shape, transposed, target, storage)
+    return PackedWeight(device._context, shape, target, packed, device)
 
 
 class Parameters:
-    """A packed weight and its bias: the constant bindings of a matrix product.
+    """A weight and its bias: on the host at first, and packed once on a device.
 
     Parameters
     ----------
-    weight : PackedWeight
+    weight : numpy.ndarray or PackedWeight
+        [B, N, K].
     bias : numpy.ndarray or None
         [N] of float32; zeros where there is none.
-
-    Attributes
-    ----------
-    weight : PackedWeight
-    bias : Buffer
+    buffer : Buffer, optional
+        The bias on the device.
     """
 
-    __slots__ = ("bias", "weight")
+    __slots__ = ("bias", "buffer", "weight")
 
-    def __init__(self, weight: PackedWeight, bias: Array | None) -> None:
+    def __init__(
+        self, weight: Array | PackedWeight, bias: Array | None, buffer: Buffer | None = None
+    ) -> None:
         self.weight = weight
-        n = weight.shape[1]
-        values = np.zeros(bias_length(n), FLOAT32)
-        values[:n] = 0.0 if bias is None else bias
-        self.bias = upload_parameter(weight.device, values)
+        self.bias = bias
+        self.buffer = buffer
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """[B, N, K]."""
+        return self.weight.shape
+
+    @property
+    def packed(self) -> PackedWeight:
+        """The weight on the device."""
+        assert isinstance(self.weight, PackedWeight)
+        return self.weight
 
     @property
     def nbytes(self) -> int:
         """Bytes on the device, of the weight's rows too where they were needed."""
-        return self.weight.size + self.bias.size
+        return self.packed.size + self.buffer.size if self.buffer else 0
+
+    def storage_on(self, context: Context, dtype: DType, storage: str) -> str:
+        """Return the storage that the weight has, or would be given.
+
+        Raises
+        ------
+        UnsupportedError
+            It fits neither storage, or not the one asked for.
+        """
+        if isinstance(self.weight, PackedWeight):
+            return self.weight.storage
+        b, n, k = self.weight.shape
+        return packed_storage(context, (b, n, k), dtype, storage)
+
+    def copied(self) -> Parameters:
+        """Return them with arrays of their own, which the caller does not change."""
+        weight = self.weight
+        return type(self)(weight.copy() if isinstance(weight, np.ndarray) else weight, self.bias)
+
+    def pack(self, context: Context, dtype: DType, storage: str) -> Parameters:
+        """Return them on a device, the weight narrowed where the type is narrower.
+
+        Raises
+        ------
+        UnsupportedError, OutOfMemoryError, ClosedError
+        """
+        weight = self.weight
+        if not isinstance(weight, PackedWeight):
+            b, n, k = weight.shape
+            resource = pack_weight(context, weight, (b, n, k), True, dtype, storage)
+            weight = PackedWeight(context, (b, n, k), dtype, resource)
+        n = weight.shape[1]
+        values = np.zeros(bias_length(n), FLOAT32)
+        values[:n] = 0.0 if self.bias is None else self.bias
+        return Parameters(weight, self.bias, upload_parameter(context, values))
+
+    def matrices(self) -> Array:
+        """Return the weight [B, N, K] as the device has it, or will."""
+        return self.weight.matrices() if isinstance(self.weight, PackedWeight) else self.weight
 
     def bindings(self, variant: Variant, which: str = "") -> dict[str, Resource]:
-        """Return the weight and the bias by the names of a variant's bindings.
+        """Return the weight and the bias by the names of a variant's bindings; none on the host.
 
         ``which`` of a pair's products it is, "first" or "second".
         """
+        if self.buffer is None:
+            return {}
         bias, rows, packed = (
             (f"{which}_bias", f"{which}_rows", f"{which}_packed")
             if which
             else ("bias", "weight_rows", "packed_weight")
         )
         if rows in variant.binding_names:
-            return {rows: self.weight.rows(), bias: self.bias}
-        return {packed: self.weight.resource, bias: self.bias}
+            return {rows: self.packed.rows(), bias: self.buffer}
+        return {packed: self.packed.resource, bias: self.buffer}
+
+
+def check_packed(weight: Any, dtype: Any) -> None:
+    """Raise for a packed weight of another type than is asked for.
+
+    Raises
+    ------
+    ValueError
+    """
+    if isinstance(weight, PackedWeight) and dtype is not None and as_dtype(dtype) != weight.dtype:
+        raise ValueError(
+            f"dtype is {dtype!r} and weight is packed as {weight.dtype}; pack it with "
+            f"pack_linear_weight(…, dtype={dtype!r})"
+        )
 
 
 def check_bias(bias: Any, channels: int, axis: str) -> Array | None:
@@ -223,29 +305,172 @@ def check_bias(bias: Any, channels: int, axis: str) -> Array | None:
     return array.astype(FLOAT32)
 
 
-def check_parameter(device: Any, size: int) -> None:
+def check_parameter(context: Context, size: int) -> None:
     """Raise for a parameter of more bytes than a shader reads of a buffer.
 
     Raises
     ------
     UnsupportedError
     """
-    most = device.info.limits["maxStorageBufferRange"]
+    most = context.limits["maxStorageBufferRange"]
     if size > most:
         raise UnsupportedError(
             f"a weight or bias takes a buffer of {size:,} bytes, past maxStorageBufferRange = "
-            f"{most:,} of {device.info.name}; split its channels over several layers"
+            f"{most:,} of {context.info.name}; split its channels over several layers"
         )
 
 
-def upload_parameter(device: Any, array: Array) -> Buffer:
+def upload_parameter(context: Context, array: Array) -> Buffer:
     """Return a buffer that holds a contiguous array.
 
     Raises
     ------
     UnsupportedError, OutOfMemoryError, ClosedError
     """
-    check_parameter(device, array.nbytes)
-    buffer = Buffer(device._context, array.nbytes, DEVICE)
-    upload_buffer(device._context, array, buffer)
+    check_parameter(context, array.nbytes)
+    buffer = Buffer(context, array.nbytes, DEVICE)
+    upload_buffer(context, array, buffer)
     return buffer
+
+
+def pack_weight(
+    context: Context,
+    weight: Array,
+    shape: WeightShape,
+    transposed: bool,
+    dtype: DType,
+    storage: str,
+) -> Resource:
+    """Return a weight [B, N, K], or [B, K, N] where not ``transposed``, packed.
+
+    ``shape`` is [B, N, K] either way.
+    """
+    _, n, k = shape
+    packed = _make_resource(context, shape, dtype, storage)
+    variant = shaders.variant(
+        "pack_fp_linear_weight",
+        source=axis_name(weight.dtype.newbyteorder("=")),
+        dtype=axis_name(dtype),
+        weight="texture2d" if isinstance(packed, Image) else "buffer",
+    )
+
+    def submit(chunk: Chunk, buffer: Buffer) -> int:
+        n_part, k_part = (chunk.middle, chunk.inner) if transposed else (chunk.inner, chunk.middle)
+        count, n_count, k_count = chunk.shape[0], _length(n_part), _length(k_part)
+        plan = context.plan(
+            variant,
+            (4 * ceil_div(n_count, 4), ceil_div(k_count, 4), count),
+            {
+                "batches": count,
+                "n_count": n_count,
+                "k_count": k_count,
+                "pitch": chunk.pitch,
+                "b_first": chunk.outer.start,
+                "n4_first": n_part.start // 4,
+                "k4_first": k_part.start // 4,
+                "N4": ceil_div(n, 4),
+                "K4": ceil_div(k, 4),
+                "transposed": transposed,
+            },
+        )
+        resources: dict[str, Resource] = {"staging": buffer, "packed_weight": packed}
+        return context.submit(Dispatch(plan, resources), awaited=True)
+
+    upload_chunks(context, weight, submit)
+    return packed
+
+
+def unpack(context: Context, packed: Resource, shape: WeightShape, dtype: DType) -> Array:
+    """Return the packed vec4s of a weight [B, N, K] as [B, K4, N4, 4, 4]."""
+    batches, n, k = shape
+    width, height = packed_extent(batches, n, k)
+
+    def copy(command_buffer: object, chunk: Chunk, to: Buffer) -> None:
+        rows, elements = chunk.outer, chunk.inner
+        if isinstance(packed, Buffer):
+            offset, size = (dtype.itemsize * x for x in (elements.start, _length(elements)))
+            region = vk.VkBufferCopy(srcOffset=offset, size=size)
+            vk.vkCmdCopyBuffer(command_buffer, packed.handle, to.handle, 1, [region])
+            return
+        layers = vk.VkImageSubresourceLayers(aspectMask=vk.VK_IMAGE_ASPECT_COLOR_BIT, layerCount=1)
+        region = vk.VkBufferImageCopy(
+            imageSubresource=layers,
+            imageOffset=vk.VkOffset3D(x=elements.start // 4, y=rows.start),
+            imageExtent=vk.VkExtent3D(width=_length(elements) // 4, height=_length(rows), depth=1),
+        )
+        layout = vk.VK_IMAGE_LAYOUT_GENERAL
+        vk.vkCmdCopyImageToBuffer(command_buffer, packed.handle, layout, to.handle, 1, [region])
+
+    def submit(chunk: Chunk, buffer: Buffer) -> int:
+        return context.queue.run_once(lambda cb: copy(cb, chunk, buffer))
+
+    # A texture comes in rows of texels, a buffer in one.
+    rows = (height, 1, 4 * width) if isinstance(packed, Image) else (1, 1, height * width * 4)
+    array = np.empty(rows, dtype)
+    download_chunks(context, array, submit)
+    return array.reshape(batches, ceil_div(k, 4), ceil_div(n, 4), 4, 4)
+
+
+def unpack_rows(context: Context, packed: Resource, shape: WeightShape) -> Buffer:
+    """Return a packed float16 weight [1, N, K] as rows, padded with zeros to whole blocks."""
+    _, n, k = shape
+    rows_n, pitch = weight_rows_extent(n, k)
+    storage = "texture2d" if isinstance(packed, Image) else "buffer"
+    plan = context.plan(
+        shaders.variant("unpack_fp_linear_weight", weight=storage),
+        (pitch // 2, rows_n, 1),
+        {
+            "rows": rows_n,
+            "N": n,
+            "K": k,
+            "N4": ceil_div(n, 4),
+            "K4": ceil_div(k, 4),
+            "pitch": pitch,
+        },
+    )
+    rows = Buffer(context, weight_rows_bytes(n, k), DEVICE)
+    context.submit(Dispatch(plan, {"weight_rows": rows, "packed_weight": packed}))
+    return rows
+
+
+def packed_storage(context: Context, shape: WeightShape, dtype: DType, storage: str) -> str:
+    """Return how a weight [B, N, K] is stored: "texture2d" or "buffer".
+
+    Raises
+    ------
+    UnsupportedError
+        It fits neither storage, or not the one asked for.
+    """
+    width, height = packed_extent(*shape)
+    size = width * height * 4 * dtype.itemsize
+    too_large = []
+    if storage in ("auto", "texture2d"):
+        limit = image_limit(context, VK_FORMATS[dtype], 2)
+        most = context.limits["maxImageDimension2D"]
+        if limit is not None:
+            columns, rows, _ = limit.extent
+            if width <= min(columns, most) and height <= min(rows, most) and size <= limit.size:
+                return "texture2d"
+        too_large.append(f"a texture2d of {width} × {height} texels (maxImageDimension2D = {most})")
+    if storage in ("auto", "buffer"):
+        most = context.limits["maxStorageBufferRange"]
+        if size <= most:
+            return "buffer"
+        too_large.append(f"a buffer of {size:,} bytes (maxStorageBufferRange = {most:,})")
+    batches, n, k = shape
+    raise UnsupportedError(
+        f"weight of B = {batches}, N = {n}, K = {k} is too large for {context.info.name}: it packs "
+        f"into {' or '.join(too_large)}; split its channels over several layers"
+    )
+
+
+def _make_resource(context: Context, shape: WeightShape, dtype: DType, storage: str) -> Resource:
+    context.require_open()
+    width, height = packed_extent(*shape)
+    if packed_storage(context, shape, dtype, storage) == "texture2d":
+        return Image(context, (width, height, 0), VK_FORMATS[dtype])
+    return Buffer(context, width * height * 4 * dtype.itemsize, DEVICE)
+
+
+def _length(part: slice) -> int:
+    return int(part.stop - part.start)

@@ -37,9 +37,9 @@ def count_work(device: Device, case: Case, dtype: str) -> tuple[int, int]:
     flop = least_bytes = 0
     for i in network.order:
         node = network.nodes[i]
-        assert node.operation is not None
-        flop += node.operation.flop([graph._shapes[j] for j in node.inputs], graph._shapes[i])
-        least_bytes += node.operation.weight_bytes
+        assert node.operator is not None
+        flop += node.operator.flop([graph._shapes[j] for j in node.inputs], graph._shapes[i])
+        least_bytes += node.operator.weight_bytes
     for i in (*network.inputs.values(), *network.outputs.values()):
         least_bytes += math.prod(graph._shapes[i]) * graph.dtype.itemsize
     return flop, least_bytes
@@ -83,10 +83,10 @@ class Pwconv:
 
     def _time(self, contender: str, program: Program, kernels: Sequence[str]) -> Run:
         clocks, network = self._clocks, program.network
-        dtype, storage = program.setting.dtype.name, program.setting.storage
+        dtype, storage = program.site.dtype.name, program.site.storage
         inputs, outputs = network.inputs.values(), network.outputs.values()
         elements = sum(math.prod(program.shapes[i]) for i in (*inputs, *outputs))
-        bytes_each = elements * program.setting.dtype.itemsize
+        bytes_each = elements * program.site.dtype.itemsize
         sets = rotation(bytes_each, is_cpu=clocks.is_cpu)
         rng = np.random.default_rng(1)
         arrays = {i: rng.standard_normal(program.shapes[i], np.float32) for i in inputs}

@@ -1,7 +1,8 @@
 """Sequences of nodes, recorded once and resized at will."""
 
 from pwconv.graph.builder import Value
+from pwconv.graph.check import Check, CheckedNode
 from pwconv.graph.frames import Handle
 from pwconv.graph.graph import Graph, Memory
 
-__all__ = ["Graph", "Handle", "Memory", "Value"]
+__all__ = ["Check", "CheckedNode", "Graph", "Handle", "Memory", "Value"]

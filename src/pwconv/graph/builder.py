@@ -2,38 +2,21 @@
 
 from __future__ import annotations
 
-import operator
+import operator as builtin
 from collections import Counter
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from typing import Any
 
-from pwconv.activation import parse_activation
-from pwconv.device import Device
-from pwconv.dtypes import FLOAT32, Array, DType, convert
-from pwconv.graph.channels import Concat, Slice
-from pwconv.graph.convolutions import (
-    DenseConvolution,
-    DepthwiseConvolution,
-    DepthwiseKernels,
-    PointwiseConvolution,
-    check_kernel,
-    flatten_kernel,
-)
-from pwconv.graph.elementwise import Elementwise
-from pwconv.graph.linear import LinearLayer
+from pwconv import ops
+from pwconv.device import Device, resolve_device
+from pwconv.dtypes import DType
 from pwconv.graph.network import Network, Node, naming, node_shape
-from pwconv.graph.operations import Operation
-from pwconv.graph.resampling import GlobalAvgPool, Upsample
-from pwconv.kernels.conv2d_dw import depthwise_bytes
-from pwconv.kernels.conv2d_pw import Geometry
-from pwconv.kernels.pack_linear_weight import packed_storage
-from pwconv.modules import Linear, PointwiseConv2d
-from pwconv.tensor import Shape, as_pair, as_shape, shape4
+from pwconv.ops.base import Operator, Site
+from pwconv.tensor import Shape, as_shape, shape4, storage_order
 from pwconv.vk import process
-from pwconv.weights import check_bias, check_parameter
-
-_MOST_SCALE = 1024
+from pwconv.weights import check_packed, packed_storage
 
 
 @dataclass(frozen=True, eq=False)
@@ -122,7 +105,9 @@ class Builder:
         """
         wanted = input_shape(name, shape)
         with self._lock:
-            value = self._add(name, None, (), lambda: wanted)
+            self._require_building()
+            self._check_name(name)
+            value = self._place(Node(name, None), wanted)
             self._inputs[name] = value._number
         return value
 
@@ -154,24 +139,13 @@ class Builder:
         TypeError, ValueError, UnsupportedError, OutOfMemoryError
             As for :class:`pwconv.PointwiseConv2d`; the message names the node.
         """
-        inputs = (x,) if residual is None else (x, residual)
-
-        def make() -> Operation:
-            layer = PointwiseConv2d(
-                weight,
-                bias,
-                stride=stride,
-                padding=padding,
-                activation=activation,
-                dtype=self.dtype,
-                storage=self._storage,
-                device=self.device,
+        with self._adding("conv2d_pw", name) as name:
+            resolve_device(self.device, weight)
+            check_packed(weight, self.dtype)
+            operator = ops.make_pointwise(
+                weight, bias, stride=stride, padding=padding, activation=activation
             )
-            return PointwiseConvolution(layer, parse_activation(activation), layer._geometry)
-
-        return self._add_operation(
-            "conv2d_pw", name, inputs, make, ("x", "residual")[: len(inputs)]
-        )
+            return self._append(name, operator, (x,), residual)
 
     def conv2d(
         self,
@@ -200,23 +174,16 @@ class Builder:
         TypeError, ValueError, UnsupportedError, OutOfMemoryError
             As for :meth:`conv2d_pw`.
         """
-        inputs = (x,) if residual is None else (x, residual)
-
-        def make() -> Operation:
-            array = check_kernel(weight, "[C_out, C_in, KH, KW]")
-            geometry = _geometry(stride, padding, array)
-            # Before a view that repeats its elements becomes as large as it looks.
-            shape = (1, array.shape[0], geometry.products(array.shape[1]))
-            packed_storage(self.device._context, shape, self.dtype, "auto")
-            layer = PointwiseConv2d(
-                flatten_kernel(convert(array, self.dtype)),
+        with self._adding("conv2d", name) as name:
+            operator = ops.make_dense(
+                weight,
                 bias,
-                storage=self._storage,
-                device=self.device,
+                stride=stride,
+                padding=padding,
+                activation=activation,
+                most=lambda shape: packed_storage(self._site.context, shape, self.dtype, "auto"),
             )
-            return DenseConvolution(layer, parse_activation(activation), geometry, array.shape[1])
-
-        return self._add_operation("conv2d", name, inputs, make, ("x", "residual")[: len(inputs)])
+            return self._append(name, operator, (x,), residual)
 
     def conv2d_dw(
         self,
@@ -246,24 +213,11 @@ class Builder:
         TypeError, ValueError, UnsupportedError, OutOfMemoryError
             The message names the node.
         """
-
-        def make() -> Operation:
-            array = check_kernel(weight, "[C, 1, KH, KW]")
-            if array.shape[1] != 1:
-                raise ValueError(
-                    f"weight has shape {array.shape}; it must be [C, 1, KH, KW]: each channel has "
-                    "a kernel of its own; graph.conv2d takes [C_out, C_in, KH, KW]"
-                )
-            check_parameter(self.device, depthwise_bytes(array.shape))
-            rounded = convert(array[:, 0], self.dtype).astype(FLOAT32)
-            kernels = DepthwiseKernels(
-                self.device, rounded, check_bias(bias, array.shape[0], "C_out")
+        with self._adding("conv2d_dw", name) as name:
+            operator = ops.make_depthwise(
+                weight, bias, stride=stride, padding=padding, activation=activation
             )
-            return DepthwiseConvolution(
-                kernels, _geometry(stride, padding, array), parse_activation(activation)
-            )
-
-        return self._add_operation("conv2d_dw", name, (x,), make)
+            return self._append(name, operator, (x,))
 
     def linear(
         self,
@@ -300,19 +254,10 @@ class Builder:
         With a batched weight and an x of fewer than four axes, the graph's activations are buffers:
         a texture has several batches in a texel.
         """
-
-        def make() -> Operation:
-            layer = Linear(
-                weight,
-                bias,
-                activation=activation,
-                dtype=self.dtype,
-                storage=self._storage,
-                device=self.device,
-            )
-            return LinearLayer(layer, parse_activation(activation))
-
-        return self._add_operation("linear", name, (x,), make)
+        with self._adding("linear", name) as name:
+            resolve_device(self.device, weight)
+            check_packed(weight, self.dtype)
+            return self._append(name, ops.make_linear(weight, bias, activation=activation), (x,))
 
     def activation(self, x: Value, activation: Any, *, name: str | None = None) -> Value:
         """Add an activation; it is fused into the node of x where that has an epilogue.
@@ -329,7 +274,7 @@ class Builder:
         TypeError, ValueError
             The message names the node.
         """
-        return self._elementwise("activation", (x,), activation, name)
+        return self._elementwise("activation", activation, name, x)
 
     def add(self, x: Value, y: Value, *, activation: Any = None, name: str | None = None) -> Value:
         """Add ``activation(x + y)``; where it can be it becomes part of a convolution before it.
@@ -346,7 +291,7 @@ class Builder:
         TypeError, ValueError
             The message names the node.
         """
-        return self._elementwise("add", (x, y), activation, name)
+        return self._elementwise("add", activation, name, x, y)
 
     def mul(self, x: Value, y: Value, *, activation: Any = None, name: str | None = None) -> Value:
         """Add ``activation(x · y)``, element by element.
@@ -366,7 +311,7 @@ class Builder:
         TypeError, ValueError
             The message names the node.
         """
-        return self._elementwise("mul", (x, y), activation, name)
+        return self._elementwise("mul", activation, name, x, y)
 
     def concat(self, values: Iterable[Value], *, name: str | None = None) -> Value:
         """Add the concatenation of values along their channels.
@@ -382,16 +327,11 @@ class Builder:
         TypeError, ValueError
             The message names the node.
         """
-        inputs = tuple(values)
-
-        def make() -> Operation:
-            if not inputs:
+        with self._adding("concat", name) as name:
+            given = tuple(values)
+            if not given:
                 raise ValueError("values is empty; there must be at least one")
-            return Concat()
-
-        return self._add_operation(
-            "concat", name, inputs, make, tuple(f"values[{i}]" for i in range(len(inputs)))
-        )
+            return self._append(name, ops.Concat(), given)
 
     def slice(self, x: Value, start: int, stop: int, *, name: str | None = None) -> Value:
         """Add channels ``start`` … ``stop − 1`` of a value.
@@ -408,16 +348,9 @@ class Builder:
         TypeError, ValueError
             The message names the node.
         """
-
-        def make() -> Operation:
-            first, after = operator.index(start), operator.index(stop)
-            if not 0 <= first < after:
-                raise ValueError(
-                    f"start is {first} and stop is {after}; it must be 0 ≤ start < stop"
-                )
-            return Slice(first, after)
-
-        return self._add_operation("slice", name, (x,), make)
+        with self._adding("slice", name) as name:
+            bounds = builtin.index(start), builtin.index(stop)
+            return self._append(name, ops.Slice(start=bounds[0], stop=bounds[1]), (x,))
 
     def global_avg_pool(self, x: Value, *, name: str | None = None) -> Value:
         """Add the mean of each channel over H and W, summed in float32: [N, C, 1, 1].
@@ -432,7 +365,7 @@ class Builder:
         TypeError, ValueError
             The message names the node.
         """
-        return self._add_operation("global_avg_pool", name, (x,), GlobalAvgPool)
+        return self.add_op(ops.GlobalAvgPool(), x, name=name)
 
     def upsample(self, x: Value, scale: int = 2, *, name: str | None = None) -> Value:
         """Add nearest upsampling: each element repeated along H and along W.
@@ -449,14 +382,31 @@ class Builder:
         TypeError, ValueError
             The message names the node.
         """
+        with self._adding("upsample", name) as name:
+            return self._append(name, ops.Upsample(scale=builtin.index(scale)), (x,))
 
-        def make() -> Operation:
-            factor = operator.index(scale)
-            if not 1 <= factor <= _MOST_SCALE:
-                raise ValueError(f"scale is {factor}; it must be 1 to {_MOST_SCALE}")
-            return Upsample(factor)
+    def add_op(self, operator: Operator, *values: Value, name: str | None = None) -> Value:
+        """Add an operator over values; the other methods are this one, for each kind.
 
-        return self._add_operation("upsample", name, (x,), make)
+        Parameters
+        ----------
+        operator : Operator
+            Of :mod:`pwconv.ops`; weights that it has on the host are packed when the graph is run.
+        *values : Value
+            Its inputs, those of its epilogue included.
+        name : str, optional
+
+        Raises
+        ------
+        TypeError, ValueError
+            The message names the node.
+        UnsupportedError
+            The device cannot compute it at any shape.
+        """
+        if not isinstance(operator, Operator):
+            raise TypeError(f"operator is {_with_article(operator)}; it must be of pwconv.ops")
+        with self._adding(operator.name, name) as name:
+            return self._append(name, operator, values)
 
     def output(self, name: str, value: Value) -> None:
         """Name a value as an output.
@@ -468,12 +418,12 @@ class Builder:
         """
         with self._lock:
             self._require_building()
-            (number,) = self._numbers((value,), (f"output {name!r}",))
+            (number,) = self._numbers({f"output {name!r}": value})
             if not isinstance(name, str) or not name:
                 raise TypeError(f"name is {name!r}; it must be a string")
             if name in self._outputs:
                 raise ValueError(f"output {name!r}: there is one of this name already")
-            if self._nodes[number].operation is None:
+            if self._nodes[number].operator is None:
                 raise ValueError(
                     f"output {name!r} is the input {value.name!r} itself; nothing is computed"
                 )
@@ -487,49 +437,57 @@ class Builder:
 
     # -- inside -----------------------------------------------------------------------------------
 
+    @property
+    def _site(self) -> Site:
+        """Where operators are packed: of the storage that suits the device best."""
+        device = self._device
+        storage = storage_order(device._context, self._storage)[0]
+        return Site(device._context, storage, self._dtype, device._tuner)
+
     def _elementwise(
-        self, kind: str, inputs: tuple[Value, ...], activation: Any, name: str | None
+        self, function: str, activation: Any, name: str | None, *values: Value
     ) -> Value:
-        def make() -> Operation:
-            return Elementwise(kind, parse_activation(activation))
+        with self._adding(function, name) as name:
+            epilogue = ops.Epilogue(activation)
+            operator = ops.Elementwise(function=function, epilogue=epilogue)
+            return self._append(name, operator, values)
 
-        return self._add_operation(kind, name, inputs, make, ("x", "y")[: len(inputs)])
-
-    def _add_operation(
-        self,
-        kind: str,
-        name: str | None,
-        inputs: tuple[Any, ...],
-        make: Callable[[], Operation],
-        operands: tuple[str, ...] = ("x",),
-    ) -> Value:
-        """Add a node; errors of ``make()`` name it, and those of its inputs its operands."""
+    @contextmanager
+    def _adding(self, kind: str, name: str | None) -> Iterator[str]:
+        """Give the name of a node that is about to be added, which errors then have."""
         with self._lock:
             if name is None:
                 name = self._free_name(kind)
             with naming(name):
                 self._require_building()
                 self._check_name(name)
-                numbers = self._numbers(inputs, operands)
-                operation = make()
-            node = Node(name, operation, numbers)
-            return self._add(name, operation, numbers, lambda: node_shape(node, self._shapes))
+                yield name
 
-    def _add(
+    def _append(
         self,
         name: str,
-        operation: Operation | None,
-        inputs: tuple[int, ...],
-        shape: Callable[[], Shape],
+        operator: Operator,
+        values: tuple[Any, ...],
+        residual: Any = None,
     ) -> Value:
-        with self._lock:
-            self._require_building()
-            self._check_name(name)
-            found = shape()
-            self._names.add(name)
-            self._nodes.append(Node(name, operation, inputs))
-            self._shapes.append(found)
-            return Value(self, name, len(self._nodes) - 1)
+        """Add a node; inside :meth:`_adding`."""
+        given = dict(zip(operator.operands, values, strict=False))
+        given |= {f"values[{i}]": x for i, x in enumerate(values) if i >= len(given)}
+        if residual is not None:
+            given["residual"] = residual
+            operator = replace(operator, epilogue=replace(operator.epilogue, residual=True))
+        numbers = self._numbers(given)
+        operator.check(self._site)
+        # The caller may change its arrays.
+        parameters = tuple(each.copied() for each in operator.parameters)
+        node = Node(name, replace(operator, parameters=parameters), numbers)
+        return self._place(node, node_shape(node, self._shapes, named=False))
+
+    def _place(self, node: Node, shape: Shape) -> Value:
+        self._names.add(node.name)
+        self._nodes.append(node)
+        self._shapes.append(shape)
+        return Value(self, node.name, len(self._nodes) - 1)
 
     def _check_name(self, name: Any) -> None:
         if not isinstance(name, str) or not name:
@@ -544,8 +502,9 @@ class Builder:
             if name not in self._names:
                 return name
 
-    def _numbers(self, values: tuple[Any, ...], names: tuple[str, ...]) -> tuple[int, ...]:
-        for name, value in zip(names, values, strict=True):
+    def _numbers(self, values: Mapping[str, Any]) -> tuple[int, ...]:
+        """Return the numbers of values, by what errors call them."""
+        for name, value in values.items():
             if not isinstance(value, Value):
                 raise TypeError(
                     f"{name} is {_with_article(value)}; it must be a pwconv.graph.Value, as "
@@ -553,7 +512,7 @@ class Builder:
                 )
             if value.graph is not self:
                 raise ValueError(f"{name}, {value!r}, is of another graph")
-        return tuple(value._number for value in values)
+        return tuple(value._number for value in values.values())
 
     def _require_building(self) -> None:
         if self._network is not None:
@@ -563,7 +522,7 @@ class Builder:
             )
 
     def _finish(self) -> Network:
-        """Return the network, and refuse further nodes."""
+        """Return the network, its weights packed, and refuse further nodes."""
         with self._lock:
             if self._network is None:
                 if not self._outputs:
@@ -573,7 +532,15 @@ class Builder:
                 unused = [x for x, i in self._inputs.items() if i not in reached]
                 if unused:
                     raise ValueError(f"input {unused[0]!r} is not used: no output depends on it")
-                self._network = network
+                site = self._site
+                network.storages(self._shapes, storage_order(site.context, self._storage))
+                for i in network.order:
+                    node = self._nodes[i]
+                    if node.operator and node.operator.parameters:
+                        with naming(node.name):
+                            # Kept at once: what was packed before an error stays so.
+                            self._nodes[i] = replace(node, operator=node.operator.pack(site))
+                self._network = replace(network, nodes=tuple(self._nodes))
             return self._network
 
 
@@ -585,15 +552,6 @@ def _with_article(value: Any) -> str:
     article = "an" if kind[0] in "aeiouAEIOU" or kind == "ndarray" else "a"
     number = f" ({value!r})" if isinstance(value, (int, float)) else ""
     return f"{article} {kind}{number}"
-
-
-def _geometry(stride: Any, padding: Any, weight: Array) -> Geometry:
-    """Return the geometry of a convolution by a weight [C_out, C_in, KH, KW]."""
-    return Geometry(
-        as_pair(stride, "stride", least=1),
-        as_pair(padding, "padding", least=0),
-        (weight.shape[2], weight.shape[3]),
-    )
 
 
 def input_shape(name: str, shape: Any) -> Shape:

@@ -14,8 +14,8 @@ def draw(program: Program) -> str:
         lines.append(f"  n{i} [label={_quoted(name)}, shape=ellipse];")
     for i in program.dispatches:
         node = network.nodes[i]
-        assert node.operation is not None
-        lines.append(f"  n{i} [label={_quoted(f'{node.name}: {node.operation.kind}')}];")
+        assert node.operator is not None
+        lines.append(f"  n{i} [label={_quoted(f'{node.name}: {node.operator.name}')}];")
         lines += [f"  n{j} -> n{i} [label={_edge(program, j)}];" for j in node.inputs]
     for position, (name, i) in enumerate(network.outputs.items()):
         lines.append(f"  out{position} [label={_quoted(name)}, shape=ellipse];")

@@ -12,10 +12,10 @@ from typing import Any
 
 import numpy as np
 
+from pwconv import transfer
 from pwconv.device import Device
 from pwconv.dtypes import Array, DType
 from pwconv.graph.program import Program
-from pwconv.kernels import transfer
 from pwconv.staging import Staged, chunk_bytes, one_chunk
 from pwconv.tensor import empty
 from pwconv.vk import process
@@ -85,9 +85,9 @@ class Frame:
         self._recording: Recording | None = None
         self._handle: weakref.ref[Handle] | None = None
         self._serial = 0
-        setting, network = program.setting, program.network
+        site, network = program.site, program.network
         self._tensors = {
-            i: empty(device, program.shapes[i], setting.dtype, setting.storage)
+            i: empty(device, program.shapes[i], site.dtype, site.storage)
             for i in (*network.inputs.values(), *network.outputs.values())
         }
         self._sent: dict[str, Staged] = {}
@@ -95,7 +95,7 @@ class Frame:
             self._stage(self._sent, name, i, source_dtypes[name], UPLOAD)
         self._received: dict[str, Staged] = {}
         for name, i in network.outputs.items():
-            self._stage(self._received, name, i, setting.dtype, DOWNLOAD)
+            self._stage(self._received, name, i, site.dtype, DOWNLOAD)
 
     @property
     def busy(self) -> bool:
@@ -123,10 +123,10 @@ class Frame:
                     self._sent[name].fill(array.reshape(n, c, h * w))
                 else:
                     transfer.upload(
-                        program.setting.context,
+                        program.site.context,
                         array.reshape(n, c, h, w),
                         self._tensors[i].resource,
-                        program.setting.dtype,
+                        program.site.dtype,
                     )
             with context.lock:
                 if self._generation != program.generation:
@@ -144,13 +144,13 @@ class Frame:
         results: dict[str, Array] = {}
         for name, i in program.network.outputs.items():
             n, c, h, w = program.shape4(i)
-            dtype = program.setting.dtype
+            dtype = program.site.dtype
             if name in self._received:
                 array = np.empty((n, c, h * w), dtype)
                 self._received[name].empty(array)
             else:
                 array = transfer.download(
-                    program.setting.context, self._tensors[i].resource, (n, c, h, w), dtype
+                    program.site.context, self._tensors[i].resource, (n, c, h, w), dtype
                 )
             results[name] = array.reshape(program.shapes[i])
         return results
@@ -174,7 +174,7 @@ class Frame:
     def _groups(self) -> list[list[Dispatch]]:
         """Return the uploads, the nodes and the downloads, in order."""
         program, tensors = self._program, self._tensors
-        context, dtype = program.setting.context, program.setting.dtype
+        context, dtype = program.site.context, program.site.dtype
         uploads, downloads = [], []
         for name, staged in self._sent.items():
             i = program.network.inputs[name]

@@ -3,26 +3,23 @@
 from __future__ import annotations
 
 import itertools
-import operator
+import operator as builtin
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from pwconv.device import DeviceLike, resolve_device
 from pwconv.dtypes import Array, as_dtype, as_float_array
 from pwconv.graph.builder import Builder, input_shape
+from pwconv.graph.check import Check, check_nodes
 from pwconv.graph.dot import draw
-from pwconv.graph.folding import fold
 from pwconv.graph.frames import Frames, Handle
-from pwconv.graph.fusion import fuse
 from pwconv.graph.network import printable
-from pwconv.graph.operations import Setting
+from pwconv.graph.passes import apply_rules
 from pwconv.graph.profile import Profile, measure
 from pwconv.graph.program import Program
-from pwconv.graph.scaling import fold_scales
 from pwconv.graph.scratch import Scratch
-from pwconv.graph.striding import split_strides
 from pwconv.graph.table import summarize_nodes
 from pwconv.tensor import (
     Shape,
@@ -143,7 +140,7 @@ class Graph(Builder):
     @property
     def storage(self) -> str:
         """Storage of activations at the current shapes: "texture3d" or "buffer"."""
-        return self._current().program.setting.storage
+        return self._current().program.site.storage
 
     def run(self, /, **inputs: Any) -> dict[str, Any]:
         """Run the graph.
@@ -250,18 +247,16 @@ class Graph(Builder):
             program = self._current().program
 
             def tensors(numbers: Mapping[str, int]) -> int:
-                setting = program.setting
+                site = program.site
                 return sum(
-                    self._scratch.requirements(
-                        setting.storage, program.shape4(i), setting.dtype
-                    ).size
+                    self._scratch.requirements(site.storage, program.shape4(i), site.dtype).size
                     for i in numbers.values()
                 )
 
             weights = 0
             for i in program.dispatches:
-                operation = program.network.nodes[i].operation
-                weights += operation.weight_bytes if operation else 0
+                operator = program.network.nodes[i].operator
+                weights += operator.weight_bytes if operator else 0
             return Memory(
                 weights=weights,
                 inputs=tensors(self._inputs),
@@ -269,6 +264,38 @@ class Graph(Builder):
                 scratch=program.scratch_bytes,
                 scratch_reserved=self._scratch.reserved,
             )
+
+    def check(self, /, **inputs: Any) -> Check:
+        """Run every node on the device and in float64, and compare each with its bound.
+
+        For a wrong result: it says at which node it begins. Nodes run one by one, each on what the
+        device gave for its inputs, so that no error hides another.
+
+        Parameters
+        ----------
+        **inputs : array_like or Tensor
+            As for :meth:`run`.
+
+        Returns
+        -------
+        Check
+            A report, node by node; ``print`` it.
+
+        Raises
+        ------
+        TypeError, ValueError, UnsupportedError, OutOfMemoryError, ClosedError, DeviceLostError
+            As for :meth:`run`.
+        """
+        given = {
+            name: value.numpy() if isinstance(value, Tensor) else value
+            for name, value in self._as_arrays(inputs).items()
+        }
+        with self._usable_lock:
+            program = self._current().program
+            self._check_names(given)
+            for name, array in given.items():
+                self._check_shape(name, array)
+            return check_nodes(self.device, program, given)
 
     def profile(self, runs: int = 20) -> Profile:
         """Time every node at the current shapes, on noise.
@@ -289,7 +316,7 @@ class Graph(Builder):
             ``runs`` is not such a number.
         UnsupportedError, OutOfMemoryError, ClosedError, DeviceLostError
         """
-        count = operator.index(runs)
+        count = builtin.index(runs)
         if count < 1:
             raise ValueError(f"runs is {count}; it must be at least 1")
         with self._usable_lock:
@@ -358,12 +385,9 @@ class Graph(Builder):
         named = {f"node {self._nodes[i].name!r}": shape for i, shape in enumerate(shapes)}
         storages = network.storages(shapes, storage_order(context, self._storage))
         storage = choose_storage(context, named, self.dtype, storages)
-        setting = Setting(self.device._context, storage, self.dtype)
-        network, extended = split_strides(fold(network, shapes), shapes, setting)
-        if self._fuse:
-            network = fuse(network, extended, setting)
-        network = fold_scales(network, extended, setting)
-        program = Program(setting, network, tuple(extended), self._scratch)
+        site = replace(self._site, storage=storage)
+        network, extended = apply_rules(network, shapes, site, fuse=self._fuse)
+        program = Program(site, network, tuple(extended), self._scratch)
         new = self._programs[key] = _Sized(tuple(shapes), program, Frames(self.device, program))
         if len(self._programs) > _PROGRAMS_KEPT:
             self._programs.popitem(last=False)
@@ -375,7 +399,7 @@ class Graph(Builder):
         with self._usable_lock:
             program = self._current().program
             self._check_names(given_inputs)
-            context, storage = self.device._context, program.setting.storage
+            context, storage = self.device._context, program.site.storage
             tensors = {
                 name: self._check_tensor(name, given_inputs[name], storage) for name in self._inputs
             }

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
 from pwconv.errors import UnsupportedError
-from pwconv.graph.operations import Operation
+from pwconv.ops.base import Operator
 from pwconv.tensor import Shape
 
 
@@ -20,14 +20,14 @@ class Node:
     Attributes
     ----------
     name : str
-    operation : Operation or None
+    operator : Operator or None
         None of an input.
     inputs : tuple of int
         The nodes that it takes, by number.
     """
 
     name: str
-    operation: Operation | None
+    operator: Operator | None
     inputs: tuple[int, ...] = ()
 
 
@@ -57,11 +57,11 @@ class Network:
         pending = sorted(self.reached, reverse=True)
         while pending:
             i = pending[-1]
-            if i in placed or not self.nodes[i].operation:
+            if i in placed or not self.nodes[i].operator:
                 pending.pop()
                 continue
             missing = [
-                j for j in self.nodes[i].inputs if j not in placed and self.nodes[j].operation
+                j for j in self.nodes[i].inputs if j not in placed and self.nodes[j].operator
             ]
             if not missing:
                 placed[pending.pop()] = None
@@ -101,12 +101,12 @@ class Network:
         Raises
         ------
         ValueError
-            An operation does not take what it is given; the message names the node.
+            An operator does not take what it is given; the message names the node.
         """
         by_number = {self.inputs[name]: shape for name, shape in input_shapes.items()}
         shapes: list[Shape] = []
         for i, node in enumerate(self.nodes):
-            shapes.append(by_number[i] if node.operation is None else node_shape(node, shapes))
+            shapes.append(by_number[i] if node.operator is None else node_shape(node, shapes))
         return shapes
 
     def storages(self, shapes: Sequence[Shape], storages: tuple[str, ...]) -> tuple[str, ...]:
@@ -119,29 +119,29 @@ class Network:
         """
         for i in self.order:
             node = self.nodes[i]
-            assert node.operation is not None
+            assert node.operator is not None
             with naming(node.name):
-                storages = node.operation.storages([shapes[j] for j in node.inputs], storages)
+                storages = node.operator.storages([shapes[j] for j in node.inputs], storages)
         return storages
 
 
-def node_shape(node: Node, shapes: Sequence[Shape]) -> Shape:
-    """Return a node's shape, from those of the nodes before it.
+def node_shape(node: Node, shapes: Sequence[Shape], *, named: bool = True) -> Shape:
+    """Return a node's shape, from those of the nodes before it; errors name it unless told not to.
 
     Raises
     ------
     ValueError
     """
-    assert node.operation is not None
+    assert node.operator is not None
     taken = [shapes[i] for i in node.inputs]
-    with naming(node.name):
+    with naming(node.name) if named else nullcontext():
         for shape in taken:
-            if node.operation.images_only and len(shape) not in (3, 4):
+            if node.operator.images_only and len(shape) not in (3, 4):
                 raise ValueError(
                     f"an operand has shape {shape}; it must be [N, C, H, W] or [C, H, W]: declare "
                     "the graph's input so, and reshape its arrays"
                 )
-        return node.operation.output_shape(taken)
+        return node.operator.output_shape(taken)
 
 
 @contextmanager

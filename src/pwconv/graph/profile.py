@@ -117,19 +117,19 @@ def measure(
     """Time a program's nodes; return the device's ceilings too, measured unless given."""
     stopwatch, _ = make_stopwatch(device._context)
     clocks = Clocks(device._context, stopwatch)
-    network, setting = program.network, program.setting
+    network, site = program.network, program.site
     rng = np.random.default_rng(0)
     tensors = {
         i: from_array(
             device,
             rng.standard_normal(program.shapes[i], np.float32),
-            setting.dtype,
-            setting.storage,
+            site.dtype,
+            site.storage,
         )
         for i in network.inputs.values()
     }
     for i in network.outputs.values():
-        tensors[i] = empty(device, program.shapes[i], setting.dtype, setting.storage)
+        tensors[i] = empty(device, program.shapes[i], site.dtype, site.storage)
     whole = program.groups({i: tensor.resource for i, tensor in tensors.items()})
     segments: list[Groups] = [[group] for group in whole]
     known = list(ceilings) or list(measure_ceilings(device._context, clocks))
@@ -138,17 +138,17 @@ def measure(
     nodes = []
     for i, time in zip(program.dispatches, each, strict=True):
         node, flop, least_bytes = network.nodes[i], program.flop(i), program.least_bytes(i)
-        assert node.operation is not None
+        assert node.operator is not None
         nodes.append(
             NodeTime(
                 name=node.name,
-                kind=node.operation.kind,
+                kind=node.operator.name,
                 shape=program.shapes[i],
                 variants=tuple(dispatch.plan.variant.name for dispatch in program.dispatches[i]),
                 flop=flop,
                 least_bytes=least_bytes,
                 time=time,
-                roofline=roofline(flop, least_bytes, setting.dtype.name, known),
+                roofline=roofline(flop, least_bytes, site.dtype.name, known),
             )
         )
     return Profile(tuple(nodes), total, stopwatch.method, check), known

@@ -7,11 +7,11 @@ from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 
 from pwconv.graph.network import Network
-from pwconv.graph.operations import Setting
 from pwconv.graph.placement import Lifetime, Placement, place
 from pwconv.graph.schedule import schedule
 from pwconv.graph.scratch import Scratch
 from pwconv.layout import Shape4
+from pwconv.ops.base import Site
 from pwconv.tensor import Shape, shape4
 from pwconv.vk.commands import Dispatch, Recording
 from pwconv.vk.queue import Queue
@@ -26,7 +26,7 @@ class Program:
 
     Parameters
     ----------
-    setting : Setting
+    site : Site
     network : Network
     shapes : sequence of tuple of int
         Of every node.
@@ -35,7 +35,7 @@ class Program:
 
     Attributes
     ----------
-    setting, network, shapes
+    site, network, shapes
     dispatches : Mapping
         The dispatches of each node that is run, by its number.
     scratch_bytes : int
@@ -43,9 +43,9 @@ class Program:
     """
 
     def __init__(
-        self, setting: Setting, network: Network, shapes: Sequence[Shape], scratch: Scratch
+        self, site: Site, network: Network, shapes: Sequence[Shape], scratch: Scratch
     ) -> None:
-        self.setting = setting
+        self.site = site
         self.network = network
         self.shapes = shapes
         self._scratch = scratch
@@ -73,15 +73,15 @@ class Program:
     def flop(self, i: int) -> int:
         """Return a node's arithmetic operations."""
         node = self.network.nodes[i]
-        assert node.operation is not None
-        return node.operation.flop([self.shapes[j] for j in node.inputs], self.shapes[i])
+        assert node.operator is not None
+        return node.operator.flop([self.shapes[j] for j in node.inputs], self.shapes[i])
 
     def least_bytes(self, i: int) -> int:
         """Return the bytes that a node reads and writes, each once, its weight included."""
         node = self.network.nodes[i]
-        assert node.operation is not None
+        assert node.operator is not None
         elements = sum(math.prod(self.shapes[j]) for j in {*node.inputs, i})
-        return elements * self.setting.dtype.itemsize + node.operation.weight_bytes
+        return elements * self.site.dtype.itemsize + node.operator.weight_bytes
 
     def shape4(self, i: int) -> Shape4:
         """Return a node's shape, with a batch."""
@@ -116,18 +116,18 @@ class Program:
 
     @property
     def _queue(self) -> Queue:
-        return self.setting.context.queue
+        return self.site.context.queue
 
     def _plan(self, i: int) -> list[Dispatch]:
         node = self.network.nodes[i]
-        assert node.operation is not None
+        assert node.operator is not None
         shapes = [self.shapes[j] for j in node.inputs]
-        return node.operation.dispatches(self.setting, shapes, self.shapes[i])
+        return node.operator.plan(self.site, shapes, self.shapes[i])
 
     def _requirements(self) -> dict[int, Requirements]:
         """Return the memory requirements of each intermediate, by node."""
         outputs = set(self.network.outputs.values())
-        storage, dtype = self.setting.storage, self.setting.dtype
+        storage, dtype = self.site.storage, self.site.dtype
         return {
             i: self._scratch.requirements(storage, self.shape4(i), dtype)
             for i in self.network.order
@@ -152,13 +152,13 @@ class Program:
         """Recreate the intermediates if the arena was replaced; drop recordings over the old."""
         if not self._wants:
             return
-        arena = self._scratch.arena(self.setting.storage, self._wanted)
+        arena = self._scratch.arena(self.site.storage, self._wanted)
         if arena is self._arena:
             return
         self._recordings.clear()
         for i, offset in zip(self._wants, self._placement.offsets, strict=True):
             self._resources[i] = self._scratch.resource(
-                self.setting.storage, self.shape4(i), self.setting.dtype, Place(arena, offset)
+                self.site.storage, self.shape4(i), self.site.dtype, Place(arena, offset)
             )
         # Last: where one of them could not be made, the next call makes all of them anew.
         self._arena = arena

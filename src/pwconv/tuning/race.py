@@ -17,6 +17,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from pwconv import transfer
 from pwconv.context import Context
 from pwconv.errors import (
     ClosedError,
@@ -25,15 +26,14 @@ from pwconv.errors import (
     PwconvError,
     ValidationError,
 )
-from pwconv.kernels import conv2d_pw_choice, transfer
-from pwconv.kernels.conv2d_pw import Problem, Task, plan_conv2d_pw
-from pwconv.kernels.tiling import Choice
 from pwconv.layout import Shape4
+from pwconv.ops import Choice
+from pwconv.ops.convolution import Problem, Task, candidates, choose
 from pwconv.tensor import acquire_resource
 from pwconv.timing.chains import chain_lengths, rotation, serial
 from pwconv.timing.clocks import ClockCheck, Clocks
 from pwconv.timing.samples import Sample, summarize
-from pwconv.vk.commands import Dispatch, Groups, Plan, Size3
+from pwconv.vk.commands import Dispatch, Groups, Size3
 from pwconv.vk.resources import Resource
 
 _log = logging.getLogger(__name__)
@@ -124,8 +124,8 @@ def race(context: Context, clocks: Clocks, task: Task) -> Outcome:
     found = entrants(context, task)
     with _scratch(context, task.problem, is_cpu=clocks.is_cpu) as pairs:
         lanes = [
-            _Lane(choice, itertools.cycle([task.bind(plan, x, out) for x, out in pairs]))
-            for choice, plan in found
+            _Lane(choice, itertools.cycle([dispatch.bind((x,), out) for x, out in pairs]))
+            for choice, dispatch in found
         ]
         _run_heat(clocks, lanes)
         default, *rivals = lanes
@@ -148,31 +148,29 @@ def race(context: Context, clocks: Clocks, task: Task) -> Outcome:
     )
 
 
-def entrants(context: Context, task: Task) -> list[tuple[Choice, Plan]]:
+def entrants(context: Context, task: Task) -> list[tuple[Choice, Dispatch]]:
     """Return every candidate for a task, each once, planned; the default comes first.
 
     A variant that the driver cannot compile is left out.
     """
     problem = task.problem
-    default = conv2d_pw_choice.choose(context, problem, task.weight_storage)
-    able = conv2d_pw_choice.candidates(context, problem, task.weight_storage)
+    default = choose(context, problem, task.weight_storage)
+    able = candidates(context, problem, task.weight_storage)
     choices = [default]
     for variant in able.values():
         shapes = [default.workgroup] if variant.workgroup else _WORKGROUPS
         choices += [Choice(variant, shape, "measured") for shape in shapes]
-    found: dict[tuple[str, Size3], tuple[Choice, Plan]] = {}
+    found: dict[tuple[str, Size3], tuple[Choice, Dispatch]] = {}
     for choice in choices:
         try:
-            plan = plan_conv2d_pw(
-                context, choice.variant, problem, task.activation, choice.workgroup
-            )
+            dispatch = task.dispatch(choice)
         except PwconvError as error:
             if choice is default or isinstance(error, _FATAL):
                 raise
             _log.info("%s is left out: %s", choice.variant.name, error)
             continue
         # On a small grid several preferred shapes come to the same.
-        found.setdefault((choice.variant.name, plan.workgroup), (choice, plan))
+        found.setdefault((choice.variant.name, dispatch.plan.workgroup), (choice, dispatch))
     return list(found.values())
 
 

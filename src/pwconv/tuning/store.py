@@ -20,7 +20,8 @@ from typing import Any, ClassVar
 from pwconv import shaders
 from pwconv.cache import Checks, JsonFile, cache_folder, is_text, locked_folder
 from pwconv.dtypes import as_dtype
-from pwconv.kernels.conv2d_pw import Geometry, Problem
+from pwconv.ops.convolution import Problem
+from pwconv.ops.window import Geometry
 from pwconv.version import __version__
 from pwconv.vk.commands import Size3
 from pwconv.vk.physical_device import DeviceInfo

@@ -8,9 +8,8 @@ import os
 
 from pwconv.context import Context
 from pwconv.errors import OutOfMemoryError, PwconvError
-from pwconv.kernels import conv2d_pw_choice
-from pwconv.kernels.conv2d_pw import Task
-from pwconv.kernels.tiling import Choice
+from pwconv.ops import Choice
+from pwconv.ops.convolution import Task, candidates, choose
 from pwconv.timing.clocks import Clocks
 from pwconv.timing.stopwatch import make_stopwatch
 from pwconv.tuning.race import Outcome, race
@@ -63,7 +62,7 @@ class Tuner:
         UnsupportedError
             The device can run no variant, for lack of a feature or because all are denied.
         """
-        default = conv2d_pw_choice.choose(self._context, task.problem, task.weight_storage)
+        default = choose(self._context, task.problem, task.weight_storage)
         if self._mode == "off":
             return default
         with self._context.lock:
@@ -127,7 +126,7 @@ class Tuner:
         if (verdict.variant, verdict.workgroup) == (default.variant.name, default.workgroup):
             reason = f"{default.reason}; measured on this device, where nothing beats it"
             return dataclasses.replace(default, reason=reason)
-        able = conv2d_pw_choice.candidates(self._context, task.problem, task.weight_storage)
+        able = candidates(self._context, task.problem, task.weight_storage)
         if verdict.variant not in able:
             _log.info("%r is no variant that this device runs", verdict.variant)
             return None

@@ -9,43 +9,30 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 
-from pwconv import reference
+from pwconv import reference, transfer, weights
 from pwconv.dtypes import FLOAT16, FLOAT32, Array, DType
-from pwconv.kernels import pack_linear_weight, transfer
 from pwconv.layout import Shape4, buffer_rows, ceil_div, texture3d_extent, weight_rows_extent
+from pwconv.ops.cases import Limits, plane_sizes
 from pwconv.shaders import Variant
-from pwconv.verify.poison import poison
-from pwconv.verify.workbench import Trial, Workbench, extent_limit, pad_lanes
+from pwconv.verify.trials import Trial, Workbench, pad_lanes
 from pwconv.vk.resources import Image, Resource
 
 _DTYPES: dict[str, DType] = {"fp32": FLOAT32, "fp16": FLOAT16}
 
 
-def trials(bench: Workbench, variant: Variant) -> Iterator[Trial]:
-    """Yield the cases of a variant's family."""
-    yield from _MAKERS[variant.family](bench, variant)
-
-
-def _shapes(bench: Workbench, dtype: DType) -> dict[str, Shape4]:
-    most = extent_limit(bench.context, dtype)
-    return {
-        "ragged": (2, 23, 7, 11),
-        "one": (1, 1, 1, 1),
-        "widest": (1, 6, 1, most),
-        "tallest": (1, 6, most, 1),
-        "deepest": (most // 2, 6, 1, 1),
-    }
+def _shapes(bench: Workbench, variant: Variant) -> dict[str, Shape4]:
+    return plane_sizes(Limits(bench.context, variant).extent())
 
 
 def _uploads(bench: Workbench, variant: Variant) -> Iterator[Trial]:
     """Upload, narrowing or not; the texture's texels, or the buffer's rows, must be the array."""
     source, dtype = _DTYPES[variant.axes["source"]], _DTYPES[variant.axes["dtype"]]
     storage = "texture3d" if variant.family == "nchw_to_texture3d" else "buffer"
-    for name, shape in _shapes(bench, dtype).items():
+    for name, shape in _shapes(bench, variant).items():
 
         def run(poisoned_with: float, shape: Shape4 = shape) -> Array:
             resource = bench.empty(shape, dtype, storage)
-            poison(bench.context, resource, dtype, poisoned_with)
+            transfer.fill(bench.context, resource, dtype, poisoned_with)
             transfer.upload(bench.context, _random(shape, source), resource, dtype)
             return _stored(bench, resource, shape, dtype)
 
@@ -58,12 +45,12 @@ def _uploads(bench: Workbench, variant: Variant) -> Iterator[Trial]:
 def _downloads(bench: Workbench, variant: Variant) -> Iterator[Trial]:
     """Copy a texture to a buffer by the kernel of downloads."""
     dtype = _DTYPES[variant.axes["dtype"]]
-    for name, shape in _shapes(bench, dtype).items():
+    for name, shape in _shapes(bench, variant).items():
 
         def run(poisoned_with: float, shape: Shape4 = shape) -> Array:
             source = bench.tensor(_random(shape, dtype), "texture3d")
             target = bench.empty(shape, dtype, "buffer")
-            poison(bench.context, target, dtype, poisoned_with)
+            transfer.fill(bench.context, target, dtype, poisoned_with)
             transfer.texture3d_to_buffer(bench.context, source, target, shape, dtype)
             return _stored(bench, target, shape, dtype)
 
@@ -86,11 +73,11 @@ def _packing(bench: Workbench, variant: Variant) -> Iterator[Trial]:
             shape: tuple[int, int, int] = shape,
             transposed: bool = transposed,
         ) -> Array:
-            packed = pack_linear_weight.pack_weight(
+            packed = weights.pack_weight(
                 bench.context, array, shape, transposed, dtype, variant.axes["weight"]
             )
             try:
-                found = pack_linear_weight.unpack(bench.context, packed, shape, dtype)
+                found = weights.unpack(bench.context, packed, shape, dtype)
             finally:
                 bench.context.retire(packed.destroy)
             return _blocks(found)
@@ -110,8 +97,9 @@ def _unpacking(bench: Workbench, variant: Variant) -> Iterator[Trial]:
     rows, pitch = weight_rows_extent(n, k)
 
     def run(_: float) -> Array:
-        packed = bench.weight(weight, variant.axes["weight"])
-        found = bench.raw(bench.weight_rows(packed, n, k), FLOAT16)
+        shape, storage = (1, n, k), variant.axes["weight"]
+        packed = weights.pack_weight(bench.context, weight, shape, True, FLOAT16, storage)
+        found = bench.raw(weights.unpack_rows(bench.context, packed, shape), FLOAT16)
         return found[: rows * pitch].reshape(1, 1, rows, pitch)
 
     def expect() -> Array:
@@ -155,7 +143,7 @@ def _random(shape: tuple[int, ...], dtype: DType) -> Array:
     return np.random.default_rng(shape).standard_normal(shape).astype(dtype)
 
 
-_MAKERS: dict[str, Callable[[Workbench, Variant], Iterator[Trial]]] = {
+TRIALS: dict[str, Callable[[Workbench, Variant], Iterator[Trial]]] = {
     "nchw_to_texture3d": _uploads,
     "copy_rows": _uploads,
     "texture3d_to_nchw": _downloads,

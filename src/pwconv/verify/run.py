@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 
 # Else numpy imports it when it is first used: Ctrl-C there leaves the lock of the import held, on
 # which the threads that compile would wait for ever.
@@ -18,10 +19,11 @@ import numpy.random  # noqa: F401
 from pwconv import shaders
 from pwconv.context import Context
 from pwconv.errors import ClosedError, DeviceLostError, PwconvError, UnsupportedError
+from pwconv.ops import operators
 from pwconv.shaders import Variant
-from pwconv.verify import linear, movement, nodes, pairs, pointwise
+from pwconv.verify import movement
 from pwconv.verify.diagnosis import Failure, run_trial
-from pwconv.verify.workbench import Trial, Workbench
+from pwconv.verify.trials import Trial, Workbench, operator_trials
 
 _Trials = Callable[[Workbench, Variant], Iterator[Trial]]
 
@@ -30,61 +32,12 @@ _MOST_COMPILERS = 32
 
 # The families that the others are checked with come first. Those of `pwconv bench` are left out.
 FAMILIES: dict[str, _Trials] = {
-    **dict.fromkeys(
-        (
-            "nchw_to_texture3d",
-            "copy_rows",
-            "texture3d_to_nchw",
-            "pack_fp_linear_weight",
-            "unpack_fp_linear_weight",
-        ),
-        movement.trials,
-    ),
-    **dict.fromkeys(
-        (
-            "conv2d_pw_tiled",
-            "conv2d_pw_staged_texture3d",
-            "conv2d_pw_staged_buffer",
-            "conv2d_pw_four_buffers",
-            "conv2d_pw_coopmat",
-            "conv2d_pw_coopmat2",
-        ),
-        pointwise.trials,
-    ),
-    **dict.fromkeys(
-        (
-            "conv2d_pw_pair_staged_texture3d",
-            "conv2d_pw_pair_staged_buffer",
-            "conv2d_pw_pair_coopmat",
-            "conv2d_pw_pair_coopmat2",
-        ),
-        pairs.trials,
-    ),
-    **dict.fromkeys(
-        (
-            "linear_tiled_texture3d",
-            "linear_sliced_texture3d",
-            "linear_tiled_buffer",
-            "linear_sliced_buffer",
-            "linear_staged_buffer",
-        ),
-        linear.trials,
-    ),
-    **dict.fromkeys(
-        (
-            "conv2d_dw_texture3d",
-            "conv2d_dw_buffer",
-            "elementwise_texture3d",
-            "elementwise_buffer",
-            "gather_channels",
-            "global_avg_pool_texture3d",
-            "global_avg_pool_buffer",
-            "upsample_texture3d",
-            "upsample_buffer",
-            "subsample_buffer",
-        ),
-        nodes.trials,
-    ),
+    **movement.TRIALS,
+    **{
+        family: partial(operator_trials, operator=operator)
+        for operator in operators().values()
+        for family in operator.families
+    },
 }
 
 

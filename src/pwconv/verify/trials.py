@@ -1,35 +1,30 @@
-"""Workbench of trials: tensors, weights and parameters on a device."""
+"""Trials: a variant on a case of its operator, and the workbench that they are run on."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import cached_property
-from math import prod
 from types import TracebackType
 from typing import Any, TypeVar, cast
 
 import numpy as np
 
-from pwconv import shaders
+from pwconv import reference, transfer
 from pwconv.context import Context
-from pwconv.dtypes import FLOAT32, Array, DType
+from pwconv.dtypes import Array, DType
 from pwconv.errors import UnsupportedError
-from pwconv.kernels import pack_linear_weight, transfer
-from pwconv.layout import Shape4, bias_length, ceil_div, weight_rows_extent
+from pwconv.layout import Shape4, ceil_div
+from pwconv.ops import Choice, Operator, Site
+from pwconv.ops.cases import Arrays, Case, Limits
 from pwconv.shaders import Variant
-from pwconv.staging import upload_buffer
-from pwconv.tensor import VK_FORMATS, acquire_resource
-from pwconv.verify.poison import poison
+from pwconv.tensor import VK_FORMATS, acquire_resource, shape4
 from pwconv.vk import api as vk
 from pwconv.vk.commands import Dispatch
-from pwconv.vk.resources import DEVICE, DOWNLOAD, Buffer, Image, Resource, image_limit
+from pwconv.vk.resources import DOWNLOAD, Buffer, Image, Resource, image_limit
 
 _T = TypeVar("_T")
-
-# Most bytes of a weight, whatever the device allows: its memory may be another's too.
-_MOST_BYTES = 2**30
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,8 +43,8 @@ class Trial:
         [N, C, H, W]; the lanes past C of a texture among C.
     run : callable
         Poisons the output with a number, runs the variant, returns what the output then holds.
-    features_last : bool
-        True if W are a linear layer's features, and the other axes rows.
+    channel_axis : int
+        Axis of the output along which its channels lie.
     """
 
     case: str
@@ -57,7 +52,7 @@ class Trial:
     plan: Callable[[], object]
     expect: Callable[[], tuple[Array, Array]]
     run: Callable[[float], Array]
-    features_last: bool = False
+    channel_axis: int = 1
 
     @property
     def expected(self) -> Array:
@@ -121,42 +116,12 @@ class Workbench:
         self._owned.callback(self.context.resources.release, resource)
         return resource
 
-    def tensor(self, array: Array, storage: str, dtype: DType | None = None) -> Resource:
-        """Return an array [N, C, H, W] on the device, narrowed where ``dtype`` is narrower."""
-        dtype = dtype or array.dtype
+    def tensor(self, array: Array, storage: str) -> Resource:
+        """Return an array [N, C, H, W] on the device."""
         n, c, h, w = array.shape
-        resource = self.empty((n, c, h, w), dtype, storage)
-        transfer.upload(self.context, array, resource, dtype)
+        resource = self.empty((n, c, h, w), array.dtype, storage)
+        transfer.upload(self.context, array, resource, array.dtype)
         return resource
-
-    def parameters(self, array: Array) -> Buffer:
-        """Return an array of float32 on the device."""
-        return self._own(self._uploaded(np.ascontiguousarray(array, FLOAT32)))
-
-    def bias(self, bias: Array) -> Buffer:
-        """Return a bias, padded as kernels want it."""
-        padded = np.zeros(bias_length(len(bias)), FLOAT32)
-        padded[: len(bias)] = bias
-        return self.parameters(padded)
-
-    def weight(self, matrices: Array, storage: str, dtype: DType | None = None) -> Resource:
-        """Return a weight [B, N, K], packed.
-
-        Raises
-        ------
-        UnsupportedError
-            The device cannot store it so.
-        """
-        batches, n, k = matrices.shape
-        packed = pack_linear_weight.pack_weight(
-            self.context, matrices, (batches, n, k), True, dtype or matrices.dtype, storage
-        )
-        return self._own(packed)
-
-    def weight_rows(self, packed: Resource, n: int, k: int) -> Buffer:
-        """Return a packed weight [1, N, K] of float16 as rows."""
-        rows = pack_linear_weight.unpack_rows(self.context, packed, (1, n, k))
-        return self._own(rows)
 
     def run(
         self,
@@ -170,7 +135,7 @@ class Workbench:
 
         The lanes past C of a texture come along.
         """
-        poison(self.context, out, dtype, poisoned_with)
+        transfer.fill(self.context, out, dtype, poisoned_with)
         for dispatch in dispatches:
             self.context.submit(dispatch)
         return self.read(out, shape, dtype)
@@ -213,15 +178,6 @@ class Workbench:
         self.context.retire(target.destroy)
         return array if image is None else array.reshape(depth, height, width, 4)
 
-    def _uploaded(self, array: Array) -> Buffer:
-        buffer = Buffer(self.context, array.nbytes, DEVICE)
-        upload_buffer(self.context, array, buffer)
-        return buffer
-
-    def _own(self, resource: _T) -> _T:
-        self._owned.callback(self.context.retire, resource.destroy)  # type: ignore[attr-defined]
-        return resource
-
 
 def with_lanes(shape: Shape4) -> Shape4:
     """Return a tensor's shape with the lanes past C among C."""
@@ -236,48 +192,59 @@ def pad_lanes(array: Array, storage: str) -> Array:
     return np.pad(array, ((0, 0), (0, -array.shape[1] % 4), (0, 0), (0, 0)))
 
 
-def storage_of(variant: Variant) -> str:
-    """Return how a variant's output is stored."""
-    image = dict(variant.bindings)["t_out"] == "storage_image"
-    return "texture3d" if image else "buffer"
+def operator_trials(
+    bench: Workbench, variant: Variant, operator: type[Operator]
+) -> Iterator[Trial]:
+    """Yield the trials of a variant on the cases of the operator that it computes."""
+    limits = Limits(bench.context, variant)
+    for case in operator.cases(limits):
+        yield _trial(bench, limits, case)
 
 
-def is_smallest(context: Context, variant: Variant) -> bool:
-    """Return whether a variant has the smallest tile of those that differ in the tile alone.
+def _trial(bench: Workbench, limits: Limits, case: Case) -> Trial:
+    site = Site(bench.context, limits.storage, limits.dtype)
+    choice = Choice(limits.variant)
+    weight_storage = limits.variant.axes.get("weight", "buffer")
+    out_shape = shape4(case.operator.output_shape(case.inputs), "output")
+    key = case.key
 
-    Long trials whose outcome does not depend on the tile run on that one alone.
-    """
+    def numbers() -> Arrays:
+        return bench.keep(("numbers", *key), case.make)
 
-    def key(v: Variant) -> dict[str, str]:
-        return {**v.axes, "tile": ""}
+    def packed() -> Operator:
+        return bench.keep(
+            ("operator", weight_storage, *key),
+            lambda: case.with_numbers(numbers()).pack(site, weight_storage),
+        )
 
-    def products(v: Variant) -> int:
-        blocks = [size for name, size in v.defines.items() if name.startswith("BLOCK_")]
-        tiles = [size for name, size in v.defines.items() if name.startswith("TILE_")]
-        return prod(blocks or tiles)
+    def tensor(i: int) -> Resource:
+        made = numbers().inputs[i]
+        return bench.keep(
+            ("input", i, site.storage, *key), lambda: bench.tensor(made, site.storage)
+        )
 
-    looping = (v for v in shaders.variants(variant.family) if "UNROLL" not in v.defines)
-    alike = (v for v in looping if key(v) == key(variant))
-    able = [v for v in alike if not context.unmet(v)]
-    return variant is min(able, key=products, default=None)
+    def run(poisoned_with: float) -> Array:
+        out = bench.keep(
+            ("out", site.storage, out_shape),
+            lambda: bench.empty(out_shape, site.dtype, site.storage),
+        )
+        inputs = [tensor(i) for i in range(len(case.inputs))]
+        planned = packed().plan(site, case.inputs, out_shape, choice=choice)
+        dispatches = [each.bind(inputs, out) for each in planned]
+        return bench.run(dispatches, out, out_shape, site.dtype, poisoned_with)
 
+    def expect() -> tuple[Array, Array]:
+        inputs = [reference.given(array) for array in numbers().inputs]
+        operator = case.with_numbers(numbers())
+        found = operator.expected(inputs, site.dtype, exact=case.exact)
+        value, error = (array.reshape(out_shape) for array in (found.value, found.error))
+        return pad_lanes(value, site.storage), pad_lanes(error, site.storage)
 
-def weight_limit(context: Context, variant: Variant, dtype: DType) -> int:
-    """Return nearly the largest N or K of a variant's weight, where the other is small."""
-    if variant.axes.get("weight") == "texture2d":
-        return extent_limit(context, dtype, 2)
-    most_bytes: int = min(context.limits["maxStorageBufferRange"], _MOST_BYTES)
-    if any(name.endswith("_rows") for name in variant.binding_names):
-        rows, padding = weight_rows_extent(4, 0)
-        return int(most_bytes // (2 * rows) - padding)
-    return int(most_bytes // (4 * dtype.itemsize))
-
-
-def extent_limit(context: Context, dtype: DType, dimensions: int = 3) -> int:
-    """Return nearly the most texels that a texture may have along every axis.
-
-    Buffers are tried with as many. It is no power of two, for which some drivers compile anew.
-    """
-    most: int = context.limits[f"maxImageDimension{dimensions}D"]
-    found = image_limit(context, VK_FORMATS[dtype], dimensions)
-    return (min(most, *found.extent[:dimensions]) if found else most) - 5
+    return Trial(
+        case.name,
+        out_shape[1],
+        lambda: case.operator.plan(site, case.inputs, out_shape, choice=choice),
+        lambda: bench.keep(("expected", site.storage, *key), expect),
+        run,
+        case.operator.channel_axis,
+    )

@@ -9,6 +9,7 @@ from pwconv.context import Context
 from pwconv.dtypes import Array, DType, axis_name
 from pwconv.layout import Chunk, Shape4, buffer_rows, ceil_div
 from pwconv.staging import download_chunks, exchange, one_chunk, upload_chunks
+from pwconv.vk import api as vk
 from pwconv.vk.commands import Dispatch, Plan
 from pwconv.vk.resources import Buffer, Resource
 
@@ -188,3 +189,21 @@ def _plan_texels(
         },
         shape=_WORKGROUP,
     )
+
+
+def fill(context: Context, resource: Resource, dtype: DType, value: float) -> None:
+    """Set every lane of an image, or every element of a buffer, padding too."""
+
+    def record(command_buffer: object) -> None:
+        if isinstance(resource, Buffer):
+            pattern = np.full(4 // dtype.itemsize, value, dtype).view(np.uint32)[0]
+            vk.vkCmdFillBuffer(command_buffer, resource.handle, 0, resource.size, int(pattern))
+            return
+        everything = vk.VkImageSubresourceRange(
+            aspectMask=vk.VK_IMAGE_ASPECT_COLOR_BIT, levelCount=1, layerCount=1
+        )
+        colour = vk.VkClearColorValue(float32=[value] * 4)
+        layout = vk.VK_IMAGE_LAYOUT_GENERAL
+        vk.vkCmdClearColorImage(command_buffer, resource.handle, layout, colour, 1, [everything])
+
+    context.queue.run_once(record)

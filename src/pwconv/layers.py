@@ -1,21 +1,25 @@
-"""What layers share: a packed weight, a plan for each shape, and calls on arrays and tensors."""
+"""Layers: an operator with its weight packed once, called on arrays and tensors of any shape."""
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections import OrderedDict
 from collections.abc import Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from pwconv.activation import ActivationLike, parse_activation
+from pwconv import transfer
+from pwconv.activation import ActivationLike
 from pwconv.device import Device, DeviceLike, resolve_device
 from pwconv.dtypes import FLOAT16, Array, DType, as_dtype, as_float_array
 from pwconv.errors import UnsupportedError
 from pwconv.explanation import Explanation
-from pwconv.kernels import transfer
+from pwconv.ops import Convolution, Operator, Site, make_linear, make_pointwise
+from pwconv.ops import Linear as LinearOperator
+from pwconv.ops.convolution import Task
 from pwconv.tensor import (
     Shape,
     Tensor,
@@ -29,9 +33,9 @@ from pwconv.tensor import (
     shape4,
     storage_order,
 )
-from pwconv.vk.commands import Dispatch, Plan
-from pwconv.vk.resources import Resource, next_uid
-from pwconv.weights import PackedWeight, Parameters, check_bias, pack
+from pwconv.vk.commands import Dispatch
+from pwconv.vk.resources import next_uid
+from pwconv.weights import PackedWeight, Parameters, check_packed
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -41,13 +45,10 @@ _RESULTS_KEPT = 256
 
 
 class Layer(ABC):
-    """A weight packed once, called at any shape; its subclasses document what it is made of.
+    """An operator with its weight packed, called at any shape; its subclasses document it.
 
-    A subclass says what shapes there are, and which plan computes one.
+    A subclass makes the operator of its arguments.
     """
-
-    _bias_axis: ClassVar[str]
-    """What the bias's axis is called in errors."""
 
     def __init__(
         self,
@@ -64,37 +65,46 @@ class Layer(ABC):
         self._storage = storage
         self._device = resolve_device(device, weight)
         self._device._context.enter()
-        self._activation = parse_activation(activation)
-        self._named_activation = activation
         self._converts = dtype is not None
-        self._weight = self._pack(weight, dtype)
-        self._dtype = self._weight.dtype
-        self._accumulate = self._parse_accumulate(accumulate)
+        check_packed(weight, dtype)
+        sums = as_dtype(accumulate, "accumulate")
+        operator = self._make(weight, bias, activation=activation, accumulate=sums)
+        (given,) = operator.parameters
+        self._dtype = as_dtype(given.weight.dtype if dtype is None else dtype)
+        if sums == FLOAT16 and self._dtype != FLOAT16:
+            raise ValueError(
+                "accumulate is 'float16' and dtype is float32; use dtype='float16', or leave "
+                "accumulate at 'float32'"
+            )
+        self._accumulate = sums
+        site = self._site(storage_order(self._device._context, storage)[0])
         # Says at once what the device lacks, rather than at the first call.
-        self._require_variant(storage_order(self._device._context, storage)[0])
-        self._bias_array = check_bias(bias, self._weight.shape[1], self._bias_axis)
-        self._parameters = Parameters(self._weight, self._bias_array)
+        operator.check(site)
+        self._operator: Any = operator.pack(site)
+        self._parameters: Parameters = self._operator.parameters[0]
+        self._parameters.packed.belong_to(self._device)
         context = self._device._context
         self._uid = next_uid()
         self._recordings = context.recordings
         self._submit_again = context.queue.submit_again
         self._results: dict[int, tuple[Shape, DType, str]] = {}  # by the uid of x
-        self._plans: OrderedDict[tuple[str, Shape], tuple[Plan, Shape, str]] = OrderedDict()
+        self._plans: OrderedDict[tuple[str, Shape], tuple[Dispatch, Shape]] = OrderedDict()
 
     @property
     def weight(self) -> PackedWeight:
         """The packed weight."""
-        return self._weight
+        return self._parameters.packed
 
     @property
     def bias(self) -> Array | None:
         """A copy of the bias in float32, or None."""
-        return None if self._bias_array is None else self._bias_array.copy()
+        bias = self._parameters.bias
+        return None if bias is None else bias.copy()
 
     @property
     def activation(self) -> Any:
         """As the layer was made."""
-        return self._named_activation
+        return self._operator.epilogue.activation
 
     @property
     def dtype(self) -> DType:
@@ -117,8 +127,17 @@ class Layer(ABC):
         return self._device
 
     @abstractmethod
+    def _make(self, weight: Any, bias: Any, **settings: Any) -> Operator:
+        """Return the operator, its parameters on the host.
+
+        Raises
+        ------
+        TypeError, ValueError
+        """
+
     def _settings(self) -> dict[str, Any]:
         """Return the arguments of the layer that only its class has."""
+        return {}
 
     def __reduce__(self) -> tuple[Any, ...]:
         settings = {
@@ -128,7 +147,7 @@ class Layer(ABC):
             "storage": self._storage,
             **self._settings(),
         }
-        return partial(type(self), **settings), (self._weight, self.bias)
+        return partial(type(self), **settings), (self.weight, self.bias)
 
     def __call__(self, x: npt.ArrayLike | Tensor, *, out: Tensor | None = None) -> Any:
         """Apply the layer.
@@ -214,12 +233,13 @@ class Layer(ABC):
         check_storage(storage)
         if storage != "auto":
             self._check_tensor_storage(storage)
-        out_shape = self._output_shape(x_shape)
+        out_shape = self._operator.shape(x_shape)
         if 0 in out_shape:
             raise ValueError(f"shape is {x_shape}: a batch of 0 runs nothing")
         stored = self._array_shape(x_shape) if storage == "auto" else x_shape
         stored_out, chosen = self._choose_storage(stored, self._storages_from(storage))
-        plan, _, reason = self._plan(chosen, stored, stored_out)
+        dispatch, _ = self._plan(chosen, stored, stored_out)
+        plan = dispatch.plan
         return Explanation(
             x_shape=x_shape,
             out_shape=out_shape,
@@ -230,43 +250,13 @@ class Layer(ABC):
             tile=plan.variant.axes["tile"],
             workgroup=plan.workgroup,
             workgroup_counts=tuple(groups for _, groups in plan.parts),
-            weight_storage=self._weight.storage,
-            reason=reason,
+            weight_storage=self.weight.storage,
+            reason=dispatch.reason,
         )
-
-    @abstractmethod
-    def _output_shape(self, x_shape: Shape) -> Shape:
-        """Return the output's shape.
-
-        Raises
-        ------
-        ValueError
-            x cannot have this shape.
-        """
 
     def _array_shape(self, x_shape: Shape) -> Shape:
         """Return the shape of the tensor that an array becomes on its way through a call."""
         return x_shape
-
-    @abstractmethod
-    def _check_packed(self, weight: PackedWeight) -> None:
-        """Raise for a packed weight that the layer does not take."""
-
-    @abstractmethod
-    def _weight_matrix(self, weight: Array) -> Array:
-        """Return a weight as [N, K] or [B, N, K], or raise for one that the layer does not take."""
-
-    @abstractmethod
-    def _weight_storage(self, storage: str, dtype: DType, shape: Shape) -> str:
-        """Return how to pack a weight, where activations are stored so."""
-
-    @abstractmethod
-    def _require_variant(self, storage: str) -> None:
-        """Raise UnsupportedError where the device runs no variant of the layer at all."""
-
-    @abstractmethod
-    def _make_plan(self, storage: str, x_shape: Shape, out_shape: Shape) -> tuple[Plan, str]:
-        """Return a plan, and why its variant."""
 
     def _from_array(self, array: Array) -> Array:
         out_shape, storage = self._choose_storage(array.shape, self._storages_from("auto"))
@@ -284,31 +274,27 @@ class Layer(ABC):
             self._dtype,
         ).reshape(out_shape)
 
+    def _site(self, storage: str) -> Site:
+        device = self._device
+        return Site(device._context, storage, self._dtype, device._tuner)
+
     def _dispatch(self, x: Tensor, out: Tensor) -> Dispatch:
-        plan, _, _ = self._plan(x.storage, x.shape, out.shape)
-        return self._bind(plan, x.resource, out.resource)
+        dispatch, _ = self._plan(x.storage, x.shape, out.shape)
+        return dispatch.bind((x.resource,), out.resource)
 
-    def _bind(self, plan: Plan, x: Resource, out: Resource) -> Dispatch:
-        resources = {
-            "t_in": x,
-            "t_out": out,
-            "t_residual": x,
-            "t_scale": x,
-            **self._parameters.bindings(plan.variant),
-        }
-        return Dispatch(plan, resources)
-
-    def _plan(self, storage: str, x_shape: Shape, out_shape: Shape) -> tuple[Plan, Shape, str]:
-        """Return the plan for a shape, the output's shape, and why the plan's variant."""
+    def _plan(self, storage: str, x_shape: Shape, out_shape: Shape) -> tuple[Dispatch, Shape]:
+        """Return the dispatch for a shape, and the output's shape."""
         lock = self._device._context.lock
         with lock:
             known = self._plans.get((storage, x_shape))
             if known is not None:
                 self._plans.move_to_end((storage, x_shape))
                 return known
-        plan, reason = self._make_plan(storage, x_shape, out_shape)
+        (dispatch,) = self._operator.plan(self._site(storage), (x_shape,), out_shape)
         with lock:
-            new = self._plans.setdefault((storage, x_shape), (plan, out_shape, reason))
+            new: tuple[Dispatch, Shape] = self._plans.setdefault(
+                (storage, x_shape), (dispatch, out_shape)
+            )
             if len(self._plans) > _PLANS_KEPT:
                 self._plans.popitem(last=False)
             return new
@@ -326,32 +312,6 @@ class Layer(ABC):
         if self._storage != "auto":
             return "as the layer was made"
         return f"what suits a device of type {self._device.info.type}"
-
-    def _pack(self, weight: Any, dtype: Any) -> PackedWeight:
-        if isinstance(weight, PackedWeight):
-            self._check_packed(weight)
-            if dtype is not None and as_dtype(dtype) != weight.dtype:
-                raise ValueError(
-                    f"dtype is {dtype!r} and weight is packed as {weight.dtype}; pack it with "
-                    f"pack_linear_weight(…, dtype={dtype!r})"
-                )
-            return weight
-        array = self._weight_matrix(as_float_array(weight, "weight"))
-        storage = self._weight_storage(
-            storage_order(self._device._context, self._storage)[0],
-            array.dtype if dtype is None else as_dtype(dtype),
-            array.shape,
-        )
-        return pack(self._device, array, transposed=True, dtype=dtype, storage=storage)
-
-    def _parse_accumulate(self, accumulate: Any) -> DType:
-        wanted = as_dtype(accumulate, "accumulate")
-        if wanted == FLOAT16 and self._dtype != FLOAT16:
-            raise ValueError(
-                "accumulate is 'float16' and dtype is float32; use dtype='float16', or leave "
-                "accumulate at 'float32'"
-            )
-        return wanted
 
     def _place(self, x: Any, out: Any) -> tuple[Tensor, Shape]:
         """Return x on the device, stored so that it and its output fit, and the output's shape."""
@@ -384,9 +344,10 @@ class Layer(ABC):
 
     def _choose_storage(self, x_shape: Shape, storages: tuple[str, ...]) -> tuple[Shape, str]:
         """Return the output's shape, and the first storage that x and the output fit."""
-        out_shape = self._output_shape(x_shape)
+        out_shape = self._operator.shape(x_shape)
+        able = self._operator.storages((x_shape,), storages)
         shapes = {"x": x_shape, "the output": out_shape}
-        return out_shape, choose_storage(self._device._context, shapes, self._dtype, storages)
+        return out_shape, choose_storage(self._device._context, shapes, self._dtype, able)
 
     def _storages(self, x: Any, out: Any) -> tuple[str, ...]:
         """Return the storages to try for x and its output, best first."""
@@ -428,3 +389,226 @@ class Layer(ABC):
         if out is x:
             raise ValueError("out is x; a layer cannot overwrite its own input")
         return out
+
+
+class PointwiseConv2d(Layer):
+    """A 1×1 convolution: ``activation(bias[o] + Σ_i weight[o, i] · x[n, i, h, w])``.
+
+    The weight is packed on the device once; the layer is then called with any batch, height and
+    width. Calls may come from several threads.
+
+    Parameters
+    ----------
+    weight : array_like or PackedWeight
+        [C_out, C_in] or [C_out, C_in, 1, 1], float32 or float16; or such a weight, packed.
+    bias : array_like, optional
+        [C_out], float32 or float16; added in float32.
+    stride, padding : int or (int, int)
+        Along H and W. Padding adds zeros around the input.
+    activation : str or tuple, optional
+        "relu", "relu6", "hardswish", "silu", "gelu", "gelu_tanh", "sigmoid", "tanh",
+        ("clamp", low, high) or ("leaky_relu", slope).
+    dtype : "float32" or "float16", optional
+        Type of the weight, the input and the output on the device; the weight's by default. Arrays
+        are converted to it only where it is given.
+    accumulate : "float32" or "float16"
+        Type in which products are summed; "float16" only with dtype float16 and shaderFloat16.
+    storage : "auto", "texture3d" or "buffer"
+        Storage of activations on the device; "auto" is the input tensor's, or for an array
+        what suits the device, and what input and output fit.
+    device : Device, int or str, optional
+        By default the packed weight's, or else the default device.
+
+    Raises
+    ------
+    TypeError, ValueError
+        An argument of the wrong type, shape or value.
+    UnsupportedError
+        The device cannot accumulate in float16, or hold the weight.
+    OutOfMemoryError, ClosedError
+
+    Notes
+    -----
+    x is [N, C_in, H, W] or [C_in, H, W]; the result is [N, C_out, H_out, W_out], or without N where
+    x has none. H_out is ``(H + 2·padding − 1) // stride + 1``.
+
+    float16 layers compute the epilogue in float32 and round once, to nearest even.
+
+    Which compiled variant computes a shape is what ``pwconv tune`` found on this device, where it
+    did, or else what a rule says; ``$PWCONV_TUNE`` may be "off", "cached" (the default) or
+    "on-demand", which measures a new shape at its first call. :meth:`explain` tells.
+    """
+
+    _operator: Convolution
+
+    def __init__(
+        self,
+        weight: npt.ArrayLike | PackedWeight,
+        bias: npt.ArrayLike | None = None,
+        *,
+        stride: int | Sequence[int] = 1,
+        padding: int | Sequence[int] = 0,
+        activation: ActivationLike | None = None,
+        dtype: npt.DTypeLike | None = None,
+        accumulate: npt.DTypeLike = "float32",
+        storage: str = "auto",
+        device: DeviceLike | None = None,
+    ) -> None:
+        self._moved: dict[str, Any] = {"stride": stride, "padding": padding}
+        super().__init__(
+            weight,
+            bias,
+            activation=activation,
+            dtype=dtype,
+            accumulate=accumulate,
+            storage=storage,
+            device=device,
+        )
+
+    @property
+    def in_channels(self) -> int:
+        """C_in."""
+        return self._operator.in_channels
+
+    @property
+    def out_channels(self) -> int:
+        """C_out."""
+        return self._operator.out_channels
+
+    @property
+    def stride(self) -> tuple[int, int]:
+        """Along H and W."""
+        return self._operator.geometry.stride
+
+    @property
+    def padding(self) -> tuple[int, int]:
+        """Along H and W."""
+        return self._operator.geometry.padding
+
+    def __repr__(self) -> str:
+        return (
+            f"pwconv.PointwiseConv2d({self.in_channels}, {self.out_channels}, "
+            f"stride={self.stride}, padding={self.padding}, activation={self.activation!r}, "
+            f"dtype={self._dtype})"
+        )
+
+    def _settings(self) -> dict[str, Any]:
+        return {"stride": self.stride, "padding": self.padding}
+
+    def _make(self, weight: Any, bias: Any, **settings: Any) -> Operator:
+        return make_pointwise(weight, bias, **self._moved, **settings)
+
+    def _task(self, storage: str, x_shape: Shape, out_shape: Shape) -> Task:
+        """Return what a tuner measures for a shape."""
+        return Task(self._operator, self._site(storage), x_shape, out_shape)
+
+
+class Linear(Layer):
+    """A linear layer: ``activation(bias[n] + Σ_k weight[n, k] · x[…, k])``.
+
+    The weight is packed on the device once; the layer is then called with any leading axes, or
+    none. Calls may come from several threads.
+
+    Parameters
+    ----------
+    weight : array_like or PackedWeight
+        [N, K], or [B, N, K] for x of [B, …, K], a weight for each; float32 or float16; or such a
+        weight, packed. One of [1, N, K] is taken for [N, K].
+    bias : array_like, optional
+        [N], float32 or float16; added in float32.
+    activation : str or tuple, optional
+        "relu", "relu6", "hardswish", "silu", "gelu", "gelu_tanh", "sigmoid", "tanh",
+        ("clamp", low, high) or ("leaky_relu", slope).
+    dtype : "float32" or "float16", optional
+        Type of the weight, the input and the output on the device; the weight's by default. Arrays
+        are converted to it only where it is given.
+    accumulate : "float32" or "float16"
+        Type in which products are summed; "float16" only with dtype float16 and shaderFloat16.
+    storage : "auto", "texture3d" or "buffer"
+        Storage of activations on the device; "auto" is the input tensor's, or for an array
+        what suits the device, and what input and output fit.
+    device : Device, int or str, optional
+        By default the packed weight's, or else the default device.
+
+    Raises
+    ------
+    TypeError, ValueError
+        An argument of the wrong type, shape or value.
+    UnsupportedError
+        The device cannot accumulate in float16, or hold the weight.
+    OutOfMemoryError, ClosedError
+
+    Notes
+    -----
+    x is [..., K] and the result [..., N]. Arrays pass through as [M, K], or as [B, M, 1, K], which
+    suits the device best; tensors are taken as they are stored, which :class:`Tensor` tells. With a
+    batched weight a texture of fewer than four axes becomes a buffer: its texels hold several
+    batches each.
+
+    float16 layers compute the epilogue in float32 and round once, to nearest even.
+
+    A rule picks the compiled variant for a shape; :meth:`explain` returns both.
+    """
+
+    _operator: LinearOperator
+
+    def __init__(
+        self,
+        weight: npt.ArrayLike | PackedWeight,
+        bias: npt.ArrayLike | None = None,
+        *,
+        activation: ActivationLike | None = None,
+        dtype: npt.DTypeLike | None = None,
+        accumulate: npt.DTypeLike = "float32",
+        storage: str = "auto",
+        device: DeviceLike | None = None,
+    ) -> None:
+        super().__init__(
+            weight,
+            bias,
+            activation=activation,
+            dtype=dtype,
+            accumulate=accumulate,
+            storage=storage,
+            device=device,
+        )
+
+    @property
+    def in_features(self) -> int:
+        """K."""
+        return self._parameters.shape[2]
+
+    @property
+    def out_features(self) -> int:
+        """N."""
+        return self._parameters.shape[1]
+
+    @property
+    def batches(self) -> int:
+        """B: how many weights there are."""
+        return self._parameters.shape[0]
+
+    def __repr__(self) -> str:
+        batches = f"batches={self.batches}, " if self.batches > 1 else ""
+        return (
+            f"pwconv.Linear({self.in_features}, {self.out_features}, {batches}"
+            f"activation={self.activation!r}, dtype={self._dtype})"
+        )
+
+    def _make(self, weight: Any, bias: Any, **settings: Any) -> Operator:
+        return make_linear(weight, bias, **settings)
+
+    def _array_shape(self, x_shape: Shape) -> Shape:
+        if self.batches > 1:
+            return self.batches, math.prod(x_shape[1:-1]), 1, x_shape[-1]
+        return math.prod(x_shape[:-1]), x_shape[-1]
+
+    def _from_array(self, array: Array) -> Array:
+        out_shape = self._operator.shape(array.shape)
+        self._device._context.require_open()
+        if 0 in out_shape:
+            return np.empty(out_shape, self._dtype)
+        stored = self._array_shape(array.shape)
+        # Before a view that repeats its elements becomes as large as it looks.
+        self._choose_storage(stored, self._storages_from("auto"))
+        return super()._from_array(array.reshape(stored)).reshape(out_shape)

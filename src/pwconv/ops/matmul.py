@@ -1,65 +1,62 @@
-"""Tiles: the blocks and trips of a problem under a tile, and the choice among tiles."""
+"""Matrix products over tiles, as convolution and linear layers share them: what fits, which tile.
+
+X[B, M, K] · W[B, N, K]ᵀ: a tile cuts M and N into blocks, and takes K in steps.
+"""
 
 from __future__ import annotations
 
 import functools
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import ClassVar, NamedTuple
 
 from pwconv import shaders
 from pwconv.context import Context
 from pwconv.dispatch import MOST_TRIPS
 from pwconv.dtypes import DType, axis_name
 from pwconv.errors import UnsupportedError
-from pwconv.layout import ceil_div, packed_extent, weight_rows_bytes
+from pwconv.layout import Shape4, ceil_div, packed_extent, weight_rows_bytes
+from pwconv.ops.base import Choice
 from pwconv.vk.commands import Size3
 
 # A tile that computes this much more than another, past the output channels there are, is no rival.
 _WASTE_ALLOWED = 1.1
 
 
-class Matmul(Protocol):
-    """A problem as a matrix product, of images or of rows."""
+@dataclass(frozen=True)
+class Product(ABC):
+    """A matrix product to be computed.
+
+    Attributes
+    ----------
+    kind : str
+        The operator's.
+    storage : "texture3d" or "buffer"
+        Of activations.
+    x_shape, out_shape : tuple of int
+        [N, C, H, W].
+    dtype, accumulate : numpy.dtype
+        Of factors and results, and of sums.
+    """
+
+    kind: ClassVar[str]
+    storage: str
+    x_shape: Shape4
+    out_shape: Shape4
+    dtype: DType
+    accumulate: DType
 
     @property
-    def storage(self) -> str:
-        """Storage of its tensors: "texture3d" or "buffer"."""
-
-    @property
+    @abstractmethod
     def outputs(self) -> Size3:
         """M, N and batches."""
 
     @property
+    @abstractmethod
     def products(self) -> int:
         """K: products summed for each output."""
-
-    @property
-    def dtype(self) -> DType:
-        """Type of factors and results."""
-
-    @property
-    def accumulate(self) -> DType:
-        """Type in which products are summed."""
-
-
-@dataclass(frozen=True)
-class Choice:
-    """A variant for a problem.
-
-    Attributes
-    ----------
-    variant : Variant
-    workgroup : tuple of int
-        Preferred shape, where the variant leaves it open.
-    reason : str
-        The reason, in a clause.
-    """
-
-    variant: shaders.Variant
-    workgroup: Size3
-    reason: str
 
 
 class Preference(NamedTuple):
@@ -137,7 +134,7 @@ def tiled_variants(
 
 
 def runnable(
-    context: Context, considered: tuple[shaders.Variant, ...], problem: Matmul
+    context: Context, considered: tuple[shaders.Variant, ...], problem: Product
 ) -> dict[str, shaders.Variant]:
     """Return those of the variants, by name, that the device can run on the problem.
 
@@ -173,7 +170,7 @@ def runnable(
 
 
 def choose_tile(
-    by_tile: Mapping[str, shaders.Variant], preference: Preference, problem: Matmul
+    by_tile: Mapping[str, shaders.Variant], preference: Preference, problem: Product
 ) -> Choice:
     """Return the best-fitting tile of those that a device prefers, or the smallest one.
 

@@ -1,1 +1,0 @@
-"""One module a kernel family, each pairing shaders with the host code that feeds them."""

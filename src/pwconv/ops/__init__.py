@@ -1,0 +1,33 @@
+"""Operators: what layers and graphs compute, a class each, found by :func:`operators`."""
+
+from pwconv.ops.base import Choice, Epilogue, Operator, Site, operators
+from pwconv.ops.channels import Concat, Slice
+from pwconv.ops.convolution import Convolution, make_dense, make_pointwise
+from pwconv.ops.depthwise import DepthwiseConvolution, make_depthwise
+from pwconv.ops.elementwise import Elementwise
+from pwconv.ops.linear import Linear, make_linear
+from pwconv.ops.pair import PointwisePair
+from pwconv.ops.pool import GlobalAvgPool
+from pwconv.ops.resize import Subsample, Upsample
+
+__all__ = [
+    "Choice",
+    "Concat",
+    "Convolution",
+    "DepthwiseConvolution",
+    "Elementwise",
+    "Epilogue",
+    "GlobalAvgPool",
+    "Linear",
+    "Operator",
+    "PointwisePair",
+    "Site",
+    "Slice",
+    "Subsample",
+    "Upsample",
+    "make_dense",
+    "make_depthwise",
+    "make_linear",
+    "make_pointwise",
+    "operators",
+]

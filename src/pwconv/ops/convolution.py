@@ -1,0 +1,767 @@
+"""Convolutions as matrix products: of one tap, which are pointwise, and of several.
+
+On textures conv2d_pw_staged_texture3d.comp or conv2d_pw_tiled.comp; on buffers
+conv2d_pw_staged_buffer.comp or, for float16 where the device has matrix units,
+conv2d_pw_coopmat.comp or conv2d_pw_coopmat2.comp.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from pwconv import reference, shaders
+from pwconv.activation import ActivationLike
+from pwconv.context import Context
+from pwconv.dispatch import MOST_TRIPS
+from pwconv.dtypes import FLOAT16, FLOAT32, Array, DType, as_float_array
+from pwconv.errors import UnsupportedError
+from pwconv.layout import Shape4, ceil_div, row_pitch, sizes, weight_rows_extent
+from pwconv.matrix_units import plan_matrices
+from pwconv.ops import cases
+from pwconv.ops.base import Choice, Epilogue, Operator, Site, operator
+from pwconv.ops.cases import Arrays, Case, Limits, Maker
+from pwconv.ops.matmul import (
+    Preference,
+    Product,
+    block_shape,
+    blocks,
+    choose_tile,
+    fitting_weight_storage,
+    grid,
+    rows_fit,
+    runnable,
+    step_along_k,
+    tiled_variants,
+    trips,
+)
+from pwconv.ops.window import POINTWISE, Geometry, as_geometry, window_shape
+from pwconv.reference import Approximation
+from pwconv.tensor import Shape, shape4
+from pwconv.vk.commands import OUT, Dispatch, Plan, Size3
+from pwconv.weights import PackedWeight, Parameters, check_bias
+
+# Steps along K; more take long to compile and no longer gain.
+_MOST_UNROLLED = 64
+# With more positions of a sample at least half of the smallest workgroup's block is put to use.
+MOST_SHARED = 16
+_MOST_TAPS = 2**10  # of a kernel: products are counted in 32 bits
+
+
+@dataclass(frozen=True)
+class Problem(Product):
+    """A convolution to be computed."""
+
+    geometry: Geometry = POINTWISE
+    kind = "conv2d_pw"
+
+    @cached_property
+    def positions(self) -> int:
+        """M of one sample."""
+        return self.out_shape[2] * self.out_shape[3]
+
+    @cached_property
+    def products(self) -> int:
+        """K."""
+        return self.geometry.products(self.x_shape[1])
+
+    @cached_property
+    def shared(self) -> int:
+        """Positions that each sample takes of M where the batch's share tiles, and else 0."""
+        if self.out_shape[0] == 1 or self.positions > MOST_SHARED:
+            return 0
+        if self.storage == "texture3d" or self.positions == 1:
+            return self.positions
+        return row_pitch(self.positions, self.dtype.itemsize)
+
+    @cached_property
+    def outputs(self) -> Size3:
+        """M and N of one sample, and samples; of all samples where they share tiles, and 1."""
+        if self.shared:
+            return self.out_shape[0] * self.shared, self.out_shape[1], 1
+        return self.outputs_apart
+
+    @cached_property
+    def outputs_apart(self) -> Size3:
+        """M and N of one sample, and samples, for a variant that shares no tiles."""
+        return self.positions, self.out_shape[1], self.out_shape[0]
+
+
+@operator("conv2d")
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Convolution(Operator):
+    """A convolution by a kernel of one tap or, the input gathered for it, of several.
+
+    Attributes
+    ----------
+    geometry : Geometry
+    in_channels : int
+        The parameters' K are taps and channels; see :func:`flatten_kernel`.
+    accumulate : numpy.dtype
+        Of sums.
+    """
+
+    geometry: Geometry
+    in_channels: int
+    accumulate: DType = FLOAT32
+
+    families = (
+        "conv2d_pw_tiled",
+        "conv2d_pw_staged_texture3d",
+        "conv2d_pw_staged_buffer",
+        "conv2d_pw_four_buffers",
+        "conv2d_pw_coopmat",
+        "conv2d_pw_coopmat2",
+    )
+
+    @property
+    def name(self) -> str:
+        """The kind; "conv2d_pw" where there is one tap."""
+        return "conv2d_pw" if self.is_pointwise else "conv2d"
+
+    @property
+    def fuses(self) -> frozenset[str]:
+        """Activation and residual; a scale where there is one tap."""
+        also = {"scale"} if self.is_pointwise else set()
+        return frozenset({"activation", "residual"} | also)
+
+    @property
+    def is_pointwise(self) -> bool:
+        """True for one tap."""
+        return self.geometry.kernel == (1, 1)
+
+    @property
+    def out_channels(self) -> int:
+        """C_out."""
+        return self.parameters[0].shape[1]
+
+    def shape(self, *inputs: Shape) -> Shape:
+        """Return [N, C_out, H_out, W_out], or without N."""
+        return window_shape(inputs[0], self.in_channels, self.out_channels, self.geometry)
+
+    def flop(self, inputs: Sequence[Shape], out: Shape) -> int:
+        """Return two for each product."""
+        return 2 * self.in_channels * math.prod(self.geometry.kernel) * math.prod(out)
+
+    def pack(self, site: Site, weight_storage: str | None = None) -> Operator:
+        """Return the operator with its weight packed, in the storage that suits the device."""
+        (given,) = self.parameters
+        _, n, k = given.shape
+        wanted = weight_storage or preferred_weight_storage(site, n, k)
+        return replace(self, parameters=(given.pack(site.context, site.dtype, wanted),))
+
+    def problem(self, site: Site, x: Shape, out: Shape) -> Problem:
+        """Return what is to be computed for an x."""
+        shapes = shape4(x, "x"), shape4(out, "output")
+        return Problem(site.storage, *shapes, site.dtype, self.accumulate, self.geometry)
+
+    def check(self, site: Site) -> None:
+        """Raise where the device cannot hold the weight, or runs no variant at all."""
+        (given,) = self.parameters
+        _, n, k = given.shape
+        stored = given.storage_on(site.context, site.dtype, preferred_weight_storage(site, n, k))
+        problem = self.problem(site, (1, self.in_channels, 1, 1), (1, n, 1, 1))
+        candidates(site.context, problem, stored)
+
+    def choose(self, site: Site, inputs: Sequence[Shape], out: Shape) -> Choice:
+        """Return the variant: the tuner's, where it is asked, or that of the heuristics."""
+        if site.tuner and self.is_pointwise:
+            return site.tuner.choose(Task(self, site, inputs[0], out))
+        problem = self.problem(site, inputs[0], out)
+        return choose(site.context, problem, self.parameters[0].packed.storage)
+
+    def plan(
+        self, site: Site, inputs: Sequence[Shape], out: Shape, *, choice: Choice | None = None
+    ) -> list[Dispatch]:
+        """Plan the one dispatch that computes it, bias, residual and activation included."""
+        choice = choice or self.choose(site, inputs, out)
+        problem = self.problem(site, inputs[0], out)
+        plan = plan_convolution(site.context, choice, problem, self.epilogue)
+        bindings = {
+            **self.parameters[0].bindings(plan.variant),
+            "t_in": 0,
+            **self.epilogue.operands(1),
+            "t_out": OUT,
+        }
+        return [Dispatch(plan, bindings, choice.reason)]
+
+    def scale_pays(self, site: Site, inputs: Sequence[Shape], out: Shape) -> bool:
+        """Return whether it should multiply x by a scale, and not take their product."""
+        return scale_pays(site.context, self.choose(site, inputs, out).variant)
+
+    def reference(self, *inputs: Approximation) -> Approximation:
+        """Return the sums of products, with the bias, in float64."""
+        (x,), (given,) = inputs, self.parameters
+        kernel = unflatten_kernel(given.matrices()[0], self.in_channels, self.geometry.kernel)
+        return reference.convolve(
+            x,
+            kernel,
+            given.bias,
+            stride=self.geometry.stride,
+            padding=self.geometry.padding,
+            accumulate=self.accumulate,
+        )
+
+    @classmethod
+    def cases(cls, limits: Limits) -> Iterator[Case]:
+        """Yield ragged and whole sizes, the largest along each axis, tiny images, long loops."""
+        yield from _cases(limits)
+
+
+@dataclass(frozen=True)
+class Task:
+    """A pointwise convolution at a shape, for a tuner to measure: no residual, no scale."""
+
+    operator: Convolution
+    site: Site
+    x: Shape
+    out: Shape
+
+    @cached_property
+    def problem(self) -> Problem:
+        """What is to be computed."""
+        return self.operator.problem(self.site, self.x, self.out)
+
+    @property
+    def weight_storage(self) -> str:
+        """Storage of the packed weight."""
+        return self.operator.parameters[0].packed.storage
+
+    def dispatch(self, choice: Choice) -> Dispatch:
+        """Plan it; the input is operand 0."""
+        epilogue = Epilogue(self.operator.epilogue.activation)
+        plain = replace(self.operator, epilogue=epilogue)
+        (dispatch,) = plain.plan(self.site, (self.x,), self.out, choice=choice)
+        return dispatch
+
+
+def make_pointwise(
+    weight: Any,
+    bias: Any = None,
+    *,
+    stride: Any = 1,
+    padding: Any = 0,
+    activation: ActivationLike | None = None,
+    accumulate: DType = FLOAT32,
+) -> Convolution:
+    """Return a pointwise convolution by a user's weight [C_out, C_in] or [C_out, C_in, 1, 1].
+
+    Raises
+    ------
+    TypeError, ValueError
+        As :class:`pwconv.PointwiseConv2d`.
+    """
+    geometry = as_geometry(stride, padding)
+    if isinstance(weight, PackedWeight):
+        if weight.shape[0] != 1:
+            raise ValueError(f"weight is {weight!r}; a convolution takes a batch of one")
+        matrices: Array | PackedWeight = weight
+    else:
+        matrices = _as_matrix(as_float_array(weight, "weight"))[None]
+    _, c_out, c_in = matrices.shape
+    return Convolution(
+        geometry=geometry,
+        in_channels=c_in,
+        accumulate=accumulate,
+        epilogue=Epilogue(activation),
+        parameters=(Parameters(matrices, check_bias(bias, c_out, "C_out")),),
+    )
+
+
+def make_dense(
+    weight: Any,
+    bias: Any = None,
+    *,
+    stride: Any = 1,
+    padding: Any = 0,
+    activation: ActivationLike | None = None,
+    most: Callable[[tuple[int, int, int]], object] = lambda _: None,
+) -> Convolution:
+    """Return a convolution by a user's weight [C_out, C_in, KH, KW].
+
+    ``most`` is told the shape of the packed weight, and raises for one that is too large, before a
+    view that repeats its elements becomes as large as it looks.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As :meth:`pwconv.Graph.conv2d`.
+    """
+    array = check_kernel(weight, "[C_out, C_in, KH, KW]")
+    c_out, c_in, kh, kw = array.shape
+    geometry = as_geometry(stride, padding, (kh, kw))
+    most((1, c_out, geometry.products(c_in)))
+    return Convolution(
+        geometry=geometry,
+        in_channels=c_in,
+        epilogue=Epilogue(activation),
+        parameters=(Parameters(flatten_kernel(array)[None], check_bias(bias, c_out, "C_out")),),
+    )
+
+
+def _as_matrix(weight: Array) -> Array:
+    """Return a weight [C_out, C_in, 1, 1] as [C_out, C_in]."""
+    matrix = weight
+    if matrix.ndim == 4 and matrix.shape[2:] == (1, 1):
+        matrix = matrix[:, :, 0, 0]
+    if matrix.ndim != 2 or 0 in matrix.shape:
+        kernels = "; pwconv.Graph has conv2d and conv2d_dw for kernels of several taps"
+        raise ValueError(
+            f"weight has shape {matrix.shape}; it must be [C_out, C_in] or [C_out, C_in, 1, "
+            f"1], with no axis of length 0{kernels if matrix.ndim == 4 else ''}"
+        )
+    return matrix
+
+
+def flatten_kernel(weight: Array) -> Array:
+    """Return a weight [C_out, C_in, KH, KW] as the [C_out, K] of include/kernel_taps.glslh."""
+    c_out, c_in, kh, kw = weight.shape
+    if kh * kw == 1:
+        return weight.reshape(c_out, c_in)
+    padded = np.zeros((c_out, ceil_div(c_in, 4) * 4, kh * kw), weight.dtype)
+    padded[:, :c_in] = weight.reshape(c_out, c_in, kh * kw)
+    return padded.reshape(c_out, -1, 4, kh * kw).swapaxes(2, 3).reshape(c_out, -1)
+
+
+def unflatten_kernel(matrix: Array, c_in: int, kernel: tuple[int, int]) -> Array:
+    """Return a weight [C_out, K] as the [C_out, C_in, KH, KW] that it was flattened from."""
+    taps = math.prod(kernel)
+    if taps > 1:
+        blocks = matrix.reshape(len(matrix), -1, taps, 4).swapaxes(2, 3)
+        matrix = blocks.reshape(len(matrix), -1, taps)[:, :c_in]
+    return matrix.reshape(len(matrix), c_in, *kernel)
+
+
+def check_kernel(weight: Any, axes: str) -> Array:
+    """Return the weight of a convolution with a kernel; nothing is converted.
+
+    Raises
+    ------
+    TypeError, ValueError
+        Another element type, or a shape that is not as ``axes`` says.
+    """
+    array = as_float_array(weight, "weight")
+    if array.ndim == 2:
+        raise ValueError(
+            f"weight has shape {array.shape}; it must be {axes}: graph.conv2d_pw and graph.linear "
+            "take weights without a kernel"
+        )
+    if array.ndim != 4 or 0 in array.shape or math.prod(array.shape[2:]) > _MOST_TAPS:
+        raise ValueError(
+            f"weight has shape {array.shape}; it must be {axes}, with no axis of length 0 and at "
+            f"most {_MOST_TAPS} taps KH·KW"
+        )
+    return array
+
+
+def takes_scale(variant: shaders.Variant) -> bool:
+    """Return whether a variant can multiply its input by a scale as it loads it."""
+    return "t_scale" in variant.binding_names
+
+
+def plan_convolution(
+    context: Context, choice: Choice, problem: Problem, epilogue: Epilogue
+) -> Plan:
+    """Plan a convolution over at least one output.
+
+    A variant's ``t_residual`` and ``t_scale`` are read only where the epilogue has them.
+
+    Raises
+    ------
+    UnsupportedError
+        The device lacks a feature or a limit that the variant, or the residual with it, needs.
+    """
+    variant, geometry = choice.variant, problem.geometry
+    context.require(variant)
+    _, c_out, k = *problem.out_shape[:2], problem.products
+    if epilogue.residual and "t_residual" not in variant.binding_names:
+        most = context.limits["maxPerStageDescriptorStorageBuffers"]
+        raise UnsupportedError(
+            f"a convolution of buffers with its weight in a buffer and a residual binds 5 of them, "
+            f"and maxPerStageDescriptorStorageBuffers of {context.info.name} is {most}; "
+            "use storage='texture3d', or add the residual on its own"
+        )
+    shared = problem.shared if variant.has_constant("SHARED") else 0
+    outputs = problem.outputs if shared else problem.outputs_apart
+    tile_m, tile_n = block_shape(variant)
+    steps = k // variant.defines.get("BLOCK_K", 1)
+    activation = epilogue.function
+    return context.plan(
+        variant,
+        grid(variant, outputs),
+        {
+            **sizes(problem.x_shape, problem.out_shape, problem.storage, problem.dtype.itemsize),
+            "batches": outputs[2],
+            "M": outputs[0],
+            "C": problem.x_shape[1],
+            "K": k,
+            "K4": ceil_div(k, 4),
+            "pitch_weight": weight_rows_extent(c_out, k)[1],
+            **geometry.push_constants,
+            "activation_a": activation.a,
+            "activation_b": activation.b,
+        },
+        {
+            "ACTIVATION": activation.number,
+            # A row of one position is gathered by itself.
+            "POINTWISE_GRID": geometry == POINTWISE
+            and not (shared == 1 and problem.storage == "buffer"),
+            "SHARED": shared,
+            "STEPS": steps if steps <= _MOST_UNROLLED else 0,
+            "WHOLE_STEPS": k % variant.defines.get("BLOCK_K", 1) == 0,
+            "RESIDUAL": epilogue.residual,
+            "SCALE": epilogue.scale,
+            **geometry.constants,
+            "WHOLE_BLOCKS": problem.positions % tile_m == 0 and c_out % tile_n == 0,
+            **_matrix_constants(context, variant),
+        },
+        shape=choice.workgroup,
+        flop=2 * k * math.prod(problem.out_shape),
+        trips=trips(variant, k),
+    )
+
+
+def _matrix_constants(context: Context, variant: shaders.Variant) -> dict[str, int]:
+    if variant.family != "conv2d_pw_coopmat":
+        return {}
+    plan = plan_matrices(variant, context.info)
+    assert plan is not None  # the context has refused the variant else
+    return {
+        "MATRIX_M": plan.matrix.m,
+        "MATRIX_N": plan.matrix.n,
+        "MATRIX_K": plan.matrix.k,
+        "SUBGROUPS_N": plan.subgroups_n,
+        "SUBGROUPS_M": plan.subgroups_m,
+    }
+
+
+# == choice, to become data ==
+
+_FAMILIES = {
+    "texture3d": ("conv2d_pw_staged_texture3d", "conv2d_pw_tiled"),
+    "buffer": ("conv2d_pw_staged_buffer",),
+}
+_FOUR_BUFFERS = "conv2d_pw_four_buffers"
+_COOPMAT, _COOPMAT2 = "conv2d_pw_coopmat", "conv2d_pw_coopmat2"
+
+# Measured over the twelve EdgeTAM shapes (2026-11-22): "discrete" on an NVIDIA H100, where a weight
+# in a buffer takes 0.6 of the time of one in a texture; "cpu" on lavapipe, where the barriers of a
+# workgroup cost more than they save. Other devices are not measured: `pwconv tune` is for them.
+_PREFERENCES: dict[tuple[str, str, DType], Preference] = {
+    ("texture3d", "discrete", FLOAT32): Preference(
+        (
+            ("64x64x16", 512),
+            ("128x48x8", 512),
+            ("128x48x16s2", 256),
+            ("64x64x16", 256),
+            ("64x32x16s2", 512),
+            ("64x96x32s4", 128),
+            ("32x48x32s4", 192),
+            ("32x32x32s4", 64),
+            ("m2n2k2", 4096),
+            ("m1n1k1", 0),
+        ),
+        (32, 8, 1),
+        "buffer",
+    ),
+    ("texture3d", "discrete", FLOAT16): Preference(
+        (
+            ("128x48x8", 512),
+            ("128x64x16", 512),
+            ("256x32x8", 256),
+            ("64x32x16s2", 256),
+            ("32x32x32s4", 64),
+            ("m2n2k2", 4096),
+            ("m1n1k1", 0),
+        ),
+        (32, 8, 1),
+        "buffer",
+    ),
+    **{
+        ("texture3d", "cpu", dtype): Preference(
+            (("m16n3k1", 64), ("m8n2k1", 64), ("m4n1k1", 64), ("m1n1k1", 0))
+        )
+        for dtype in (FLOAT32, FLOAT16)
+    },
+}
+_PREFERENCES_ELSEWHERE = {
+    "texture3d": Preference((("m4n2k1", 4096), ("m4n1k1", 4096), ("m1n1k1", 0))),
+    "buffer": Preference(
+        (
+            ("128x48x8", 512),
+            ("128x64x16", 512),
+            ("256x32x8", 256),
+            ("128x48x16s2", 256),
+            ("64x64x16", 256),
+            ("64x96x32s4", 128),
+            ("64x32x16s2", 256),
+            ("64x64x16s2", 128),
+            ("32x48x32s4", 192),
+            ("32x32x32s4", 0),
+        ),
+        weight_storage="buffer",
+    ),
+}
+
+
+def preferred_weight_storage(site: Site, n: int, k: int) -> str:
+    """Return how a layer should pack a weight [N, K] on this device."""
+    context, storage, dtype = site.context, site.storage, site.dtype
+    preference = _preference(context, storage, dtype)
+    if storage == "buffer" and not _takes_every_buffer(context):
+        return "auto"  # a texture where it fits one: it leaves a buffer to a residual
+    return fitting_weight_storage(context, preference, dtype, (1, n, k))
+
+
+def candidates(
+    context: Context, problem: Problem, weight_storage: str
+) -> dict[str, shaders.Variant]:
+    """Return every variant, by name, that the device can run on the problem.
+
+    Raises
+    ------
+    UnsupportedError
+        There is none, for lack of a feature, for a limit, or because all are denied.
+    """
+    families = _FAMILIES[problem.storage]
+    if problem.storage == "buffer" and not _takes_every_buffer(context):
+        families = (_FOUR_BUFFERS,)
+    considered = tiled_variants(families, problem.dtype, problem.accumulate, weight_storage)
+    if _suits_matrices(problem) and rows_fit(context, problem.out_shape[1], problem.x_shape[1]):
+        considered += _matrix_variants()
+    return runnable(context, considered, problem)
+
+
+def choose(context: Context, problem: Problem, weight_storage: str) -> Choice:
+    """Return the variant expected to be fastest: matrix units, or the best-fitting tile.
+
+    Raises
+    ------
+    UnsupportedError
+        The device can run no variant, for lack of a feature or because all are denied.
+    """
+    able = candidates(context, problem, weight_storage)
+    preference = _preference(context, problem.storage, problem.dtype)
+    # A CPU has no such units: its driver makes loops of them.
+    if context.info.type != "cpu":
+        for family, choose_matrices in ((_COOPMAT2, _choose_coopmat2), (_COOPMAT, _choose_coopmat)):
+            matrices = {v.axes["tile"]: v for v in able.values() if v.family == family}
+            found = choose_matrices(matrices, problem)
+            if found:
+                return Choice(found[0], preference.workgroup, f"matrix units; {found[1]}")
+    tiled = [v for v in able.values() if v.family not in (_COOPMAT, _COOPMAT2)]
+    by_tile = {v.axes["tile"]: v for v in tiled or able.values()}
+    choice = choose_tile(by_tile, preference, problem)
+    if not problem.shared:
+        return choice
+    return replace(choice, reason=f"{choice.reason}; {problem.out_shape[0]} samples share tiles")
+
+
+def scale_pays(context: Context, variant: shaders.Variant) -> bool:
+    """Return whether a variant multiplies its input by a scale for less than a product before it.
+
+    conv2d_pw_coopmat2.comp cannot at all: a matrix is loaded as it lies in memory.
+    """
+    if not takes_scale(variant):
+        return False
+    # Measured on lavapipe (2026-11-22), against the product and then the convolution: it takes 0.57
+    # to 0.97 of their time on textures, but 1.01 to 1.05 on fp32 buffers (192→192@32 takes 28.8 ms
+    # instead of 27.5), and 0.9 to 1.03 on fp16 ones.
+    return context.info.type != "cpu" or variant.family == "conv2d_pw_tiled"
+
+
+def stride_pays(site: Site) -> bool:
+    """Return whether to copy every stride-th position first, and convolve at stride 1.
+
+    conv2d_pw_staged_buffer.comp gathers such positions one by one, and again for each of its blocks
+    of output channels; kernels for matrix units cannot. Textures are read at any position.
+    """
+    # Stride 2 on an NVIDIA H100 (2026-11-22), float16, gathered: 57 µs for 48→96@256, 52 for
+    # 96→192@128 and 35 for 192→384@64. Without a stride the same outputs take 8 to 14 µs on matrix
+    # units; the copy is assumed to add 4 to 6, as the two were not measured together. On lavapipe
+    # (2026-11-22) copy and convolution take 0.7 to 0.95 of the gathering's time (42 ms instead of
+    # 49 for 96→192@64 in float32, 38 instead of 54 in float16), or as much with few channels;
+    # 256→16@64 alone takes 1.2.
+    return site.storage == "buffer"
+
+
+@functools.cache
+def _matrix_variants() -> tuple[shaders.Variant, ...]:
+    return (*shaders.variants(_COOPMAT), *shaders.variants(_COOPMAT2))
+
+
+def _takes_every_buffer(context: Context) -> bool:
+    """Return whether the device binds all that a convolution of buffers may have.
+
+    They are output, input, weight, bias, residual and scale.
+    """
+    return bool(context.limits["maxPerStageDescriptorStorageBuffers"] >= 6)
+
+
+def _suits_matrices(problem: Problem) -> bool:
+    """Return whether cooperative matrices compute it: float16 rows, as they lie in buffers.
+
+    They are of one sample: where few positions share tiles, others compute it.
+    """
+    return (
+        problem.storage == "buffer"
+        and problem.dtype.itemsize == 2
+        and problem.accumulate.itemsize == 4
+        and problem.geometry == POINTWISE
+        and not problem.shared
+    )
+
+
+def _choose_coopmat2(
+    able: dict[str, shaders.Variant], problem: Problem
+) -> tuple[shaders.Variant, str] | None:
+    """Return the tile measured best on an NVIDIA H100, and why; None if the device lacks it."""
+    n, k = problem.out_shape[1], problem.x_shape[1]
+    blocks_of_64 = ceil_div(problem.positions, 64) * ceil_div(n, 64) * problem.x_shape[0]
+    if n <= 32:
+        tile, reason = "m128n32k32", "N is at most 32"
+    elif n * k * problem.positions >= 2**32:
+        tile = "m256n160k32" if n % 160 == 0 else "m128n128k32"
+        reason = "a large problem"
+    elif k >= 512:
+        tile, reason = "m64n64k128", "K is at least 512"
+    elif k >= 256:
+        tile, reason = "m64n64k64", "K is at least 256"
+    elif n % 64 == k % 64 == 0 and blocks_of_64 <= 256:
+        tile, reason = "m64n64k64", f"its blocks divide N and K, and are few ({blocks_of_64})"
+    elif n % 48 == 0 and k % 48 == 0:
+        tile, reason = "m64n48k48", "its blocks divide N and K"
+    else:
+        tile, reason = "m64n64k32", "the tile for all else"
+    return (able[tile], reason) if tile in able else None
+
+
+def _choose_coopmat(
+    able: dict[str, shaders.Variant], problem: Problem
+) -> tuple[shaders.Variant, str] | None:
+    """Return the tile measured best on an NVIDIA H100, and why; None if the device lacks it."""
+    wide, narrow = "m64n64k32", "m64n32k32"
+    if wide in able and problem.out_shape[1] % 64 == 0:
+        count = math.prod(blocks(able[wide], problem.outputs))
+        if count >= 256:
+            return able[wide], f"its blocks divide N, and fill the device ({count})"
+    return (able[narrow], "the tile for all else") if narrow in able else None
+
+
+def _preference(context: Context, storage: str, dtype: DType) -> Preference:
+    measured = _PREFERENCES.get((storage, context.info.type, dtype))
+    return measured or _PREFERENCES_ELSEWHERE[storage]
+
+
+# -- cases ----------------------------------------------------------------------------------------
+
+# Compiling takes most of the time, so that two pipelines serve nearly all cases, and between them
+# both values of whatever they are specialized by. The one is plain, and K and N are whole numbers
+# of no block; M and N let a kernel without a workgroup of its own have eight invocations along
+# either. Nor is any size of a texture a power of two.
+_K, _N = 37, 101
+_SIZE = (2, 17, 19)
+# The other: K is whole blocks; the input is strided, padded and scaled, and something is added.
+_ACTIVATION = "silu"
+_WHOLE = 192
+# A K of more steps than any kernel unrolls.
+_LARGE_K = 2304
+# Small sizes along the other axes of the largest outputs, all of which the host checks.
+_FEW_N, _FEW_K, _FEW_M = 57, 9, (5, 13)
+_FEWEST_N, _FEWEST_M = 9, (1, MOST_SHARED + 1)
+_STRIDED = Geometry((2, 1), (1, 2))
+_MANY_TAPS = Geometry(kernel=(32, 32))
+
+
+def _cases(limits: Limits) -> Iterator[Case]:
+    variant, most = limits.variant, limits.extent()
+    for name, make in cases.RAGGED.items():
+        yield _case(limits, name, _SIZE, _N, _K, make)
+    fixed = variant.workgroup is not None
+    few_n, few_m = (_FEWEST_N, _FEWEST_M) if fixed else (_FEW_N, _FEW_M)
+    # The depth of a texture is N·ceil(C/4): input and output have the same. Kernels over buffers
+    # may be specialized by the steps along K.
+    few_k, deep_k = (_FEW_K, _FEW_N) if limits.storage == "texture3d" else (_K, _K)
+    deep = most // ceil_div(_FEW_N, 4)
+    yield _case(limits, "widest", (1, 3, most), few_n, few_k, cases.random)
+    yield _case(limits, "tallest", (1, most, 3), few_n, few_k, cases.random)
+    yield _case(limits, "deepest", (deep, *few_m), _FEW_N, deep_k, cases.random)
+
+    _, block_n = block_shape(variant)
+    whole_n = math.lcm(_WHOLE, block_n)
+    whole_k = math.lcm(_WHOLE, variant.defines.get("BLOCK_K", 1))
+    plain = variant.family.startswith("conv2d_pw_coopmat")
+    # Outputs are 16 × 16 or, strided, 24 × 48.
+    size = (1, 16, 16) if plain else (1, 46, 44)
+    epilogue = Epilogue(_ACTIVATION, "t_residual" in variant.binding_names, takes_scale(variant))
+    if not epilogue.residual:
+        epilogue = replace(epilogue, scale=False)
+    more: dict[str, Any] = {"geometry": POINTWISE if plain else _STRIDED, "epilogue": epilogue}
+    large_k = whole_k * ceil_div(_LARGE_K, whole_k)
+    yield _case(limits, "large-K", (2, 15, 9), _FEW_N, large_k, cases.large_k, **more)
+    name = f"random {whole_n}×{whole_k}"
+    yield _case(limits, name, size, whole_n, whole_k, cases.random, **more)
+    if variant.has_constant("SHARED"):  # outputs are 3 × 5, and 1 × 1
+        yield _case(limits, "tiny images", (19, 4, 1), _N, whole_k, cases.random, **more)
+        if limits.storage == "buffer":
+            more["geometry"] = Geometry((3, 3), (1, 1))
+            yield _case(limits, "single positions", (67, 2, 2), _N, whole_k, cases.random, **more)
+    if limits.is_smallest:
+        k = min(MOST_TRIPS * step_along_k(variant), limits.weight)
+        if limits.storage == "buffer":
+            yield _case(limits, "longest loop", (1, 1, 3), 3, k - 1, cases.sparse)
+        else:  # a texture's depth is less, but each of its channels may have many taps
+            channels = k // math.prod(_MANY_TAPS.kernel) // 4 * 4
+            size = (1, 32, 34)
+            yield _case(
+                limits, "longest loop", size, 3, channels, cases.sparse, geometry=_MANY_TAPS
+            )
+
+
+def _case(
+    limits: Limits,
+    name: str,
+    size: tuple[int, int, int],
+    n: int,
+    channels: int,
+    make: Maker,
+    *,
+    geometry: Geometry = POINTWISE,
+    epilogue: Epilogue = Epilogue(),  # noqa: B008  # it does not change
+) -> Case:
+    """Return a case of an input [N, H, W] of some channels; its positions are rows."""
+    dtype, k = limits.dtype, geometry.products(channels)
+    exact = make in cases.EXACT
+    convolution = Convolution(
+        geometry=geometry,
+        in_channels=channels,
+        accumulate=limits.accumulate,
+        epilogue=epilogue,
+        parameters=(Parameters(cases.no_numbers(1, n, k), None),),
+    )
+    x: Shape4 = (size[0], channels, *size[1:])
+    inputs = [x]
+    if epilogue.residual:
+        inputs.append(geometry.output_shape(x, n))
+    if epilogue.scale:
+        inputs.append((*x[:2], 1, 1))
+
+    def arrays() -> Arrays:
+        made = make(math.prod(size), n, channels, dtype)
+        weight = made.weight if k == channels else make(1, n, k, dtype).weight
+        numbers = [np.ascontiguousarray(made.x.reshape(*size, -1).transpose(0, 3, 1, 2))]
+        rng = np.random.default_rng(0)
+        if epilogue.residual:  # zeros where sums are rounded before they come to them
+            most = 10 if exact else 1
+            numbers.append(rng.integers(1 - most, most, inputs[1]).astype(dtype))
+        if epilogue.scale:
+            numbers.append(rng.choice([-1, 1], inputs[-1]).astype(dtype))
+        return Arrays(numbers, [(weight[None], made.bias.astype(FLOAT32))])
+
+    return Case(name, convolution, tuple(inputs), arrays, exact)

@@ -1,0 +1,398 @@
+"""Linear layers: a matrix product over the last axis.
+
+On buffers linear_tiled_buffer.comp or linear_staged_buffer.comp, on textures
+linear_tiled_texture3d.comp. The tiled ones come with sliced_matmul.glslh around them too, for few
+rows.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from pwconv import reference, shaders
+from pwconv.activation import ActivationLike
+from pwconv.context import Context
+from pwconv.dispatch import MOST_TRIPS
+from pwconv.dtypes import FLOAT32, Array, DType, as_float_array
+from pwconv.errors import UnsupportedError
+from pwconv.layout import Shape4, ceil_div, sizes
+from pwconv.ops import cases
+from pwconv.ops.base import Choice, Epilogue, Operator, Site, operator
+from pwconv.ops.cases import Arrays, Case, Limits, Maker
+from pwconv.ops.matmul import (
+    Preference,
+    Product,
+    choose_tile,
+    fitting_weight_storage,
+    grid,
+    runnable,
+    step_along_k,
+    tiled_variants,
+    trips,
+)
+from pwconv.reference import Approximation
+from pwconv.tensor import Shape, shape4
+from pwconv.vk.commands import OUT, Dispatch, Plan, Size3
+from pwconv.vk.resources import Resource
+from pwconv.weights import PackedWeight, Parameters, check_bias
+
+
+@dataclass(frozen=True)
+class Problem(Product):
+    """A linear layer to be computed: x is [N, C, H, K], and the output [N, C, H, N_out].
+
+    ``batches`` is the count of weights. They divide the rows into equal parts, in order; on
+    textures they divide N.
+    """
+
+    batches: int = 1
+    kind = "linear"
+
+    @cached_property
+    def lanes(self) -> int:
+        """Rows that lie in the lanes of one texel; the last may be less than full."""
+        return 1 if self.storage == "buffer" or self.x_shape[1] == 1 else 4
+
+    @cached_property
+    def products(self) -> int:
+        """K."""
+        return self.x_shape[3]
+
+    @cached_property
+    def outputs(self) -> Size3:
+        """Rows of one batch, N, and batches."""
+        n, c, h, _ = self.x_shape
+        rows = n * ceil_div(c, self.lanes) * self.lanes * h
+        return rows // self.batches, self.out_shape[3], self.batches
+
+
+@operator("linear")
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Linear(Operator):
+    """A matrix product over the last axis; ``accumulate`` is the type of its sums."""
+
+    accumulate: DType = FLOAT32
+
+    families = (
+        "linear_tiled_texture3d",
+        "linear_sliced_texture3d",
+        "linear_tiled_buffer",
+        "linear_sliced_buffer",
+        "linear_staged_buffer",
+    )
+    images_only = False
+    channel_axis = 3
+
+    @property
+    def fuses(self) -> frozenset[str]:
+        """The activation."""
+        return frozenset({"activation"})
+
+    def shape(self, *inputs: Shape) -> Shape:
+        """Return [..., N]."""
+        (x,) = inputs
+        batches, n, k = self.parameters[0].shape
+        if min(x, default=0) < 0:
+            raise ValueError(f"x has shape {x}; no axis is shorter than 0")
+        if not x or x[-1] != k:
+            raise ValueError(f"x has shape {x}; its last axis must be K = {k}, as the weight's")
+        if batches > 1 and (len(x) < 2 or x[0] != batches):
+            raise ValueError(
+                f"x has shape {x}; it must be [B, …, K] with B = {batches}, as the weight's"
+            )
+        return *x[:-1], n
+
+    def flop(self, inputs: Sequence[Shape], out: Shape) -> int:
+        """Return two for each product."""
+        return 2 * inputs[0][-1] * math.prod(out)
+
+    def storages(self, inputs: Sequence[Shape], storages: tuple[str, ...]) -> tuple[str, ...]:
+        """Return those in which no two batches of x share a texel."""
+        (x,) = inputs
+        if self.parameters[0].shape[0] == 1 or len(x) >= 4:
+            return storages
+        able = tuple(storage for storage in storages if storage != "texture3d")
+        if not able:
+            raise UnsupportedError(
+                f"x has shape {x}: a texture has several batches of it in a texel, and each "
+                "has a weight of its own; give x four axes, [B, M, 1, K], or use storage='buffer'"
+            )
+        return able
+
+    def pack(self, site: Site, weight_storage: str | None = None) -> Operator:
+        """Return the operator with its weight packed, in the storage that suits the device."""
+        (given,) = self.parameters
+        b, n, k = given.shape
+        wanted = weight_storage or preferred_weight_storage(site, (b, n, k))
+        return replace(self, parameters=(given.pack(site.context, site.dtype, wanted),))
+
+    def problem(self, site: Site, x: Shape, out: Shape) -> Problem:
+        """Return what is to be computed for an x."""
+        shapes = shape4(x, "x"), shape4(out, "output")
+        batches = self.parameters[0].shape[0]
+        return Problem(site.storage, *shapes, site.dtype, self.accumulate, batches)
+
+    def check(self, site: Site) -> None:
+        """Raise where the device cannot hold the weight, or runs no variant at all."""
+        (given,) = self.parameters
+        b, n, k = given.shape
+        wanted = preferred_weight_storage(site, (b, n, k))
+        stored = given.storage_on(site.context, site.dtype, wanted)
+        shapes = (1, 1, 1, k), (1, 1, 1, 1)
+        problem = Problem(site.storage, *shapes, site.dtype, self.accumulate)
+        candidates(site.context, problem, stored)
+
+    def plan(
+        self, site: Site, inputs: Sequence[Shape], out: Shape, *, choice: Choice | None = None
+    ) -> list[Dispatch]:
+        """Plan the one dispatch that computes it, bias and activation included."""
+        (given,) = self.parameters
+        problem = self.problem(site, inputs[0], out)
+        choice = choice or choose(site.context, problem, given.packed.storage)
+        plan = _plan(site.context, choice, problem, self.epilogue)
+        bindings: dict[str, Resource | int] = {
+            **given.bindings(plan.variant),
+            "t_in": 0,
+            "t_out": OUT,
+        }
+        return [Dispatch(plan, bindings, choice.reason)]
+
+    def reference(self, *inputs: Approximation) -> Approximation:
+        """Return the sums of products, with the bias, in float64."""
+        (given,) = self.parameters
+        matrices = given.matrices()
+        weight = matrices if len(matrices) > 1 else matrices[0]
+        return reference.multiply_rows(inputs[0], weight, given.bias, accumulate=self.accumulate)
+
+    @classmethod
+    def cases(cls, limits: Limits) -> Iterator[Case]:
+        """Yield ragged and whole sizes, few rows, the largest along each axis, a long loop."""
+        yield from _cases(limits)
+
+
+def make_linear(
+    weight: Any,
+    bias: Any = None,
+    *,
+    activation: ActivationLike | None = None,
+    accumulate: DType = FLOAT32,
+) -> Linear:
+    """Return a linear layer by a user's weight [N, K] or [B, N, K].
+
+    Raises
+    ------
+    TypeError, ValueError
+        As :class:`pwconv.Linear`.
+    """
+    matrices: Array | PackedWeight
+    if isinstance(weight, PackedWeight):
+        matrices = weight
+    else:
+        array = as_float_array(weight, "weight")
+        if array.ndim not in (2, 3) or 0 in array.shape:
+            raise ValueError(
+                f"weight has shape {array.shape}; it must be [N, K] or [B, N, K], with no axis of "
+                "length 0"
+            )
+        matrices = array if array.ndim == 3 else array[None]
+    return Linear(
+        accumulate=accumulate,
+        epilogue=Epilogue(activation),
+        parameters=(Parameters(matrices, check_bias(bias, matrices.shape[1], "N")),),
+    )
+
+
+def _plan(context: Context, choice: Choice, problem: Problem, epilogue: Epilogue) -> Plan:
+    """Plan a linear layer over at least one row."""
+    variant = choice.variant
+    _, _, h, k = problem.x_shape
+    rows, n, batches = problem.outputs
+    itemsize = problem.dtype.itemsize
+    step = variant.defines.get("BLOCK_K", 4 * variant.defines["TILE_K4"])
+    activation = epilogue.function
+    return context.plan(
+        variant,
+        grid(variant, problem.outputs),
+        {
+            **sizes(problem.x_shape, problem.out_shape, problem.storage, itemsize),
+            "batches": batches,
+            "M": rows,
+            "N": n,
+            "K": k,
+            "N4": ceil_div(n, 4),
+            "K4": ceil_div(k, 4),
+            "activation_a": activation.a,
+            "activation_b": activation.b,
+        },
+        {
+            "ACTIVATION": activation.number,
+            "VECTORS_IN": h == 1 or k % 4 == 0,
+            "VECTORS_OUT": h == 1 or n % 4 == 0,
+            "WHOLE_STEPS": k % step == 0,
+        },
+        shape=choice.workgroup,
+        flop=2 * rows * n * k * batches,
+        trips=trips(variant, k),
+    )
+
+
+# == choice, to become data ==
+
+# With so few rows a tile of them is mostly waste, and there are too few of them to fill a device.
+_FEW_ROWS = 8
+
+# By storage, then by lanes. "cpu" was measured on lavapipe (2026-11-22): up to 8 rows slices take
+# 0.1 to 1.0 of the time of the best tile, and staging is not worth its barriers. Elsewhere the
+# tiles follow the convolution's, unmeasured.
+_PREFERENCES_CPU = {
+    "texture3d": {
+        1: Preference((("m8n2k1l1", 256), ("m4n2k1l1", 64), ("m1n1k1l1", 0))),
+        4: Preference((("m16n3k1l4", 256), ("m8n2k1l4", 256), ("m4n2k1l4", 64), ("m4n1k1l4", 0))),
+    },
+    "buffer": {1: Preference((("m16n3k1", 256), ("m8n2k1", 256), ("m4n2k1", 64), ("m1n1k1", 0)))},
+}
+_PREFERENCES_ELSEWHERE = {
+    "texture3d": {
+        1: Preference((("m8n2k1l1", 4096), ("m4n2k1l1", 1024), ("m1n1k1l1", 0))),
+        4: Preference((("m8n2k1l4", 4096), ("m4n2k1l4", 1024), ("m4n1k1l4", 0))),
+    },
+    "buffer": {
+        1: Preference(
+            (
+                ("128x64x16", 512),
+                ("64x64x16", 256),
+                ("64x32x16s2", 256),
+                ("64x64x16s2", 128),
+                ("32x32x32s4", 0),
+            ),
+            weight_storage="buffer",
+        )
+    },
+}
+
+
+def preferred_weight_storage(site: Site, shape: tuple[int, int, int]) -> str:
+    """Return how a layer should pack a weight [B, N, K] on this device."""
+    preference = _preference(site.context, site.storage, 1)
+    return fitting_weight_storage(site.context, preference, site.dtype, shape)
+
+
+def candidates(
+    context: Context, problem: Problem, weight_storage: str
+) -> dict[str, shaders.Variant]:
+    """Return every variant, by name, that the device can run on the problem.
+
+    Raises
+    ------
+    UnsupportedError
+        There is none, for lack of a feature or because all are denied.
+    """
+    families = tuple(f"linear_{kind}_{problem.storage}" for kind in ("staged", "tiled", "sliced"))
+    considered = tiled_variants(families, problem.dtype, problem.accumulate, weight_storage)
+    lanes = tuple([v for v in considered if v.defines.get("LANES", 1) == problem.lanes])
+    return runnable(context, lanes, problem)
+
+
+def choose(context: Context, problem: Problem, weight_storage: str) -> Choice:
+    """Return the variant expected to be fastest: slices of K for few rows, else a tile.
+
+    Raises
+    ------
+    UnsupportedError
+        The device can run no variant, for lack of a feature or because all are denied.
+    """
+    able = candidates(context, problem, weight_storage).values()
+    preference = _preference(context, problem.storage, problem.lanes)
+    rows = problem.outputs[0]
+    sliced = [v for v in able if v.family.startswith("linear_sliced")]
+    if sliced and rows <= _FEW_ROWS:
+        enough = [v for v in sliced if v.defines["TILE_M"] >= rows] or sliced
+        variant = min(enough, key=lambda v: ceil_div(rows, v.defines["TILE_M"]))
+        reason = f"few rows ({rows}): the invocations of a workgroup share K"
+        return Choice(variant, preference.workgroup, reason)
+    return choose_tile({v.axes["tile"]: v for v in able}, preference, problem)
+
+
+def _preference(context: Context, storage: str, lanes: int) -> Preference:
+    is_cpu = context.info.type == "cpu"
+    return (_PREFERENCES_CPU if is_cpu else _PREFERENCES_ELSEWHERE)[storage][lanes]
+
+
+# -- cases ----------------------------------------------------------------------------------------
+
+# Chosen as those of convolutions: one pipeline that is plain and ragged, whose rows of K and N are
+# whole vec4s of no buffer, and one that has an activation and is whole.
+_K, _N = 37, 101
+_FEW_N, _FEW_K, _FEW_M = 57, 9, 66
+_FEWEST_N = 9
+_ACTIVATION = "silu"
+_WHOLE_M, _WHOLE = 384, 192
+_LARGE_K = 1152
+
+
+def _cases(limits: Limits) -> Iterator[Case]:
+    variant, most = limits.variant, limits.extent()
+    # A texture's rows lie one in a texel, or four; those of a buffer one after the other.
+    lanes = variant.defines.get("LANES")
+    one_lane = lanes == 1
+    few_n = _FEW_N if variant.workgroup is None else _FEWEST_N
+
+    def case(name: str, size: Size3, n: int, k: int, make: Maker, **settings: Any) -> Case:
+        return _case(limits, name, size, n, k, make, **settings)
+
+    def size(channels: int, height: int) -> Size3:
+        return (channels, 1, height) if one_lane else (1, channels, height)
+
+    for name, make in cases.RAGGED.items():
+        yield case(name, size(11, 23), _N, _K, make)
+    if variant.workgroup is not None:  # or it is another workgroup, and so another pipeline
+        yield case("few rows", (1, 3, 1) if lanes == 4 else (1, 1, 3), _N, _K, cases.random)
+    batched = (6, 1, 41) if one_lane else (6, 3, 17)
+    yield case("batched", batched, _FEW_N, _K, cases.random, batches=2)
+    yield case("widest", size(_FEW_M // 3, 3), most, _FEW_K, cases.random)
+    yield case("tallest", size(1 if one_lane else 2, most), few_n, _FEW_K, cases.random)
+    deepest = (1, 4 * most, 1) if lanes == 4 else size(most, 3)
+    yield case("deepest", deepest, few_n, _FEW_K, cases.random)
+
+    large_k = min(_LARGE_K, most // _WHOLE * _WHOLE)
+    epilogue = Epilogue(_ACTIVATION)
+    yield case("large-K", size(_FEW_M, 1), _WHOLE, large_k, cases.large_k, epilogue=epilogue)
+    yield case("random", size(_WHOLE_M, 1), _WHOLE, _WHOLE, cases.random, epilogue=epilogue)
+    if limits.is_smallest:
+        k = MOST_TRIPS * step_along_k(variant) - 1
+        if limits.storage == "texture3d":
+            k = min(k, most)
+        yield case("longest loop", size(3, 1), 3, min(k, limits.weight), cases.sparse)
+
+
+def _case(
+    limits: Limits,
+    name: str,
+    size: Size3,
+    n: int,
+    k: int,
+    make: Maker,
+    *,
+    batches: int = 1,
+    epilogue: Epilogue = Epilogue(),  # noqa: B008  # it does not change
+) -> Case:
+    """Return a case of an input [N, C, H, K]; ``make`` takes the rows of each weight."""
+    dtype = limits.dtype
+    x: Shape4 = (*size, k)
+    parameters = (Parameters(cases.no_numbers(batches, n, k), None),)
+    linear = Linear(accumulate=limits.accumulate, epilogue=epilogue, parameters=parameters)
+
+    def arrays() -> Arrays:
+        made = make(math.prod(size) // batches, n, k, dtype)
+        # The second weight has the rows the other way round, and its x too.
+        rows = np.concatenate([made.x, made.x[::-1]][:batches])
+        weight = np.stack([made.weight, made.weight[::-1]][:batches])
+        return Arrays([rows.reshape(x)], [(weight, made.bias.astype(FLOAT32))])
+
+    return Case(name, linear, (x,), arrays, make in cases.EXACT)

@@ -1,0 +1,543 @@
+"""Two pointwise convolutions as one, which stores nothing between them.
+
+By conv2d_pw_pair_staged_texture3d.comp or conv2d_pw_pair_staged_buffer.comp; or, for float16 on
+buffers where the device has matrix units, by conv2d_pw_pair_coopmat.comp or
+conv2d_pw_pair_coopmat2.comp.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from pwconv import reference, shaders
+from pwconv.activation import Activation, ActivationLike, parse_activation
+from pwconv.context import Context
+from pwconv.dispatch import MOST_TRIPS
+from pwconv.dtypes import FLOAT32, Array, DType, axis_name
+from pwconv.errors import UnsupportedError
+from pwconv.layout import Shape4, ceil_div, row_pitch, weight_rows_extent
+from pwconv.matrix_units import flexible_pair_matrix, plan_pair_matrices
+from pwconv.ops import cases
+from pwconv.ops.base import Choice, Epilogue, Operator, Site, operator
+from pwconv.ops.cases import Arrays, Case, Limits
+from pwconv.ops.convolution import MOST_SHARED, Convolution
+from pwconv.ops.matmul import rows_fit
+from pwconv.ops.window import POINTWISE
+from pwconv.reference import Approximation
+from pwconv.tensor import Shape, shape4
+from pwconv.vk.commands import OUT, Dispatch, Plan
+from pwconv.vk.resources import Resource
+from pwconv.weights import Parameters
+
+
+@dataclass(frozen=True)
+class PairProblem:
+    """A pointwise convolution of another one's output, at stride 1 and without padding.
+
+    Attributes
+    ----------
+    storage : str
+        Of the activations.
+    x_shape : tuple of int
+        [N, C_in, H, W].
+    hidden : int
+        Channels of what lies between.
+    out_channels : int
+    dtype : numpy.dtype
+        Of activations and weights; sums are float32.
+    """
+
+    storage: str
+    x_shape: Shape4
+    hidden: int
+    out_channels: int
+    dtype: DType
+
+    @property
+    def out_shape(self) -> Shape4:
+        """[N, C_out, H, W]."""
+        n, _, h, w = self.x_shape
+        return n, self.out_channels, h, w
+
+    @property
+    def positions(self) -> int:
+        """M of one sample."""
+        return self.x_shape[2] * self.x_shape[3]
+
+
+# Most input and output channels in a workgroup's registers, where a variant leaves it open.
+_MOST_FLEXIBLE = 192
+
+
+def most_channels(variant: shaders.Variant) -> tuple[float, float]:
+    """Return the most input and output channels that a variant computes."""
+    if variant.family == "conv2d_pw_pair_coopmat2":
+        return _MOST_FLEXIBLE, _MOST_FLEXIBLE
+    # The staged ones take the input in steps.
+    keeps_input = variant.family == "conv2d_pw_pair_coopmat"
+    return variant.defines["BLOCK_K"] if keeps_input else math.inf, variant.defines["BLOCK_N"]
+
+
+def pair_trips(variant: shaders.Variant, k: int, hidden: int) -> int:
+    """Return how often an invocation's loops go round, over K and the channels between."""
+    block_h = variant.defines["BLOCK_H"]
+    slices = ceil_div(hidden, block_h)
+    if "SLICES" not in variant.defines:  # matrix units take all of K at once
+        return slices
+    block_k = variant.defines["BLOCK_K"]
+    # A loop that ends has looked once more whether to go on: some drivers count that.
+    return slices * (3 + ceil_div(k, block_k) + ceil_div(block_h, block_k))
+
+
+@operator("conv2d_pw_pair")
+@dataclass(frozen=True, eq=False, kw_only=True)
+class PointwisePair(Operator):
+    """A pointwise convolution of another one's output, both at stride 1 and without padding.
+
+    Attributes
+    ----------
+    dtype : numpy.dtype
+        Of what lies between.
+    hidden_activation : str, tuple or None
+        Of what lies between.
+    choice : Choice or None
+        The variant.
+    """
+
+    dtype: DType
+    hidden_activation: ActivationLike | None = None
+    choice: Choice | None = None
+
+    families = (
+        "conv2d_pw_pair_staged_texture3d",
+        "conv2d_pw_pair_staged_buffer",
+        "conv2d_pw_pair_coopmat",
+        "conv2d_pw_pair_coopmat2",
+    )
+
+    @classmethod
+    def of(
+        cls, first: Convolution, second: Convolution, site: Site, x: Shape
+    ) -> PointwisePair | None:
+        """Return what computes two convolutions in a row, where a kernel does so faster."""
+        plain = first.geometry == second.geometry == POINTWISE
+        if not plain or first.epilogue.extra_inputs or second.epilogue.scale:
+            return None
+        parameters = (*first.parameters, *second.parameters)
+        storages = {each.packed.storage for each in parameters}
+        if len(storages) > 1:
+            return None
+        pair = cls(
+            dtype=site.dtype,
+            hidden_activation=first.epilogue.activation,
+            epilogue=second.epilogue,
+            parameters=parameters,
+        )
+        choice = choose_pair(site.context, pair.problem(site, x), storages.pop())
+        return replace(pair, choice=choice) if choice else None
+
+    def shape(self, *inputs: Shape) -> Shape:
+        """Return [N, C_out, H, W], or without N."""
+        (x,) = inputs
+        return (*x[:-3], self.parameters[1].shape[1], *x[-2:])
+
+    def flop(self, inputs: Sequence[Shape], out: Shape) -> int:
+        """Return two for each product."""
+        hidden = self.parameters[0].shape[1]
+        return 2 * hidden * (math.prod(inputs[0]) + math.prod(out))
+
+    def pack(self, site: Site, weight_storage: str | None = None) -> Operator:
+        """Return the operator with its weights packed."""
+        storage = weight_storage or "buffer"
+        packed = (each.pack(site.context, site.dtype, storage) for each in self.parameters)
+        return replace(self, parameters=tuple(packed))
+
+    def problem(self, site: Site, x: Shape) -> PairProblem:
+        """Return what is to be computed for an x."""
+        hidden, channels = (each.shape[1] for each in self.parameters)
+        return PairProblem(site.storage, shape4(x, "x"), hidden, channels, site.dtype)
+
+    def plan(
+        self, site: Site, inputs: Sequence[Shape], out: Shape, *, choice: Choice | None = None
+    ) -> list[Dispatch]:
+        """Plan the one dispatch."""
+        choice = choice or self.choice
+        assert choice is not None
+        activation = parse_activation(self.hidden_activation)
+        problem = self.problem(site, inputs[0])
+        plan = _plan(site.context, choice.variant, problem, activation, self.epilogue)
+        first, second = self.parameters
+        bindings: dict[str, Resource | int] = {
+            **first.bindings(plan.variant, "first"),
+            **second.bindings(plan.variant, "second"),
+            "t_in": 0,
+            "t_residual": self.epilogue.operands(1)["t_residual"],
+            "t_out": OUT,
+        }
+        return [Dispatch(plan, bindings, choice.reason)]
+
+    def reference(self, *inputs: Approximation) -> Approximation:
+        """Return the sums of products of the second, with its bias, in float64."""
+        first, second = self.parameters
+        hidden = _multiply(inputs[0], first).activated(self.hidden_activation)
+        return _multiply(hidden.stored(self.dtype), second)
+
+    @classmethod
+    def cases(cls, limits: Limits) -> Iterator[Case]:
+        """Yield ragged sizes, whole blocks with all that it fuses, and a long loop."""
+        yield from _cases(limits)
+
+
+def _multiply(x: Approximation, parameters: Parameters) -> Approximation:
+    weight = parameters.matrices()[0][:, :, None, None]
+    return reference.convolve(x, weight, parameters.bias)
+
+
+def _plan(
+    context: Context,
+    variant: shaders.Variant,
+    problem: PairProblem,
+    hidden_activation: Activation,
+    epilogue: Epilogue,
+) -> Plan:
+    """Plan a pair over at least one output.
+
+    Raises
+    ------
+    UnsupportedError
+        The problem has more channels than the variant's block, or the device lacks something that
+        the variant needs.
+    """
+    context.require(variant)
+    activation = epilogue.function
+    batches, k, _, width = problem.x_shape
+    m, n, h = problem.positions, problem.out_channels, problem.hidden
+    most_k, most_n = most_channels(variant)
+    if k > most_k or n > most_n:
+        raise UnsupportedError(
+            f"{variant.name} takes at most {most_k} input and {most_n} output channels; these are "
+            f"{k} and {n}"
+        )
+    pitch = row_pitch(m, problem.dtype.itemsize)
+    block_m = variant.defines["BLOCK_M"]
+    assert variant.workgroup is not None
+    constants = {
+        "ACTIVATION": activation.number,
+        "HIDDEN_ACTIVATION": hidden_activation.number,
+        "RESIDUAL": epilogue.residual,
+        "WHOLE_STEPS": k % variant.defines.get("BLOCK_K", 1) == 0
+        and h % variant.defines["BLOCK_H"] == 0,
+        "SHARED": 0,
+    }
+    return context.plan(
+        variant,
+        (ceil_div(m, block_m) * variant.workgroup[0], 1, batches),
+        {
+            "M": m,
+            "N": n,
+            "K": k,
+            "H": h,
+            "N4": ceil_div(n, 4),
+            "K4": ceil_div(k, 4),
+            "H4": ceil_div(h, 4),
+            "pitch_out": pitch,
+            "pitch_in": pitch,
+            "pitch_first": weight_rows_extent(h, k)[1],
+            "pitch_second": weight_rows_extent(n, h)[1],
+            "W_out": width,
+            "hidden_a": hidden_activation.a,
+            "hidden_b": hidden_activation.b,
+            "activation_a": activation.a,
+            "activation_b": activation.b,
+        },
+        constants | _matrix_constants(context, variant, problem),
+        flop=2 * h * (k + n) * m * batches,
+        trips=pair_trips(variant, k, h),
+    )
+
+
+def _matrix_constants(
+    context: Context, variant: shaders.Variant, problem: PairProblem
+) -> dict[str, int]:
+    info = context.info
+    if variant.family == "conv2d_pw_pair_coopmat":
+        plan = plan_pair_matrices(variant, info)
+        assert plan is not None  # the context has refused the variant else
+        return {
+            "MATRIX_M": plan.matrix.m,
+            "MATRIX_N": plan.matrix.n,
+            "MATRIX_K": plan.matrix.k,
+            "SUBGROUPS_H": plan.subgroups_n,
+            "SUBGROUPS_M": plan.subgroups_m,
+        }
+    if variant.family == "conv2d_pw_pair_coopmat2":
+        matrix = flexible_pair_matrix(variant, info)
+        assert matrix is not None
+        k, n = problem.x_shape[1], problem.out_channels
+        block_k, block_n = ceil_div(k, matrix.k) * matrix.k, ceil_div(n, matrix.n) * matrix.n
+        return {
+            "SLICES": ceil_div(problem.hidden, variant.defines["BLOCK_H"]),
+            "WHOLE_SLICES": problem.hidden % variant.defines["BLOCK_H"] == 0,
+            "BLOCK_K": block_k,
+            "BLOCK_N": block_n,
+            "WHOLE_STEPS": k == block_k,
+            "WHOLE_BLOCKS": n == block_n and problem.positions % variant.defines["BLOCK_M"] == 0,
+        }
+    return {}
+
+
+# == choice, to become data ==
+
+_COOPMAT, _COOPMAT2 = "conv2d_pw_pair_coopmat", "conv2d_pw_pair_coopmat2"
+
+_STAGED_BUFFER = "conv2d_pw_pair_staged_buffer"
+_STAGED_TEXTURE3D = "conv2d_pw_pair_staged_texture3d"
+
+
+@dataclass(frozen=True)
+class _Gain:
+    """A kernel, and the sizes of the pairs that it computes faster than two dispatches.
+
+    Attributes
+    ----------
+    family, tile : str
+    most : int
+        Largest N and K.
+    least_blocks : int
+        Fewest blocks of positions.
+    most_slices : float
+        Most slices of hidden channels.
+    whole_slices : bool
+        The slices must divide the hidden channels.
+    """
+
+    family: str
+    tile: str
+    most: int
+    least_blocks: int
+    most_slices: float = math.inf
+    whole_slices: bool = False
+
+    def suits(self, variant: shaders.Variant, problem: PairProblem) -> bool:
+        """Return whether it gains on a problem."""
+        slices = problem.hidden / variant.defines["BLOCK_H"]
+        return (
+            max(problem.out_channels, problem.x_shape[1]) <= self.most
+            and _blocks(variant, problem) >= self.least_blocks
+            and slices <= self.most_slices
+            and (not self.whole_slices or slices.is_integer())
+        )
+
+
+# By type of device, storage and dtype.
+#
+# "discrete" was measured on an NVIDIA H100 (2026-11-22) over RepViT's channel mixers (48 channels
+# at 256×256, 96 at 128×128, 192 at 64×64), fused against two dispatches, in µs:
+#   coopmat2            20 : 28    16 : 21    16 : 18
+#   coopmat             23 : 41    21 : 27    23 : 23
+#   staged, textures    88 : 122   76 : 73    70 : 58    (float16)
+# and coopmat2 over heads of a neck, 48→256→32 at 256×256 and 96→256→64 at 128×128: 22 : 45 and
+# 14 : 19. In float32 two dispatches are faster there, by 1.0 to 1.2 on textures and 1.2 to 1.3 on
+# buffers: narrower tiles lose the memory traffic that fusion saves. "cpu" was measured on lavapipe
+# (2026-11-22): on buffers 0.56 of the time of two with 48 channels at 64×64, and 0.74 with 96 at
+# 32×32 (float16 0.56 and 0.77), on textures three times as much. Other devices are not measured.
+_CPU_BUFFER = (
+    _Gain(_STAGED_BUFFER, "64x48x16", 48, 16),
+    _Gain(_STAGED_BUFFER, "32x96x16", 96, 16),
+)
+_GAINS: dict[tuple[str, str, str], tuple[_Gain, ...]] = {
+    ("discrete", "buffer", "float16"): (
+        _Gain(_COOPMAT2, "m64h64", 128, 64, whole_slices=True),
+        _Gain(_COOPMAT2, "m64h32", 128, 64),
+        # Its slices are unrolled.
+        _Gain(_COOPMAT2, "m32h96", 192, 64, most_slices=8),
+        _Gain(_COOPMAT, "m64n48h16", 48, 256),
+        _Gain(_COOPMAT, "m64n96h32", 96, 256),
+    ),
+    ("discrete", "texture3d", "float16"): (_Gain(_STAGED_TEXTURE3D, "128x48x8", 48, 512),),
+    ("cpu", "buffer", "float32"): _CPU_BUFFER,
+    ("cpu", "buffer", "float16"): _CPU_BUFFER,
+}
+
+
+def candidates(
+    context: Context, problem: PairProblem, weight_storage: str
+) -> list[shaders.Variant]:
+    """Return every variant that the device can run on the problem."""
+    considered = shaders.variants(
+        f"conv2d_pw_pair_staged_{problem.storage}",
+        dtype=axis_name(problem.dtype),
+        weight=weight_storage,
+    )
+    rows = (
+        (problem.hidden, problem.x_shape[1]),
+        (problem.out_channels, problem.hidden),
+    )
+    if (
+        problem.storage == "buffer"
+        and problem.dtype.itemsize == 2
+        and all(rows_fit(context, n, k) for n, k in rows)
+    ):
+        considered += [*shaders.variants(_COOPMAT), *shaders.variants(_COOPMAT2)]
+    return [
+        v
+        for v in considered
+        if context.can_run(v)
+        and pair_trips(v, problem.x_shape[1], problem.hidden) <= MOST_TRIPS
+        and problem.x_shape[1] <= most_channels(v)[0]
+        and problem.out_channels <= most_channels(v)[1]
+    ]
+
+
+def choose_pair(context: Context, problem: PairProblem, weight_storage: str) -> Choice | None:
+    """Return a variant expected to be faster than two dispatches, or None.
+
+    Where images are so small that two dispatches share their tiles among samples, nothing is.
+    """
+    if problem.x_shape[0] > 1 and problem.positions <= MOST_SHARED:
+        return None
+    able = {(v.family, v.axes["tile"]): v for v in candidates(context, problem, weight_storage)}
+    where = context.info.type, problem.storage, problem.dtype.name
+    for gain in _GAINS.get(where, ()):
+        variant = able.get((gain.family, gain.tile))
+        if variant is not None and gain.suits(variant, problem):
+            reason = (
+                f"two convolutions as one: N and K are at most {gain.most}, blocks: "
+                f"{_blocks(variant, problem)}"
+            )
+            return Choice(variant, (1, 1, 1), reason)
+    return None
+
+
+def _blocks(variant: shaders.Variant, problem: PairProblem) -> int:
+    return ceil_div(problem.positions, variant.defines["BLOCK_M"]) * problem.x_shape[0]
+
+
+# -- cases ----------------------------------------------------------------------------------------
+
+# Parts of every variant's blocks. Whole numbers so small that every result, and what lies between,
+# is exact.
+_K, _H, _N = 37, 43, 29
+_SIZE = (2, 13, 17)
+
+
+@dataclass(frozen=True, eq=False)
+class _Operands:
+    """x [N, C, H, W], two weights [N, K] and two biases."""
+
+    x: Array
+    weights: tuple[Array, Array]
+    biases: tuple[Array, Array]
+
+
+_Maker = Callable[[Shape4, int, int, DType], _Operands]
+
+
+def _cases(limits: Limits) -> Iterator[Case]:
+    variant, (n, h, w) = limits.variant, _SIZE
+    for name, make in (
+        ("identity", _identity),
+        ("zero", _zero),
+        ("constant", _constant),
+        ("one-hot", _one_hot),
+        ("ragged", _whole_numbers),
+        ("not a number", _not_a_number),
+    ):
+        yield _case(limits, name, (n, _K, h, w), _H, _N, make)
+    most_k, most_n = most_channels(variant)
+    shape = 1, int(min(most_k, 96)), 16, 16
+    whole_h = 2 * variant.defines["BLOCK_H"]
+    yield _case(limits, "whole blocks", shape, whole_h, int(most_n), _whole_numbers, residual=True)
+    if limits.is_smallest:
+        hidden = MOST_TRIPS // pair_trips(variant, 5, 1) * variant.defines["BLOCK_H"]
+        hidden = min(hidden, limits.weight) - 1
+        yield _case(limits, "longest loop", (1, 5, 1, 3), hidden, 3, _sparse)
+
+
+def _case(
+    limits: Limits,
+    name: str,
+    shape: Shape4,
+    hidden: int,
+    channels: int,
+    make: _Maker,
+    *,
+    residual: bool = False,
+) -> Case:
+    """Return a case; with a residual the first has an activation too."""
+    dtype = limits.dtype
+    weights = (1, hidden, shape[1]), (1, channels, hidden)
+    pair = PointwisePair(
+        dtype=dtype,
+        hidden_activation="relu" if residual else None,
+        epilogue=Epilogue(residual=residual),
+        parameters=tuple(Parameters(cases.no_numbers(*each), None) for each in weights),
+    )
+    added: Shape4 = (shape[0], channels, *shape[2:])
+
+    def arrays() -> Arrays:
+        made = make(shape, hidden, channels, dtype)
+        inputs = [made.x]
+        if residual:
+            inputs.append(cases.integers(added, dtype, channels))
+        biases = (bias.astype(FLOAT32) for bias in made.biases)
+        return Arrays(inputs, [(w[None], b) for w, b in zip(made.weights, biases, strict=True)])
+
+    return Case(name, pair, (shape, added) if residual else (shape,), arrays, exact=True)
+
+
+def _identity(shape: Shape4, h: int, n: int, dtype: DType) -> _Operands:
+    k = shape[1]
+    units = np.eye(h, k, dtype=dtype), np.eye(n, h, dtype=dtype)
+    x = np.random.default_rng(0).standard_normal(shape).astype(dtype)
+    return _Operands(x, units, (np.zeros(h, dtype), np.zeros(n, dtype)))
+
+
+def _zero(shape: Shape4, h: int, n: int, dtype: DType) -> _Operands:
+    ones = _constant(shape, h, n, dtype).weights
+    return _Operands(np.zeros(shape, dtype), ones, (np.zeros(h, dtype), np.zeros(n, dtype)))
+
+
+def _constant(shape: Shape4, h: int, n: int, dtype: DType) -> _Operands:
+    ones = np.ones((h, shape[1]), dtype), np.ones((n, h), dtype)
+    return _Operands(np.ones(shape, dtype), ones, (np.ones(h, dtype), np.ones(n, dtype)))
+
+
+def _one_hot(shape: Shape4, h: int, n: int, dtype: DType) -> _Operands:
+    lit = np.zeros(shape, dtype)
+    lit[-1, -1, shape[2] // 2, shape[3] // 3] = 1
+    return _Operands(lit, *_signs(shape[1], h, n, dtype))
+
+
+def _not_a_number(shape: Shape4, h: int, n: int, dtype: DType) -> _Operands:
+    spoilt = _whole_numbers(shape, h, n, dtype)
+    spoilt.x[:, :, ::4, ::5] = np.nan
+    return spoilt
+
+
+def _whole_numbers(shape: Shape4, h: int, n: int, dtype: DType) -> _Operands:
+    x = np.random.default_rng(shape).integers(-2, 3, shape).astype(dtype)
+    return _Operands(x, *_signs(shape[1], h, n, dtype))
+
+
+def _sparse(shape: Shape4, h: int, n: int, dtype: DType) -> _Operands:
+    made = _whole_numbers(shape, h, n, dtype)
+    return replace(made, weights=(made.weights[0], cases.sparse(1, n, h, dtype).weight))
+
+
+def _signs(k: int, h: int, n: int, dtype: DType) -> tuple[tuple[Array, Array], tuple[Array, Array]]:
+    """Return weights of a few −1 and 1 each row, and biases of small integers."""
+    rng = np.random.default_rng((k, h, n))
+
+    def weight(rows: int, columns: int) -> Array:
+        few = rng.random((rows, columns)) < min(1.0, 8 / columns)
+        return (rng.choice([-1, 1], (rows, columns)) * few).astype(dtype)
+
+    def bias(length: int) -> Array:
+        return rng.integers(-9, 10, length).astype(dtype)
+
+    return (weight(h, k), weight(n, h)), (bias(h), bias(n))

@@ -1,0 +1,120 @@
+"""Windows that move over images: geometry, output sizes, and what is wrong with an input's."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from pwconv.layout import Shape4, ceil_div, conv_output_size
+from pwconv.tensor import Shape, as_pair, shape4
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """Stride, padding and taps, each (along H, along W); pointwise is one tap."""
+
+    stride: tuple[int, int] = (1, 1)
+    padding: tuple[int, int] = (0, 0)
+    kernel: tuple[int, int] = (1, 1)
+
+    def output_shape(self, x_shape: Shape4, out_channels: int) -> Shape4:
+        """Return [N, C_out, H_out, W_out]; sizes below 1 mean an empty output."""
+        n, _, h, w = x_shape
+        return (
+            n,
+            out_channels,
+            conv_output_size(h, self.stride[0], self.padding[0], self.kernel[0]),
+            conv_output_size(w, self.stride[1], self.padding[1], self.kernel[1]),
+        )
+
+    def products(self, in_channels: int) -> int:
+        """Return K: with several taps, each has whole vec4s of channels."""
+        taps = self.kernel[0] * self.kernel[1]
+        return in_channels if taps == 1 else taps * 4 * ceil_div(in_channels, 4)
+
+    @property
+    def push_constants(self) -> dict[str, int]:
+        """Stride and padding, by the names that shaders have."""
+        (stride_h, stride_w), (pad_h, pad_w) = self.stride, self.padding
+        return {"stride_h": stride_h, "stride_w": stride_w, "pad_h": pad_h, "pad_w": pad_w}
+
+    @property
+    def constants(self) -> dict[str, int]:
+        """The kernel's specialization constants."""
+        return {"KERNEL_H": self.kernel[0], "KERNEL_W": self.kernel[1]}
+
+
+POINTWISE = Geometry()
+"""One tap, at stride 1, without padding."""
+
+
+def as_geometry(stride: Any, padding: Any, kernel: tuple[int, int] = (1, 1)) -> Geometry:
+    """Return the geometry of a user's stride and padding.
+
+    Raises
+    ------
+    ValueError
+    """
+    return Geometry(
+        as_pair(stride, "stride", least=1), as_pair(padding, "padding", least=0), kernel
+    )
+
+
+def window_shape(x_shape: Shape, c_in: int, c_out: int, geometry: Geometry) -> Shape:
+    """Return [N, C_out, H_out, W_out] for an x of [N, C_in, H, W], or both without N.
+
+    Raises
+    ------
+    ValueError
+        Another shape, or an image smaller than the kernel.
+    """
+    if len(x_shape) not in (3, 4):
+        raise ValueError(
+            f"x has shape {x_shape}; it must be [N, C, H, W] or [C, H, W]: use reshape"
+        )
+    if min(x_shape[-3:]) < 1 or x_shape[0] < 0:
+        raise ValueError(f"x has shape {x_shape}; only the batch may be 0")
+    images = shape4(x_shape, "x")
+    if images[1] != c_in:
+        raise ValueError(
+            f"x has shape {x_shape}, {images[1]} channels; the weight takes C_in = {c_in}"
+            + _other_channels(x_shape, c_in, c_out)
+        )
+    out = geometry.output_shape(images, c_out)
+    if min(out[2:]) < 1:
+        raise ValueError(f"x has shape {x_shape}: {_too_small(geometry)}")
+    return out if len(x_shape) == 4 else out[1:]
+
+
+def _too_small(geometry: Geometry) -> str:
+    """Return the H and W that a kernel needs, and the padding for a smaller image, for an error."""
+    (kh, kw), (top, left) = geometry.kernel, geometry.padding
+    h, w = max(1, kh - 2 * top), max(1, kw - 2 * left)
+    enough = max(top, kh // 2), max(left, kw // 2)
+    needs = f"H and W of at least {h}" if h == w else f"H of at least {h} and W of at least {w}"
+    return (
+        f"a {kh}x{kw} kernel with padding {_one(geometry.padding)} needs {needs}; "
+        f"pad by {_one(enough)}, or use a larger image"
+    )
+
+
+def _one(pair: tuple[int, int]) -> int | tuple[int, int]:
+    """Return a pair along H and W, or the number where both are the same."""
+    return pair[0] if pair[0] == pair[1] else pair
+
+
+def _other_channels(x_shape: Shape, c_in: int, c_out: int) -> str:
+    """Return a hint for an x of other channels than the weight takes, for an error."""
+    channels = x_shape[-3]
+    if x_shape[-1] == c_in:
+        axes = (0, 3, 1, 2) if len(x_shape) == 4 else (2, 0, 1)
+        return f"; the last axis of x is: pass x.transpose{axes} if channels come last in it"
+    groups = channels // c_in
+    if c_in == c_out or channels % c_in or c_out % groups:
+        return ""
+    if c_in == 1 and c_out == channels:
+        return "; a weight of one channel each is depthwise: use pwconv.Graph.conv2d_dw"
+    return (
+        f"; there are no groups, of which it may have {groups}: slice x's channels, use a "
+        "convolution for each group, and concat what they give (pwconv.Graph)"
+    )
