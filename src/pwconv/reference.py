@@ -1,7 +1,8 @@
 """pwconv's operators in float64 numpy, and bounds on a device's error.
 
 The functions take the arrays that a device is given; for float16 on the device, round them to
-float16 first, since the device has no more.
+float16 first, since the device has no more. An :class:`Approximation` goes from operator to
+operator: the exact value, and how far the device's may be from it.
 
 The bounds follow the standard analysis of a dot product (N. J. Higham, *Accuracy and Stability of
 Numerical Algorithms*, 2nd edition, section 3.1): K products summed in any order, with or without
@@ -36,6 +37,210 @@ _TINY = 2.0**-126  # smaller numbers may be flushed to zero
 
 
 @dataclass(frozen=True)
+class Approximation:
+    """An exact array, and a bound on the error of a device's.
+
+    Attributes
+    ----------
+    value, error : numpy.ndarray of float64
+        Of one shape. Where the error is infinite, the device may have any number, or NaN. Where it
+        is 0, the device has the value, infinite or NaN too.
+    """
+
+    value: Array
+    error: Array
+
+    @property
+    def most(self) -> Array:
+        """The largest magnitude of each element; an infinity or NaN counts as 0."""
+        return _magnitude(self.value) + self.error
+
+    def exactly(self) -> Approximation:
+        """Return the value with no error, for sums that their caller knows to be exact."""
+        return exact(self.value)
+
+    def moved(self, function: Callable[[Array], Array]) -> Approximation:
+        """Apply a function that only moves elements, such as a slice."""
+        return Approximation(function(self.value), function(self.error))
+
+    @np.errstate(all="ignore")
+    def plus(self, other: Approximation) -> Approximation:
+        """Add in fp32."""
+        x, y = self.value, other.value
+        value, error = x + y, self.error + other.error
+        known = error == 0
+        if known.any():  # The sum in float64 may have been rounded too.
+            known &= (value - x == y) & (value - y == x)
+        return _rounded(self, other, value, error, known)
+
+    @np.errstate(all="ignore")
+    def times(self, other: Approximation) -> Approximation:
+        """Multiply in fp32."""
+        x, y = self, other
+        value, size_x, size_y = x.value * y.value, _magnitude(x.value), _magnitude(y.value)
+        error = size_x * y.error + x.error * size_y + x.error * y.error
+        # Zero times an infinity is NaN; an infinity takes the sign of what it is multiplied by.
+        unsure = np.isinf(x.error) | np.isinf(y.error)
+        unsure |= np.isinf(x.value) & _sign_unsure(y) | np.isinf(y.value) & _sign_unsure(x)
+        error = np.where(unsure, np.inf, error)
+        return _rounded(x, y, value, error, error == 0)
+
+    @np.errstate(all="ignore")
+    def activated(self, activation: ActivationLike | None) -> Approximation:
+        """Apply an activation, named as in :class:`pwconv.PointwiseConv2d`, in fp32."""
+        # Both what goes in and what comes out may be flushed to zero.
+        error = _flushed(self.value, self.error)
+        if activation is None:
+            return Approximation(self.value, error)
+        rule = _activation(activation)
+        value = rule.function(self.value)
+        error = rule.slope * error
+        if rule.absolute:
+            error += _EPS32 * rule.absolute
+        if rule.relative:
+            error += _EPS32 * rule.relative * self.most
+        return _bounded(value, _flushed(value, error))
+
+    @np.errstate(all="ignore")
+    def stored(self, dtype: npt.DTypeLike) -> Approximation:
+        """Round once to "float32" or "float16", if the value is not such a number already."""
+        if np.dtype(dtype) != np.float16:
+            return _bounded(self.value, self.error)
+        most = self.most
+        rounding = np.maximum(2.0**-11 * most, 2.0**-25)
+        known = self.error == 0
+        if known.any():
+            known &= self.value.astype(np.float16) == self.value
+            rounding = np.where(known, 0.0, rounding)
+        return _bounded(self.value, self.error + rounding, most, _MAX16)
+
+
+def exact(array: npt.ArrayLike) -> Approximation:
+    """Return an array that the device has exactly."""
+    value = _float64(array)
+    return Approximation(value, np.zeros_like(value))
+
+
+def given(array: npt.ArrayLike) -> Approximation:
+    """Return an array of which the device may take subnormal numbers of its dtype for zeros."""
+    known = exact(array)
+    size = np.abs(known.value)
+    return Approximation(
+        known.value, np.where(size < np.finfo(np.asarray(array).dtype).tiny, size, 0.0)
+    )
+
+
+@np.errstate(all="ignore")
+def sums_of_products(
+    x: Approximation,
+    weight: npt.ArrayLike,
+    multiply: Callable[[Array, Array], Array],
+    products: int,
+    accumulate: npt.DTypeLike = "float32",
+    *,
+    roundings: int | None = None,
+) -> Approximation:
+    """Sum products in any order.
+
+    A sum has no error where all x, and all weights, are whole multiples of a power of two, whose
+    product is q, and Σ|w·x| ≤ 2²⁴·q: each part of the sum is a number of fp32. In float16 it is
+    2¹¹·q.
+
+    Parameters
+    ----------
+    x : Approximation
+    weight : array_like
+        Exact.
+    multiply : callable
+        ``multiply(x, weight)`` returns the sums; bilinear.
+    products : int
+        Terms of a sum.
+    accumulate : "float32" or "float16"
+        Type of the sums.
+    roundings : int, optional
+        Most additions that a term goes through; as many as products by default.
+    """
+    half = np.dtype(accumulate) == np.float16
+    digits, tiny, largest = (11, 2.0**-14, _MAX16) if half else (24, _TINY, _MAX32)
+    weights = _float64(weight)
+    sizes, factors = _magnitude(x.value), _magnitude(weights)
+    value = multiply(x.value, weights)
+    gamma = _gamma((roundings or products) + 1, 2.0 ** (1 - digits))
+    if math.isinf(gamma):
+        return Approximation(value, np.full(value.shape, np.inf))
+    carried = np.where(np.isinf(x.error), 0.0, x.error) if x.error.any() else None
+    terms = multiply(sizes if carried is None else sizes + carried, factors)
+    # Products too small to be normal numbers may be flushed to zero, or else their sums.
+    error = gamma * terms
+    error += products * tiny
+    most = terms + error
+    if np.isnan(value).any():
+        most = np.where(np.isnan(value), 0.0, most)
+    if carried is None:
+        unit = _unit(sizes) * _unit(factors)
+        parts = terms <= (2.0**digits * unit if unit >= tiny else 0.0)
+        error = np.where(parts, 0.0, error) if parts.any() else error
+        return _bounded(value, error, most, largest)
+    # Zero times an infinity is NaN, and an infinity takes the sign of what it is multiplied by.
+    unsure = multiply(np.isinf(x.error) * 1.0, np.ones_like(weights)) + multiply(
+        _sign_unsure(x) * 1.0, np.isinf(weights) * 1.0
+    )
+    most = np.where(unsure > 0, np.inf, most)
+    return _bounded(value, error + multiply(carried, factors), most, largest)
+
+
+def convolve(
+    x: Approximation,
+    weight: npt.ArrayLike,
+    *,
+    stride: int | Sequence[int] = 1,
+    padding: int | Sequence[int] = 0,
+    groups: int = 1,
+    accumulate: npt.DTypeLike = "float32",
+) -> Approximation:
+    """Convolve as :func:`conv2d` does, without bias and activation."""
+    kernel = _float64(weight)
+
+    def multiply(array: Array, by: Array) -> Array:
+        return _convolved(array, by, stride, padding, groups)
+
+    return sums_of_products(x, kernel, multiply, math.prod(kernel.shape[1:]), accumulate)
+
+
+def linear_rows(
+    x: Approximation, weight: npt.ArrayLike, accumulate: npt.DTypeLike = "float32"
+) -> Approximation:
+    """Multiply rows by a weight as :func:`linear` does, without bias and activation."""
+    matrix = _float64(weight)
+    return sums_of_products(x, matrix, _rows_times, matrix.shape[-1], accumulate)
+
+
+@np.errstate(all="ignore")
+def mean(x: Approximation) -> Approximation:
+    """Return the mean over the last two axes, which are kept, each of length 1."""
+    positions = math.prod(x.value.shape[-2:])
+    # strided_sum.glslh and workgroup_sum.glslh: up to 32 a trip, 64 trips, the sums of those, 7
+    # halvings of 128 invocations', and 4 lanes'.
+    roundings = min(positions, 32 + 64 + math.ceil(positions / (128 * 64)) + 7 + 4)
+
+    def add(array: Array, _: Array) -> Array:
+        return array.sum((-2, -1), keepdims=True)
+
+    sums = sums_of_products(x, 1.0, add, positions, roundings=roundings)
+    value, error = sums.value / positions, sums.error / positions
+    error += 2.5 * _EPS32 * (_magnitude(value) + error)  # a division
+    return _bounded(value, _flushed(value, error))
+
+
+def concatenate(values: Sequence[Approximation], axis: int) -> Approximation:
+    """Join along an axis."""
+    return Approximation(
+        np.concatenate([each.value for each in values], axis),
+        np.concatenate([each.error for each in values], axis),
+    )
+
+
+@dataclass(frozen=True)
 class _Activation:
     """An activation, its steepest slope, and the error of evaluating it in fp32.
 
@@ -47,12 +252,6 @@ class _Activation:
     slope: float = 1.0
     absolute: float = 0.0
     relative: float = 0.0
-
-    def error(self, x: Array, error: Array) -> Array:
-        """Return how far a device's result may be, for an x that is within an error."""
-        own = _EPS32 * (self.absolute + self.relative * (_magnitude(x) + error))
-        # Both what goes in and what comes out may be flushed to zero.
-        return self.slope * (error + _TINY) + own + _TINY
 
 
 def _sigmoid(x: Array) -> Array:
@@ -101,7 +300,6 @@ def activate(x: npt.ArrayLike, activation: ActivationLike | None) -> Array:
     return _activation(activation).function(_float64(x))
 
 
-@np.errstate(all="ignore")
 def activate_bound(
     x: npt.ArrayLike, activation: ActivationLike | None, *, dtype: npt.DTypeLike = "float32"
 ) -> Array:
@@ -120,11 +318,9 @@ def activate_bound(
     numpy.ndarray of float64
         Of x's shape; infinite where the result may overflow.
     """
-    array = _float64(x)
-    return _finished(array, np.zeros_like(array), np.False_, activation, dtype)
+    return exact(x).activated(activation).stored(dtype).error
 
 
-@np.errstate(all="ignore")
 def conv2d_pw(
     x: npt.ArrayLike,
     weight: npt.ArrayLike,
@@ -152,13 +348,10 @@ def conv2d_pw(
     numpy.ndarray of float64
         [N, C_out, H_out, W_out], or without N.
     """
-    y = _products(_gather(x, stride, padding), _matrix(weight))
-    if bias is not None:
-        y += _float64(bias)[:, None, None]
-    return activate(y, activation)
+    kernel = _matrix(weight)[:, :, None, None]
+    return conv2d(x, kernel, bias, stride=stride, padding=padding, activation=activation)
 
 
-@np.errstate(all="ignore")
 def conv2d_pw_bound(
     x: npt.ArrayLike,
     weight: npt.ArrayLike,
@@ -186,11 +379,9 @@ def conv2d_pw_bound(
     numpy.ndarray of float64
         Of the result's shape; infinite where a sum or the result may overflow.
     """
-    patches, matrix = _gather(x, stride, padding), _matrix(weight)
-    y = _products(patches, matrix)
-    terms = _products(_magnitude(patches), _magnitude(matrix))
-    added = None if bias is None else _float64(bias)[:, None, None]
-    return _bound(y, terms, matrix.shape[1], added, activation, dtype, accumulate)
+    kernel = _matrix(weight)[:, :, None, None]
+    y = convolve(exact(x), kernel, stride=stride, padding=padding, accumulate=accumulate)
+    return _finished(y, _by_channel(bias), activation, dtype)
 
 
 @np.errstate(all="ignore")
@@ -224,7 +415,6 @@ def linear(
     return activate(y, activation)
 
 
-@np.errstate(all="ignore")
 def linear_bound(
     x: npt.ArrayLike,
     weight: npt.ArrayLike,
@@ -250,48 +440,7 @@ def linear_bound(
     numpy.ndarray of float64
         Of the result's shape; infinite where a sum or the result may overflow.
     """
-    rows, matrix = _float64(x), _float64(weight)
-    y = _rows_times(rows, matrix)
-    terms = _rows_times(_magnitude(rows), _magnitude(matrix))
-    added = None if bias is None else _float64(bias)
-    return _bound(y, terms, matrix.shape[-1], added, activation, dtype, accumulate)
-
-
-def _bound(
-    y: Array,
-    terms: Array,
-    k: int,
-    bias: Array | None,
-    activation: Any,
-    dtype: Any,
-    accumulate: Any,
-) -> Array:
-    """Return the bound for sums y of k products, whose finite magnitudes add up to terms."""
-    half_sums = np.dtype(accumulate) == np.float16
-    gamma = _gamma(k + 1, _EPS16 if half_sums else _EPS32)
-    if math.isinf(gamma):
-        return np.full(y.shape, np.inf)
-    # Products too small to be normal numbers may be flushed to zero.
-    error = gamma * terms + k * (2.0**-14 if half_sums else _TINY)
-    overflow = terms + error > (_MAX16 if half_sums else _MAX32)
-    if bias is not None:
-        y = y + bias
-        error += _EPS32 * (_magnitude(y) + error)
-        overflow |= _magnitude(y) + error > _MAX32
-    return _finished(y, error, overflow, activation, dtype)
-
-
-def _finished(y: Array, error: Array, overflow: Any, activation: Any, dtype: Any) -> Array:
-    """Return the bound after activation and rounding, for a sum within an error."""
-    rule = _activation(activation)
-    error, y = rule.error(y, error), rule.function(y)
-    half = np.dtype(dtype) == np.float16
-    most = np.abs(y) + error
-    if half:
-        error += np.maximum(2.0**-11 * most, 2.0**-25)
-    error = np.where(np.isfinite(y), error, 0.0)
-    overflow = overflow & ~np.isnan(y) | np.isfinite(y) & (most > (_MAX16 if half else _MAX32))
-    return np.where(overflow, np.inf, error)
+    return _finished(linear_rows(exact(x), weight, accumulate), bias, activation, dtype)
 
 
 @np.errstate(all="ignore")
@@ -331,7 +480,6 @@ def conv2d(
     return activate(y, activation)
 
 
-@np.errstate(all="ignore")
 def conv2d_bound(
     x: npt.ArrayLike,
     weight: npt.ArrayLike,
@@ -357,11 +505,8 @@ def conv2d_bound(
     numpy.ndarray of float64
         Of the result's shape; infinite where a sum or the result may overflow.
     """
-    array, kernel = _float64(x), _float64(weight)
-    y = _convolved(array, kernel, stride, padding, groups)
-    terms = _convolved(_magnitude(array), _magnitude(kernel), stride, padding, groups)
-    added = None if bias is None else _float64(bias)[:, None, None]
-    return _bound(y, terms, math.prod(kernel.shape[1:]), added, activation, dtype, "float32")
+    y = convolve(exact(x), weight, stride=stride, padding=padding, groups=groups)
+    return _finished(y, _by_channel(bias), activation, dtype)
 
 
 def pack_linear_weight(
@@ -392,6 +537,18 @@ def pack_linear_weight(
     padded[:, :n, :k] = batched if transposed else batched.swapaxes(1, 2)
     blocks = padded.reshape(b, padded.shape[1] // 4, 4, padded.shape[2] // 4, 4)
     return np.ascontiguousarray(blocks.transpose(0, 3, 1, 4, 2))
+
+
+def _finished(
+    sums: Approximation, bias: npt.ArrayLike | None, activation: Any, dtype: Any
+) -> Array:
+    """Return the bound after bias, activation and rounding."""
+    y = sums if bias is None else sums.plus(exact(bias))
+    return y.activated(activation).stored(dtype).error
+
+
+def _by_channel(bias: npt.ArrayLike | None) -> Array | None:
+    return None if bias is None else _float64(bias)[:, None, None]
 
 
 def _activation(activation: ActivationLike | None) -> _Activation:
@@ -432,26 +589,92 @@ def _float32(value: Any) -> float:
 
 def _magnitude(x: Array) -> Array:
     """Return |x|, and 0 where it is infinite or NaN."""
-    return np.where(np.isfinite(x), np.abs(x), 0.0)
+    finite = np.isfinite(x)
+    return np.abs(x) if finite.all() else np.where(finite, np.abs(x), 0.0)
+
+
+def _rounded(
+    x: Approximation, y: Approximation, value: Array, error: Array, known: Any
+) -> Approximation:
+    """Return the result of one operation on x and y in fp32; a known value is not rounded yet."""
+    rounding = _magnitude(value)
+    rounding += error
+    rounding *= _EPS32
+    if known.any():
+        rounding = np.where(known & (value.astype(np.float32) == value), 0.0, rounding)
+    error = _flushed(value, error + rounding)
+    if np.isnan(value).any():  # NaN stays, whatever it meets.
+        for each in (x, y):
+            error = np.where(np.isnan(each.value) & (each.error == 0), 0.0, error)
+    return _bounded(value, error)
+
+
+def _bounded(
+    value: Array, error: Array, most: Any = None, largest: float = _MAX32
+) -> Approximation:
+    """Return a value; its error is infinite where ``most``, or what it may be, passes a limit."""
+    if _top(value) + _top(error if most is None else most) <= largest:
+        return Approximation(value, error)
+    finite = np.isfinite(value)
+    if most is None:
+        most = _magnitude(value) + error
+    error = np.where(finite, error, 0.0)
+    return Approximation(value, np.where(most > largest, np.inf, error))
+
+
+def _top(x: Array) -> float:
+    """Return the largest magnitude, or NaN if there is one."""
+    return max(float(x.max(initial=0.0)), -float(x.min(initial=0.0)))
+
+
+def _sign_unsure(x: Approximation) -> Any:
+    return (x.error > 0) & (x.error >= np.abs(x.value))
+
+
+def _flushed(value: Array, error: Array) -> Array:
+    """Return the error of results of which those that are not normal may be taken for zero."""
+    if error.min(initial=1.0) > 2.0**54 * _TINY:  # Beside it, what is flushed is nothing.
+        return error
+    size = np.abs(value)
+    moved = np.where(size < error + _TINY, np.minimum(size + error, _TINY), 0.0)
+    return error + moved
+
+
+def _unit(sizes: Array) -> float:
+    """Return the largest power of two that numbers are whole multiples of, up to 2²⁴ times it.
+
+    0 if there is none.
+    """
+    unit = 0.0
+    for part in (sizes.flat[:64], sizes):  # Random numbers are told from a few.
+        largest = float(part.max(initial=0.0))
+        unit = 2.0 ** (math.frexp(largest)[1] - 25)
+        multiples = part / unit
+        whole = multiples.astype(np.int64)
+        bits = int(np.bitwise_or.reduce(whole, axis=None))
+        if bits == 0 or (whole != multiples).any():
+            return 0.0
+        unit *= bits & -bits
+    return unit
 
 
 def _pair(value: Any) -> tuple[int, int]:
     return (value, value) if np.ndim(value) == 0 else tuple(value)
 
 
-def _gather(x: npt.ArrayLike, stride: Any, padding: Any) -> Array:
-    """Return the input texel of every output position."""
-    stride_h, stride_w = _pair(stride)
-    return _padded(_float64(x), padding)[..., ::stride_h, ::stride_w]
-
-
 def _padded(x: Array, padding: Any) -> Array:
     pad_h, pad_w = _pair(padding)
+    if pad_h == pad_w == 0:
+        return x
     return np.pad(x, [(0, 0)] * (x.ndim - 2) + [(pad_h, pad_h), (pad_w, pad_w)])
 
 
 def _convolved(x: Array, kernel: Array, stride: Any, padding: Any, groups: int) -> Array:
     stride_h, stride_w = _pair(stride)
+    if groups == 1 and kernel.shape[2:] == (1, 1):
+        texels = _padded(x, padding)[..., ::stride_h, ::stride_w]
+        rows = texels.reshape(*texels.shape[:-2], math.prod(texels.shape[-2:]))
+        return (kernel[:, :, 0, 0] @ rows).reshape(*x.shape[:-3], -1, *texels.shape[-2:])
     windows = np.lib.stride_tricks.sliding_window_view(
         _padded(x, padding), kernel.shape[2:], axis=(-2, -1)
     )[..., ::stride_h, ::stride_w, :, :]
@@ -464,11 +687,6 @@ def _convolved(x: Array, kernel: Array, stride: Any, padding: Any, groups: int) 
 def _matrix(weight: npt.ArrayLike) -> Array:
     array = _float64(weight)
     return array.reshape(array.shape[:2])
-
-
-def _products(x: Array, matrix: Array) -> Array:
-    flat = x.reshape(*x.shape[:-2], math.prod(x.shape[-2:]))
-    return (matrix @ flat).reshape(*x.shape[:-3], matrix.shape[0], *x.shape[-2:])
 
 
 def _rows_times(x: Array, weight: Array) -> Array:

@@ -8,14 +8,15 @@ import numpy as np
 import pytest
 
 import pwconv
-from pwconv import shaders
+from pwconv import reference, shaders
 from pwconv.activation import parse_activation
 from pwconv.dtypes import as_dtype, axis_name
 from pwconv.kernels.conv2d_pw_pair import PairProblem, most_channels, plan_conv2d_pw_pair
 from pwconv.matrix_units import flexible_pair_matrix, plan_pair_matrices
 from pwconv.vk.commands import Dispatch
-from support import inside, propagation, texels
+from support import inside, texels
 from support.accuracy import assert_within, random_problem
+from support.mirror import convolution
 
 FAMILIES = {
     "buffer": "conv2d_pw_pair_staged_buffer",
@@ -103,19 +104,19 @@ class PairOfLayers:
 
     def check(self, x: np.ndarray, residual: np.ndarray | None = None) -> None:
         """Assert every output; what lies between is rounded to halves by matrix units alone."""
-        hidden = propagation.conv2d(
-            propagation.exact(x),
+        hidden = convolution(
+            reference.exact(x),
             self.weights[0][:, :, None, None],
             self.biases[0],
             activation=self.activations[0],
             dtype=x.dtype if self.variant in MATRIX_VARIANTS else np.float32,
         )
-        expected = propagation.conv2d(
+        expected = convolution(
             hidden,
             self.weights[1][:, :, None, None],
             self.biases[1],
             activation=self.activations[1],
-            residual=None if residual is None else propagation.exact(residual),
+            residual=None if residual is None else reference.exact(residual),
             dtype=x.dtype,
         )
         assert np.isfinite(expected.error).all()

@@ -10,11 +10,11 @@ import pytest
 import pwconv
 from pwconv.models import repvit_m1_backbone
 from pwconv.models.repvit_m1 import Trunk, parameter_shapes
-from support import propagation
+from pwconv.reference import Approximation
+from support import mirror as mirror_module
 from support.accuracy import assert_within
 from support.blockwise import Unnamed, check_parts
 from support.mirror import Mirror
-from support.propagation import Approximation
 
 State = dict[str, np.ndarray]
 
@@ -96,7 +96,7 @@ def with_rounded_weights(convolution: Callable[..., Approximation]) -> Callable[
         values = bias.astype(np.float64)[:, None, None]
         added = Approximation(values, eps * np.abs(values))
         if residual is not None:
-            added = residual.plus(added.value, added.error)
+            added = residual.plus(added)
         inexact = Approximation(x.value, x.error + eps * x.most)
         return convolution(inexact, weight, residual=added, **settings)
 
@@ -131,7 +131,8 @@ def test_the_same_as_timm(device, rng, monkeypatch):
     trunk = Trunk(state, np.dtype(np.float32))
     for i, pair in enumerate(trunk.feature_maps(Unnamed(mirror), mirror.input("x", shape))):
         mirror.outputs[f"stages.{i}"] = pair
-    monkeypatch.setattr(propagation, "conv2d", with_rounded_weights(propagation.conv2d))
+    rounded = with_rounded_weights(mirror_module.convolution)
+    monkeypatch.setattr(mirror_module, "convolution", rounded)
     bounds = mirror.expected({"x": x})
     for i, wanted in enumerate(expected):
         bound = bounds[f"stages.{i}"]

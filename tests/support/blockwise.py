@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from support import propagation
+from pwconv import reference
 from support.accuracy import assert_within
 from support.mirror import Mirror, Pair
 
@@ -35,11 +35,11 @@ class Unnamed:
 def check_parts(mirror: Mirror, x: np.ndarray) -> dict[str, np.ndarray]:
     """Run a mirror whose input is x; assert each output from the outputs before it."""
     results = mirror.graph.run(x=x)
-    known = {"x": propagation.exact(x)}
+    known = {"x": reference.exact(x)}
     for name, pair in mirror.outputs.items():
         expected = pair.compute(known)
         # Well below the values themselves: the bound could fail.
         assert expected.error.max() < 0.2 * np.abs(expected.value).max()
         assert_within(results[name], expected.value, expected.error)
-        known[f"node {pair.value.name}"] = propagation.exact(results[name])
+        known[f"node {pair.value.name}"] = reference.exact(results[name])
     return results

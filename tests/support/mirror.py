@@ -9,12 +9,32 @@ from typing import Any
 import numpy as np
 
 import pwconv
+from pwconv import reference
 from pwconv.graph import Value
-from support import inside, propagation
+from pwconv.reference import Approximation
+from support import inside
 from support.accuracy import assert_within
-from support.propagation import Approximation
 
 Known = dict[str, Approximation]
+
+
+def convolution(
+    x: Approximation,
+    weight: np.ndarray,
+    bias: np.ndarray | None = None,
+    *,
+    dtype: Any,
+    activation: Any = None,
+    residual: Approximation | None = None,
+    **geometry: Any,
+) -> Approximation:
+    """Return a convolution with its whole epilogue."""
+    y = reference.convolve(x, weight, **geometry)
+    if bias is not None:
+        y = y.plus(reference.exact(bias[:, None, None]))
+    if residual is not None:
+        y = y.plus(residual)
+    return y.activated(activation).stored(dtype)
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,7 +79,7 @@ class Mirror:
         value = add(x.value, weight, bias, residual=residual and residual.value, **settings)
 
         def compute(known: Known) -> Approximation:
-            return propagation.conv2d(
+            return convolution(
                 self._of(x, known),
                 kernel,
                 bias,
@@ -78,66 +98,76 @@ class Mirror:
 
         def compute(known: Known) -> Approximation:
             of_x = self._of(x, known)
-            return propagation.conv2d(
-                of_x, weight, bias, dtype=self.dtype, groups=groups, **settings
-            )
+            return convolution(of_x, weight, bias, dtype=self.dtype, groups=groups, **settings)
 
         return Pair(value, compute)
 
     def linear(
-        self, x: Pair, weight: np.ndarray, bias: np.ndarray | None = None, **settings: Any
+        self,
+        x: Pair,
+        weight: np.ndarray,
+        bias: np.ndarray | None = None,
+        *,
+        activation: Any = None,
     ) -> Pair:
-        value = self.graph.linear(x.value, weight, bias, **settings)
+        value = self.graph.linear(x.value, weight, bias, activation=activation)
 
         def compute(known: Known) -> Approximation:
-            return propagation.linear(
-                self._of(x, known), weight, bias, dtype=self.dtype, **settings
-            )
+            y = reference.linear_rows(self._of(x, known), weight)
+            if bias is not None:
+                y = y.plus(reference.exact(bias))
+            return y.activated(activation).stored(self.dtype)
 
         return Pair(value, compute)
 
     def activation(self, x: Pair, name: Any) -> Pair:
         value = self.graph.activation(x.value, name)
-        return Pair(
-            value, lambda known: propagation.activation(self._of(x, known), name, dtype=self.dtype)
-        )
+        return Pair(value, lambda known: self._of(x, known).activated(name).stored(self.dtype))
 
     def add(self, x: Pair, y: Pair, activation: Any = None) -> Pair:
-        return self._binary("add", x, y, activation)
+        return self._binary("add", Approximation.plus, x, y, activation)
 
     def mul(self, x: Pair, y: Pair, activation: Any = None) -> Pair:
-        return self._binary("mul", x, y, activation)
+        return self._binary("mul", Approximation.times, x, y, activation)
 
-    def _binary(self, kind: str, x: Pair, y: Pair, activation: Any) -> Pair:
+    def _binary(
+        self, kind: str, function: Callable[..., Approximation], x: Pair, y: Pair, activation: Any
+    ) -> Pair:
         value = getattr(self.graph, kind)(x.value, y.value, activation=activation)
-        function = getattr(propagation, kind)
 
         def compute(known: Known) -> Approximation:
-            operands = self._of(x, known), self._of(y, known)
-            return function(*operands, activation, dtype=self.dtype)
+            result = function(self._of(x, known), self._of(y, known))
+            return result.activated(activation).stored(self.dtype)
 
         return Pair(value, compute)
 
     def concat(self, pairs: list[Pair]) -> Pair:
         value = self.graph.concat([pair.value for pair in pairs])
-        return Pair(
-            value, lambda known: propagation.concat([self._of(pair, known) for pair in pairs])
-        )
+
+        def compute(known: Known) -> Approximation:
+            return reference.concatenate([self._of(pair, known) for pair in pairs], -3)
+
+        return Pair(value, compute)
 
     def slice(self, x: Pair, start: int, stop: int) -> Pair:
         value = self.graph.slice(x.value, start, stop)
-        return Pair(value, lambda known: propagation.take(self._of(x, known), start, stop))
+
+        def take(array: np.ndarray) -> np.ndarray:
+            return array[..., start:stop, :, :]
+
+        return Pair(value, lambda known: self._of(x, known).moved(take))
 
     def global_avg_pool(self, x: Pair) -> Pair:
         value = self.graph.global_avg_pool(x.value)
-        return Pair(
-            value,
-            lambda known: propagation.global_avg_pool(self._of(x, known), dtype=self.dtype),
-        )
+        return Pair(value, lambda known: reference.mean(self._of(x, known)).stored(self.dtype))
 
     def upsample(self, x: Pair, scale: int = 2) -> Pair:
         value = self.graph.upsample(x.value, scale)
-        return Pair(value, lambda known: propagation.upsample(self._of(x, known), scale))
+
+        def enlarge(array: np.ndarray) -> np.ndarray:
+            return array.repeat(scale, axis=-2).repeat(scale, axis=-1)
+
+        return Pair(value, lambda known: self._of(x, known).moved(enlarge))
 
     def output(self, name: str, pair: Pair) -> None:
         self.graph.output(name, pair.value)
@@ -150,7 +180,7 @@ class Mirror:
 
     def expected(self, inputs: Mapping[str, np.ndarray]) -> dict[str, Approximation]:
         """Return what is known of every output for arrays that are of the graph's dtype."""
-        known = {name: propagation.exact(array) for name, array in inputs.items()}
+        known = {name: reference.exact(array) for name, array in inputs.items()}
         return {name: self._of(pair, known) for name, pair in self.outputs.items()}
 
     def check(
