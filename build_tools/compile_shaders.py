@@ -240,7 +240,8 @@ def _checked(
     where: str, table: Any, required: dict[str, type], optional: dict[str, type]
 ) -> dict[str, Any]:
     allowed = required | optional
-    for key, value in _table(where, table).items():
+    table = _table(where, table)
+    for key, value in table.items():
         if key not in allowed:
             raise ShaderError(f"{where}: unknown key {key!r}; known are {', '.join(allowed)}")
         if not isinstance(value, allowed[key]):
@@ -248,14 +249,13 @@ def _checked(
     for key in required:
         if key not in table:
             raise ShaderError(f"{where}: {key} is missing")
-    return {key: kind() for key, kind in optional.items()} | table
+    return {**{key: kind() for key, kind in optional.items()}, **table}
 
 
 def _table(where: str, value: Any) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise ShaderError(f"{where}: must be a table, is {value!r}")
-    table: dict[str, Any] = value
-    return table
+    return value
 
 
 def _inline(shaders: Path, name: str, including: tuple[str, ...]) -> list[str]:

@@ -1,15 +1,15 @@
-"""Sums, products and activations: elementwise_texture3d.comp, elementwise_buffer.comp."""
+"""Sums, products and activations: elementwise.comp."""
 
 from __future__ import annotations
 
-from pwconv import shaders
 from pwconv.activation import Activation
 from pwconv.context import Context
-from pwconv.dtypes import DType, axis_name
-from pwconv.layout import Shape4, buffer_rows, ceil_div, texture3d_extent
+from pwconv.dtypes import DType
+from pwconv.kernels.planes import plan_planes
+from pwconv.layout import Shape4
 from pwconv.vk.commands import Plan
 
-# include/elementwise.glslh has the same numbers.
+# elementwise.comp has the same numbers.
 FIRST, ADD, MULTIPLY = range(3)
 
 
@@ -27,19 +27,9 @@ def plan_elementwise(
 
     The plan's resources are ``t_a``, ``t_b``, which FIRST does not look at, and ``t_out``.
     """
-    variant = shaders.variant(f"elementwise_{storage}", dtype=axis_name(dtype))
-    constants = {
-        "ACTIVATION": activation.number,
-        "OPERATION": operation,
-        "BROADCAST": broadcast,
-    }
-    parameters = {"activation_a": activation.a, "activation_b": activation.b}
-    if storage == "buffer":
-        rows, pitch = buffer_rows(shape, dtype.itemsize)
-        _, pitch_b = buffer_rows((*shape[:2], 1, 1), dtype.itemsize)
-        sizes = {"rows": rows, "pitch": pitch, "pitch_b": pitch_b}
-        grid = (pitch // 4, rows, 1)
-        return context.plan(variant, grid, {**sizes, **parameters}, constants, shape=(64, 1, 1))
-    width, height, depth = texture3d_extent(shape)
-    sizes = {"W": width, "H": height, "depth": depth, "C": shape[1], "C4": ceil_div(shape[1], 4)}
-    return context.plan(variant, (width, height, depth), {**sizes, **parameters}, constants)
+    return plan_planes(
+        *(context, "elementwise", storage, shape, shape, dtype),
+        {"ACTIVATION": activation.number, "OPERATION": operation, "BROADCAST": broadcast},
+        activation_a=activation.a,
+        activation_b=activation.b,
+    )

@@ -47,16 +47,15 @@ def trials(bench: Workbench, variant: Variant) -> Iterator[Trial]:
         "deepest": (most // 3, _C, 1, 1),
     }
     storage = storage_of(variant)
-    family = variant.family.removesuffix(f"_{storage}")
     for name, (n, c, h, w) in sizes.items():
-        for make in _MAKERS[family]:
+        for make in _MAKERS[variant.family]:
             yield make(bench, storage, (n, c, h, w), dtype, name)
-    if family == "global_avg_pool":
+    if variant.family == "global_avg_pool":
         if storage == "buffer":  # whatever the device's textures take
             most = isqrt(bench.context.limits["maxStorageBufferRange"] // (2 * dtype.itemsize))
         side = min(_LONG_SIDE, most)
         yield _pool(bench, storage, (1, 1, side, side), dtype, "longest loop")
-    if family == "conv2d_dw":
+    if variant.family == "conv2d_dw":
         shape = 1, _C, *_MANY_TAPS.kernel
         yield _depthwise(bench, storage, shape, dtype, "longest loop", _MANY_TAPS)
 
