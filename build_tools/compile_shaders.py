@@ -53,15 +53,17 @@ def load_variants(path: Path) -> list[Variant]:
     Raises
     ------
     ShaderError
-        Unreadable TOML, an unknown or missing key, a wrong type, or two variants of one name.
+        Unreadable TOML, an unknown or missing key, a wrong type, a choice that is named and not
+        there, or two variants of one name.
     """
     try:
-        families = tomllib.loads(path.read_text(encoding="utf-8"))
+        document = tomllib.loads(path.read_text(encoding="utf-8"))
     except tomllib.TOMLDecodeError as error:
         raise ShaderError(f"{path.name}: {error}") from None
+    sets = _shared_choices(path.name, document.pop("axes", {}), document.pop("tiles", {}))
     variants: dict[str, Variant] = {}
-    for family, table in families.items():
-        for variant in _expand(path.name, family, table):
+    for family, table in document.items():
+        for variant in _expand(path.name, family, table, sets):
             if variant.name in variants:
                 raise ShaderError(f"{path.name}: two variants are called {variant.name}")
             variants[variant.name] = variant
@@ -141,22 +143,81 @@ def compile_all(shaders: Path, output: Path) -> list[Path]:
     return [*sorted(output.glob("*.spv")), digest_file, manifest]
 
 
-def _expand(where: str, family: str, table: Any) -> list[Variant]:
+# What a choice adds, by its name.
+_Choices = dict[str, dict[str, Any]]
+
+
+def _shared_choices(where: str, axes: Any, tiles: Any) -> dict[str, _Choices]:
+    """Return the choices of each set of [axes] and [tiles]; a tile is its macros alone."""
+    sets: dict[str, _Choices] = {}
+    for kind, tables in (("axes", axes), ("tiles", tiles)):
+        for name, choices in _table(f"{where}: [{kind}]", tables).items():
+            here = f"{where}: [{kind}.{name}]"
+            if name in sets:
+                raise ShaderError(f"{here}: [axes.{name}] has the same name")
+            if kind == "tiles":
+                choices = {
+                    choice: {"defines": _table(f"{here}: {choice}", macros)}
+                    for choice, macros in _table(here, choices).items()
+                }
+            sets[name] = _own_choices(here, choices)
+    return sets
+
+
+def _choices(where: str, axis: str, given: Any, sets: dict[str, _Choices]) -> _Choices:
+    """Return what a family gives for an axis: shared choices that it names, or its own."""
+    if isinstance(given, list):
+        given = {axis: given}
+    if isinstance(given, str):
+        return _shared(where, given, sets)
+    if not isinstance(given, dict):
+        raise ShaderError(
+            f"{where}: axis {axis} must be a list of choices, the name of a set, or a table of "
+            f"choices; it is {given!r}"
+        )
+    if len(given) != 1 or not isinstance(names := next(iter(given.values())), list):
+        return _own_choices(f"{where}: {axis}", given)
+    name = next(iter(given))
+    choices = _shared(where, name, sets)
+    for choice in names:
+        if choice not in choices:
+            raise ShaderError(
+                f"{where}: {axis}: {name} has no choice {choice!r}; it has {', '.join(choices)}"
+            )
+    return _some(f"{where}: {axis}", {choice: choices[choice] for choice in names})
+
+
+def _shared(where: str, name: str, sets: dict[str, _Choices]) -> _Choices:
+    if name not in sets:
+        raise ShaderError(f"{where}: no [axes.{name}] or [tiles.{name}]; there are {[*sets]}")
+    return sets[name]
+
+
+def _own_choices(where: str, table: Any) -> _Choices:
+    choices = {
+        name: _checked(f"{where}.{name}", added, {}, _REQUIREMENTS)
+        for name, added in _table(where, table).items()
+    }
+    return _some(where, choices)
+
+
+def _some(where: str, choices: _Choices) -> _Choices:
+    if not choices:
+        raise ShaderError(f"{where} must have at least one choice")
+    return choices
+
+
+def _expand(where: str, family: str, table: Any, sets: dict[str, _Choices]) -> list[Variant]:
     where = f"{where}: [{family}]"
+    table = {"source": f"{family}.comp", "spirv": "1.3", **_table(where, table)}
     table = _checked(where, table, {"source": str, "spirv": str, "axes": dict}, _REQUIREMENTS)
     if table["spirv"] not in _SPIRV_VERSIONS:
         raise ShaderError(f"{where}: spirv is {table['spirv']!r}; use one of {[*_SPIRV_VERSIONS]}")
-    axes = table["axes"]
-    for axis, choices in axes.items():
-        if not isinstance(choices, dict) or not choices:
-            raise ShaderError(f"{where}: axis {axis} must be a table of at least one choice")
+    axes = {axis: _choices(where, axis, given, sets) for axis, given in table["axes"].items()}
     variants = []
     for choice in itertools.product(*axes.values()):
         picked = dict(zip(axes, choice, strict=True))
-        parts = [table] + [
-            _checked(f"{where}: {axis}.{name}", axes[axis][name], {}, _REQUIREMENTS)
-            for axis, name in picked.items()
-        ]
+        parts = [table, *(axes[axis][name] for axis, name in picked.items())]
         variants.append(
             Variant(
                 name="_".join([family, *choice]),
@@ -178,9 +239,8 @@ _REQUIREMENTS: dict[str, type] = {"defines": dict, "features": list, "limits": d
 def _checked(
     where: str, table: Any, required: dict[str, type], optional: dict[str, type]
 ) -> dict[str, Any]:
-    if not isinstance(table, dict):
-        raise ShaderError(f"{where}: must be a table, is {table!r}")
     allowed = required | optional
+    table = _table(where, table)
     for key, value in table.items():
         if key not in allowed:
             raise ShaderError(f"{where}: unknown key {key!r}; known are {', '.join(allowed)}")
@@ -189,7 +249,13 @@ def _checked(
     for key in required:
         if key not in table:
             raise ShaderError(f"{where}: {key} is missing")
-    return {key: kind() for key, kind in optional.items()} | table
+    return {**{key: kind() for key, kind in optional.items()}, **table}
+
+
+def _table(where: str, value: Any) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise ShaderError(f"{where}: must be a table, is {value!r}")
+    return value
 
 
 def _inline(shaders: Path, name: str, including: tuple[str, ...]) -> list[str]:

@@ -80,7 +80,7 @@ def test_what_no_variant_computes_is_refused(device, monkeypatch):
 
 
 def test_a_plan_with_too_many_trips_is_refused(device):
-    variant = shaders.variant("upsample_buffer", dtype="fp32")
+    variant = shaders.variant("upsample", storage="buffer", dtype="fp32")
     with pytest.raises(pwconv.UnsupportedError, match="would take 60,001 trips"):
         inside.context(device).plan(variant, (1, 1, 1), {}, trips=MOST_TRIPS + 1)
 

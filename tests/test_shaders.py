@@ -155,7 +155,7 @@ def test_stale_code_is_refused_beside_its_sources(copied, tmp_path):
 
 
 def test_elementwise_numbers_are_the_shaders():
-    text = (ROOT / "shaders/include/elementwise.glslh").read_text()
+    text = (ROOT / "shaders/elementwise.comp").read_text()
     for name in ("FIRST", "ADD", "MULTIPLY"):
         assert f"const uint OPERATION_{name} = {getattr(elementwise, name)};" in text
 

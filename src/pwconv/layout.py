@@ -79,6 +79,54 @@ def buffer_bytes(shape: Shape4, itemsize: int) -> int:
     return rows * pitch * itemsize + 1024
 
 
+def sizes(x: Shape4, out: Shape4, storage: str, itemsize: int) -> dict[str, int]:
+    """Return every size that shaders share, by the name that all of them give it.
+
+    =================  ===========================================================================
+    batches            samples of the output, each with an input of its own
+    C, C4              channels of x, and texels of them: ceil(C/4)
+    K, K4              the same, as what a product of one tap sums over
+    N, N4              channels of the output, and texels of them
+    planes             of the output: slices of a texture, N4 a sample; rows of a buffer, N a sample
+    W_in, H_in, M_in   width, height and positions of x: M_in = H_in·W_in
+    W_out, H_out, M    the same of the output
+    pitch_in           elements of a buffer from one row of x to the next
+    pitch_out          the same of the output
+    =================  ===========================================================================
+
+    Parameters
+    ----------
+    x, out : tuple of int
+        Shapes [N, C, H, W] of the first input and of the output.
+    storage : str
+        Of the output: ``"texture3d"`` or ``"buffer"``.
+    itemsize : int
+        Bytes of an element: 2 or 4.
+    """
+    _, c, h_in, w_in = x
+    batches, n, h_out, w_out = out
+    c4, n4 = -(-c // 4), -(-n // 4)
+    m_in, m = h_in * w_in, h_out * w_out
+    return {
+        "batches": batches,
+        "C": c,
+        "C4": c4,
+        "K": c,
+        "K4": c4,
+        "N": n,
+        "N4": n4,
+        "planes": batches * (n if storage == "buffer" else n4),
+        "W_in": w_in,
+        "H_in": h_in,
+        "M_in": m_in,
+        "W_out": w_out,
+        "H_out": h_out,
+        "M": m,
+        "pitch_in": row_pitch(m_in, itemsize),
+        "pitch_out": row_pitch(m, itemsize),
+    }
+
+
 class Chunk(NamedTuple):
     """A box of an array [outer, middle, inner] that passes through staging at once."""
 

@@ -174,14 +174,14 @@ def test_a_glsl_error_names_file_and_line(tree, tmp_path, file, change, where):
     ("change", "message"),
     [
         (('spirv = "1.3"', 'spriv = "1.3"'), r"variants\.toml: \[scale\]: unknown key 'spriv'"),
-        (('spirv = "1.3"', ""), r"\[scale\]: spirv is missing"),
+        (("[scale]\nsource", "[axis]\n[scale]\nsource"), r"\[axis\]: axes is missing"),
         (('spirv = "1.3"', 'spirv = "2.0"'), r"\[scale\]: spirv is '2\.0'"),
         (('spirv = "1.3"', "spirv = 1.3"), r"spirv must be a str, is 1\.3"),
         (("FACTOR = 2 } }", "FACTOR = 2 }, define = {} }"), r"by\.two: unknown key 'define'"),
         (('["shaderFloat16"]', '"shaderFloat16"'), r"dtype\.fp16: features must be a list"),
         (
             ("[scale.axes.by]\ntwo = {", "[scale.axes]\nby = 2\n[scale.axes.more]\ntwo = {"),
-            "axis by must be a table",
+            r"axis by must be a list .*, or a table of choices; it is 2",
         ),
         (("three = {", "three = 3\nfour = {"), r"by\.three: must be a table, is 3"),
         (('source = "scale.comp"', 'source = "sacle.comp"'), "no such source: sacle.comp"),
@@ -192,6 +192,75 @@ def test_mistakes_in_variants_toml(tree, tmp_path, change, message):
     (tree / "variants.toml").write_text(TOML.replace(*change))
     with pytest.raises(ShaderError, match=message):
         compile_all(tree, tmp_path / "out")
+
+
+SHARED_CHOICES = """
+[axes.dtype]
+fp32 = { defines = { TYPE = "float" } }
+fp16 = { defines = { TYPE = "float", HALF = 1 }, features = ["shaderFloat16"] }
+[axes.other]
+single = { defines = { TYPE = "float" } }
+[tiles.factor]
+two = { FACTOR = 2 }
+three = { FACTOR = 3 }
+four = { FACTOR = 4 }
+[scale]
+axes = { dtype = ["fp16", "fp32"], by = { factor = ["four", "two"] } }
+[scale_all]
+source = "scale.comp"
+spirv = "1.6"
+axes = { dtype = "other", by = "factor" }
+"""
+
+
+def test_families_name_choices_that_they_share(tree):
+    (tree / "variants.toml").write_text(SHARED_CHOICES)
+    found = {v.name: v for v in load_variants(tree / "variants.toml")}
+    assert list(found) == [
+        *("scale_fp16_four", "scale_fp16_two", "scale_fp32_four", "scale_fp32_two"),
+        *("scale_all_single_two", "scale_all_single_three", "scale_all_single_four"),
+    ]
+    some = found["scale_fp16_four"]
+    assert (some.source, some.spirv) == ("scale.comp", "1.3")
+    assert some.axes == {"dtype": "fp16", "by": "four"}
+    assert some.defines == {"TYPE": "float", "HALF": 1, "FACTOR": 4}
+    assert some.features == ["shaderFloat16"]
+    every = found["scale_all_single_three"]
+    assert every.axes == {"dtype": "single", "by": "three"}
+    assert every.defines == {"TYPE": "float", "FACTOR": 3}
+    assert every.spirv == "1.6"
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            ('["fp16", "fp32"]', '["fp61"]'),
+            r"variants\.toml: \[scale\]: dtype: dtype has no choice 'fp61'; it has fp32, fp16",
+        ),
+        (
+            ('["four", "two"]', '["five"]'),
+            r"\[scale\]: by: factor has no choice 'five'; it has two, three, four",
+        ),
+        (
+            ('by = "factor"', 'by = "fcator"'),
+            r"\[scale_all\]: no \[axes\.fcator\] or \[tiles\.fcator\]; there are \['dtype', ",
+        ),
+        (("by = { factor =", "by = { fcator ="), r"no \[axes\.fcator\] or \[tiles\.fcator\]"),
+        (("dtype = [", "type = ["), r"no \[axes\.type\] or \[tiles\.type\]"),
+        (('["four", "two"]', "[]"), r"\[scale\]: by must have at least one choice"),
+        (("single = {", "[axes.none]\n[axes.more]\nsingle = {"), r"other\] must have at least one"),
+        (("single = { defines", "single = { define"), r"other\]\.single: unknown key 'define'"),
+        (("two = { FACTOR = 2 }", "two = 2"), r"\[tiles\.factor\]: two: must be a table, is 2"),
+        (("[axes.other]", "[tiles.dtype]"), r"\[tiles\.dtype\]: \[axes\.dtype\] has the same name"),
+        (("[axes.dtype]", "[axes]\ndtype = 1\n[x]"), r"\[axes\.dtype\]: must be a table, is 1"),
+        (("[axes.dtype]", "[axes.dtype.x]"), r"\[axes\.dtype\]\.x: unknown key 'fp32'"),
+    ],
+)
+def test_mistakes_in_what_families_share(tree, change, message):
+    (tree / "variants.toml").write_text(SHARED_CHOICES.replace(*change))
+    with pytest.raises(ShaderError, match=message):
+        load_variants(tree / "variants.toml")
 
 
 def test_two_variants_of_one_name(tree):

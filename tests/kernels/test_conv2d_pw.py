@@ -261,7 +261,7 @@ def test_matrix_units_scale_as_a_product_would(device, rng, monkeypatch, force, 
         finite, infinite = [], []
         for pays, families in (
             (takes_scale, [variant.family]),
-            (lambda _: False, ["elementwise_buffer", variant.family]),
+            (lambda _: False, ["elementwise", variant.family]),
         ):
             monkeypatch.setattr(conv2d_pw_choice, "scale_pays", lambda _, v, pays=pays: pays(v))
             mirror = Mirror(device, "float16", "buffer")

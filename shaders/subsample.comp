@@ -10,7 +10,8 @@ layout(local_size_x_id = 0, local_size_y_id = 1, local_size_z_id = 2) in;
 
 layout(push_constant) uniform PushConstants {
     uint origin_x, origin_y, origin_z;
-    uint rows, M, W_out, W_in, pitch_out, pitch_in;
+    uint planes, M, W_in, W_out;
+    uint pitch_out, pitch_in;
     uint stride_w, stride_h;
 } pc;
 
@@ -41,7 +42,7 @@ uint load_bits(const uint index) {
 void main() {
     const uvec3 index = invocation_index();
     const uint m_first = POSITIONS * index.x;
-    if (m_first >= pc.M || index.y >= pc.rows) {
+    if (m_first >= pc.M || index.y >= pc.planes) {
         return;
     }
     uint x = m_first % pc.W_out;
