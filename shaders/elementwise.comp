@@ -1,7 +1,7 @@
 #version 450
 // act(a), act(a + b) or act(a · b), element by element, in fp32. b may be [N, C, 1, 1].
 
-// src/pwconv/kernels/elementwise.py has the same numbers.
+// src/pwconv/ops/elementwise.py has the same numbers.
 layout(constant_id = 4) const uint OPERATION = 0;
 // True where b has one element a channel.
 layout(constant_id = 5) const bool BROADCAST = false;

@@ -224,7 +224,8 @@ def mean(x: Approximation) -> Approximation:
     roundings = min(positions, 32 + 64 + math.ceil(positions / (128 * 64)) + 7 + 4)
 
     def add(array: Array, _: Array) -> Array:
-        return array.sum((-2, -1), keepdims=True)
+        total: Array = array.sum((-2, -1), keepdims=True)
+        return total
 
     sums = sums_of_products(x, 1.0, add, positions, roundings=roundings)
     value, error = sums.value / positions, sums.error / positions

@@ -13,7 +13,7 @@ from pathlib import Path
 from problems import answer, problems
 
 from pwconv.verify.run import FAMILIES, selected
-from pwconv.verify.workbench import Workbench
+from pwconv.verify.trials import Workbench
 from support import inside, paper
 
 HERE = Path(__file__).parent

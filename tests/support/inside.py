@@ -18,8 +18,8 @@ from pwconv import context as context_module
 from pwconv import device as device_module
 from pwconv.bench import graphs as bench_graphs
 from pwconv.graph import graph as graph_module
-from pwconv.kernels import conv2d_pw_choice, pack_linear_weight
-from pwconv.kernels import linear as linear_kernel
+from pwconv.ops import convolution
+from pwconv.ops import linear as linear_operator
 from pwconv.timing import ceilings, clocks
 from pwconv.tuning import race
 from pwconv.vk import (
@@ -38,8 +38,8 @@ choose_device = device_module._choose
 validate_by_default = device_module._validate_by_default
 SLOWEST_RATE = dispatch._SLOWEST
 host = cache._host
-CONV_FAMILIES = conv2d_pw_choice._FAMILIES
-linear_preference = linear_kernel._preference
+CONV_FAMILIES = convolution._FAMILIES
+linear_preference = linear_operator._preference
 as_pair = reference._pair
 SHADERS = shaders._folder()
 manifest = shaders._manifest
@@ -84,7 +84,7 @@ slots = SimpleNamespace(
     make_pipeline=(pipelines.Pipeline, "_make_pipeline"),
     most_bytes=(cache, "_MOST_PIPELINE_BYTES"),
     opened=(device_module, "_opened"),
-    pack_weight=(pack_linear_weight, "pack_weight"),
+    pack_weight=(weights, "pack_weight"),
     package=(api, "_package"),
     parameter_buffer=(weights, "Buffer"),
     parameter_upload=(weights, "upload_buffer"),
@@ -97,7 +97,7 @@ slots = SimpleNamespace(
     scratch=(graph_module, "Scratch"),
     seed_bytes=(ceilings, "_SEED_BYTES"),
     tune_layer=(cli, "_tune_layer"),
-    unpack_rows=(pack_linear_weight, "unpack_rows"),
+    unpack_rows=(weights, "unpack_rows"),
     version=(physical_device, "_version"),
     workgroups=(race, "_WORKGROUPS"),
 )
@@ -161,11 +161,11 @@ def push_struct(variant: shaders.Variant) -> Any:
 
 
 def bias(layer: Any) -> Any:
-    return layer._parameters.bias
+    return layer._parameters.buffer
 
 
 def weight(layer: Any) -> Any:
-    return layer._weight
+    return layer.weight
 
 
 def converts(layer: Any) -> Any:

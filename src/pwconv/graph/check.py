@@ -61,7 +61,7 @@ class CheckedNode:
 
 @dataclass(frozen=True)
 class Check:
-    """Nodes of a graph against float64, as :meth:`pwconv.Graph.check` returns it; ``str()`` to read.
+    """Nodes against float64, as :meth:`pwconv.Graph.check` returns them; ``str()`` to read.
 
     Attributes
     ----------

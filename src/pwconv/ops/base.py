@@ -13,7 +13,7 @@ from pwconv import shaders
 from pwconv.activation import Activation, ActivationLike, parse_activation
 from pwconv.context import Context
 from pwconv.dtypes import DType, axis_name
-from pwconv.layout import ceil_div, sizes
+from pwconv.layout import sizes
 from pwconv.shaders import Variant
 from pwconv.tensor import Shape, shape4
 from pwconv.vk.commands import OUT, Dispatch, Size3
@@ -83,15 +83,16 @@ class Site:
         """
         out4 = shape4(out, "output")
         known = sizes(shape4(x, "x"), out4, self.storage, self.dtype.itemsize)
-        is_buffer = self.storage == "buffer"
+        if self.storage == "buffer":  # vectors of a row, padding too; neighbours are neighbours
+            grid, workgroup = (known["pitch_out"] // 4, known["planes"], 1), (64, 1, 1)
+        else:
+            grid, workgroup = (known["W_out"], known["H_out"], known["planes"]), (8, 8, 1)
         plan = self.context.plan(
             variant,
-            (ceil_div(known["M"], 4), known["planes"], 1)
-            if is_buffer
-            else (out4[3], out4[2], known["planes"]),
+            grid,
             {**known, **numbers},
             constants,
-            shape=(64, 1, 1) if is_buffer else (8, 8, 1),
+            shape=workgroup,
             flop=flop,
             trips=trips,
         )

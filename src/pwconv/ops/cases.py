@@ -48,7 +48,7 @@ class Case:
     operator : Operator
         Its parameters have shapes and no numbers yet.
     inputs : tuple of tuple of int
-        Shapes of all inputs, [N, C, H, W].
+        Shapes of all inputs.
     make : callable
         Returns the numbers, the same every time.
     exact : bool
@@ -57,7 +57,7 @@ class Case:
 
     name: str
     operator: Operator
-    inputs: tuple[Shape4, ...]
+    inputs: tuple[Shape, ...]
     make: Callable[[], Arrays]
     exact: bool = False
 

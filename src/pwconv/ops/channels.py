@@ -8,8 +8,8 @@ from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from pwconv import shaders
-from pwconv.dtypes import axis_name
+from pwconv import reference, shaders
+from pwconv.dtypes import Array, axis_name
 from pwconv.layout import Shape4, buffer_rows, ceil_div
 from pwconv.ops.base import Choice, Operator, Site, operator
 from pwconv.ops.cases import Case, Limits, of_integers, plane_sizes
@@ -31,6 +31,10 @@ class Piece:
     first: int
     count: int
 
+    def take(self, array: Array) -> Array:
+        """Return it of the source's [..., C, H, W]."""
+        return array[..., self.first : self.first + self.count, :, :]
+
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Pieces(Operator):
@@ -51,13 +55,9 @@ class Pieces(Operator):
 
     def reference(self, *inputs: Approximation) -> Approximation:
         """Return the pieces, joined."""
-        taken = [
-            inputs[piece.source].moved(
-                lambda x, piece=piece: x[..., piece.first : piece.first + piece.count, :, :]
-            )
-            for piece in self.pieces([each.value.shape for each in inputs])
-        ]
-        return taken[0].joined(taken[1:], axis=-3)
+        pieces = self.pieces([each.value.shape for each in inputs])
+        taken = [inputs[piece.source].moved(piece.take) for piece in pieces]
+        return reference.concatenate(taken, -3)
 
 
 @operator("concat")

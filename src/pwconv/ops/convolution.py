@@ -199,14 +199,14 @@ class Convolution(Operator):
         """Return the sums of products, with the bias, in float64."""
         (x,), (given,) = inputs, self.parameters
         kernel = unflatten_kernel(given.matrices()[0], self.in_channels, self.geometry.kernel)
-        return reference.convolve(
+        sums = reference.convolve(
             x,
             kernel,
-            given.bias,
             stride=self.geometry.stride,
             padding=self.geometry.padding,
             accumulate=self.accumulate,
         )
+        return add_bias(sums, given.bias)
 
     @classmethod
     def cases(cls, limits: Limits) -> Iterator[Case]:
@@ -336,6 +336,11 @@ def unflatten_kernel(matrix: Array, c_in: int, kernel: tuple[int, int]) -> Array
         blocks = matrix.reshape(len(matrix), -1, taps, 4).swapaxes(2, 3)
         matrix = blocks.reshape(len(matrix), -1, taps)[:, :c_in]
     return matrix.reshape(len(matrix), c_in, *kernel)
+
+
+def add_bias(sums: Approximation, bias: Array | None) -> Approximation:
+    """Return sums [N, C, H, W] with a bias [C], or without one."""
+    return sums if bias is None else sums.plus(reference.exact(bias[:, None, None]))
 
 
 def check_kernel(weight: Any, axes: str) -> Array:

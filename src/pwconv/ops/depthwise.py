@@ -17,7 +17,7 @@ from pwconv.layout import Shape4, ceil_div
 from pwconv.ops import cases
 from pwconv.ops.base import Choice, Epilogue, Operator, Site, operator
 from pwconv.ops.cases import Arrays, Case, Limits
-from pwconv.ops.convolution import check_kernel
+from pwconv.ops.convolution import add_bias, check_kernel
 from pwconv.ops.window import Geometry, as_geometry, window_shape
 from pwconv.reference import Approximation
 from pwconv.shaders import Variant
@@ -124,14 +124,14 @@ class DepthwiseConvolution(Operator):
         """Return the sums of products, with the bias, in float64."""
         (given,) = self.parameters
         weight = given.matrices()
-        return reference.convolve(
+        sums = reference.convolve(
             inputs[0],
             weight,
-            given.bias,
             stride=self.geometry.stride,
             padding=self.geometry.padding,
             groups=len(weight),
         )
+        return add_bias(sums, given.bias)
 
     @classmethod
     def cases(cls, limits: Limits) -> Iterator[Case]:

@@ -63,7 +63,7 @@ class Elementwise(Operator):
             choice.variant if choice else site.variant("elementwise"),
             out,
             out,
-            {"t_in": larger, "t_b": other},
+            {"t_a": larger, "t_b": other},
             constants,
             activation_a=activation.a,
             activation_b=activation.b,

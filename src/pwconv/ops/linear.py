@@ -21,7 +21,7 @@ from pwconv.context import Context
 from pwconv.dispatch import MOST_TRIPS
 from pwconv.dtypes import FLOAT32, Array, DType, as_float_array
 from pwconv.errors import UnsupportedError
-from pwconv.layout import Shape4, ceil_div, sizes
+from pwconv.layout import ceil_div, sizes
 from pwconv.ops import cases
 from pwconv.ops.base import Choice, Epilogue, Operator, Site, operator
 from pwconv.ops.cases import Arrays, Case, Limits, Maker
@@ -168,7 +168,8 @@ class Linear(Operator):
         (given,) = self.parameters
         matrices = given.matrices()
         weight = matrices if len(matrices) > 1 else matrices[0]
-        return reference.multiply_rows(inputs[0], weight, given.bias, accumulate=self.accumulate)
+        sums = reference.linear_rows(inputs[0], weight, self.accumulate)
+        return sums if given.bias is None else sums.plus(reference.exact(given.bias))
 
     @classmethod
     def cases(cls, limits: Limits) -> Iterator[Case]:
@@ -222,6 +223,7 @@ def _plan(context: Context, choice: Choice, problem: Problem, epilogue: Epilogue
         {
             **sizes(problem.x_shape, problem.out_shape, problem.storage, itemsize),
             "batches": batches,
+            "H": h,
             "M": rows,
             "N": n,
             "K": k,
@@ -384,7 +386,7 @@ def _case(
 ) -> Case:
     """Return a case of an input [N, C, H, K]; ``make`` takes the rows of each weight."""
     dtype = limits.dtype
-    x: Shape4 = (*size, k)
+    x: Shape = (*size, k) if batches == 1 else (batches, size[0] // batches, *size[1:], k)
     parameters = (Parameters(cases.no_numbers(batches, n, k), None),)
     linear = Linear(accumulate=limits.accumulate, epilogue=epilogue, parameters=parameters)
 

@@ -24,7 +24,7 @@ from pwconv.matrix_units import flexible_pair_matrix, plan_pair_matrices
 from pwconv.ops import cases
 from pwconv.ops.base import Choice, Epilogue, Operator, Site, operator
 from pwconv.ops.cases import Arrays, Case, Limits
-from pwconv.ops.convolution import MOST_SHARED, Convolution
+from pwconv.ops.convolution import MOST_SHARED, Convolution, add_bias
 from pwconv.ops.matmul import rows_fit
 from pwconv.ops.window import POINTWISE
 from pwconv.reference import Approximation
@@ -194,7 +194,7 @@ class PointwisePair(Operator):
 
 def _multiply(x: Approximation, parameters: Parameters) -> Approximation:
     weight = parameters.matrices()[0][:, :, None, None]
-    return reference.convolve(x, weight, parameters.bias)
+    return add_bias(reference.convolve(x, weight), parameters.bias)
 
 
 def _plan(

@@ -117,10 +117,10 @@ class Workbench:
         return resource
 
     def tensor(self, array: Array, storage: str) -> Resource:
-        """Return an array [N, C, H, W] on the device."""
-        n, c, h, w = array.shape
-        resource = self.empty((n, c, h, w), array.dtype, storage)
-        transfer.upload(self.context, array, resource, array.dtype)
+        """Return an array on the device."""
+        shape = shape4(array.shape, "array")
+        resource = self.empty(shape, array.dtype, storage)
+        transfer.upload(self.context, array.reshape(shape), resource, array.dtype)
         return resource
 
     def run(
@@ -205,7 +205,8 @@ def _trial(bench: Workbench, limits: Limits, case: Case) -> Trial:
     site = Site(bench.context, limits.storage, limits.dtype)
     choice = Choice(limits.variant)
     weight_storage = limits.variant.axes.get("weight", "buffer")
-    out_shape = shape4(case.operator.output_shape(case.inputs), "output")
+    planned_shape = case.operator.output_shape(case.inputs)
+    out_shape = shape4(planned_shape, "output")
     key = case.key
 
     def numbers() -> Arrays:
@@ -229,7 +230,7 @@ def _trial(bench: Workbench, limits: Limits, case: Case) -> Trial:
             lambda: bench.empty(out_shape, site.dtype, site.storage),
         )
         inputs = [tensor(i) for i in range(len(case.inputs))]
-        planned = packed().plan(site, case.inputs, out_shape, choice=choice)
+        planned = packed().plan(site, case.inputs, planned_shape, choice=choice)
         dispatches = [each.bind(inputs, out) for each in planned]
         return bench.run(dispatches, out, out_shape, site.dtype, poisoned_with)
 
@@ -243,7 +244,7 @@ def _trial(bench: Workbench, limits: Limits, case: Case) -> Trial:
     return Trial(
         case.name,
         out_shape[1],
-        lambda: case.operator.plan(site, case.inputs, out_shape, choice=choice),
+        lambda: case.operator.plan(site, case.inputs, planned_shape, choice=choice),
         lambda: bench.keep(("expected", site.storage, *key), expect),
         run,
         case.operator.channel_axis,
