@@ -121,13 +121,11 @@ def exact(array: npt.ArrayLike) -> Approximation:
     return Approximation(value, np.zeros_like(value))
 
 
-def given(array: npt.ArrayLike) -> Approximation:
+def given(array: npt.NDArray[Any]) -> Approximation:
     """Return an array of which the device may take subnormal numbers of its dtype for zeros."""
-    known = exact(array)
-    size = np.abs(known.value)
-    return Approximation(
-        known.value, np.where(size < np.finfo(np.asarray(array).dtype).tiny, size, 0.0)
-    )
+    value = _float64(array)
+    size = np.abs(value)
+    return Approximation(value, np.where(size < np.finfo(array.dtype).tiny, size, 0.0))
 
 
 @np.errstate(all="ignore")
@@ -163,28 +161,34 @@ def sums_of_products(
     half = np.dtype(accumulate) == np.float16
     digits, tiny, largest = (11, 2.0**-14, _MAX16) if half else (24, _TINY, _MAX32)
     weights = _float64(weight)
-    sizes, factors = _magnitude(x.value), _magnitude(weights)
     value = multiply(x.value, weights)
-    gamma = _gamma((roundings or products) + 1, 2.0 ** (1 - digits))
-    if math.isinf(gamma):
+    n_eps = ((roundings or products) + 1) * 2.0 ** (1 - digits)
+    if n_eps >= 1.0:
         return Approximation(value, np.full(value.shape, np.inf))
-    carried = np.where(np.isinf(x.error), 0.0, x.error) if x.error.any() else None
+    lost = np.isinf(x.error)
+    carried = np.where(lost, 0.0, x.error) if x.error.any() else None
+    sizes, factors = _magnitude(x.value), _magnitude(weights)
     terms = multiply(sizes if carried is None else sizes + carried, factors)
-    # Products too small to be normal numbers may be flushed to zero, or else their sums.
-    error = gamma * terms
+    error = n_eps / (1.0 - n_eps) * terms
+    # A product too small to be a normal number may be flushed to zero, or the sum after it.
     error += products * tiny
     most = terms + error
     if np.isnan(value).any():
         most = np.where(np.isnan(value), 0.0, most)
     if carried is None:
-        unit = _unit(sizes) * _unit(factors)
-        parts = terms <= (2.0**digits * unit if unit >= tiny else 0.0)
-        error = np.where(parts, 0.0, error) if parts.any() else error
+        limit = 0.0
+        for part in (slice(64), slice(None)):  # A few tell random numbers.
+            unit = _unit(sizes.ravel()[part]) * _unit(factors.ravel()[part])
+            limit = 2.0**digits * unit if unit >= tiny else 0.0
+            if limit < terms.min(initial=np.inf):
+                break
+        whole = terms <= limit
+        error = np.where(whole, 0.0, error) if whole.any() else error
         return _bounded(value, error, most, largest)
-    # Zero times an infinity is NaN, and an infinity takes the sign of what it is multiplied by.
-    unsure = multiply(np.isinf(x.error) * 1.0, np.ones_like(weights)) + multiply(
-        _sign_unsure(x) * 1.0, np.isinf(weights) * 1.0
-    )
+    # As in a product; nearly always there are none.
+    unsure = multiply(lost * 1.0, np.ones_like(weights)) if lost.any() else np.zeros(())
+    if not np.isfinite(weights).all():
+        unsure = unsure + multiply(_sign_unsure(x) * 1.0, np.isinf(weights) * 1.0)
     most = np.where(unsure > 0, np.inf, most)
     return _bounded(value, error + multiply(carried, factors), most, largest)
 
@@ -224,7 +228,8 @@ def mean(x: Approximation) -> Approximation:
     roundings = min(positions, 32 + 64 + math.ceil(positions / (128 * 64)) + 7 + 4)
 
     def add(array: Array, _: Array) -> Array:
-        return array.sum((-2, -1), keepdims=True)
+        total: Array = array.sum((-2, -1), keepdims=True)
+        return total
 
     sums = sums_of_products(x, 1.0, add, positions, roundings=roundings)
     value, error = sums.value / positions, sums.error / positions
@@ -348,8 +353,8 @@ def conv2d_pw(
     numpy.ndarray of float64
         [N, C_out, H_out, W_out], or without N.
     """
-    kernel = _matrix(weight)[:, :, None, None]
-    return conv2d(x, kernel, bias, stride=stride, padding=padding, activation=activation)
+    settings: Any = {"stride": stride, "padding": padding, "activation": activation}
+    return conv2d(x, _pointwise(weight), bias, **settings)
 
 
 def conv2d_pw_bound(
@@ -379,9 +384,9 @@ def conv2d_pw_bound(
     numpy.ndarray of float64
         Of the result's shape; infinite where a sum or the result may overflow.
     """
-    kernel = _matrix(weight)[:, :, None, None]
+    kernel = _pointwise(weight)
     y = convolve(exact(x), kernel, stride=stride, padding=padding, accumulate=accumulate)
-    return _finished(y, _by_channel(bias), activation, dtype)
+    return _finished(y, bias, (-1, 1, 1), activation, dtype)
 
 
 @np.errstate(all="ignore")
@@ -440,7 +445,7 @@ def linear_bound(
     numpy.ndarray of float64
         Of the result's shape; infinite where a sum or the result may overflow.
     """
-    return _finished(linear_rows(exact(x), weight, accumulate), bias, activation, dtype)
+    return _finished(linear_rows(exact(x), weight, accumulate), bias, (-1,), activation, dtype)
 
 
 @np.errstate(all="ignore")
@@ -506,7 +511,7 @@ def conv2d_bound(
         Of the result's shape; infinite where a sum or the result may overflow.
     """
     y = convolve(exact(x), weight, stride=stride, padding=padding, groups=groups)
-    return _finished(y, _by_channel(bias), activation, dtype)
+    return _finished(y, bias, (-1, 1, 1), activation, dtype)
 
 
 def pack_linear_weight(
@@ -540,15 +545,12 @@ def pack_linear_weight(
 
 
 def _finished(
-    sums: Approximation, bias: npt.ArrayLike | None, activation: Any, dtype: Any
+    y: Approximation, bias: npt.ArrayLike | None, axes: Any, activation: Any, dtype: Any
 ) -> Array:
     """Return the bound after bias, activation and rounding."""
-    y = sums if bias is None else sums.plus(exact(bias))
+    if bias is not None:
+        y = y.plus(exact(_float64(bias).reshape(axes)))
     return y.activated(activation).stored(dtype).error
-
-
-def _by_channel(bias: npt.ArrayLike | None) -> Array | None:
-    return None if bias is None else _float64(bias)[:, None, None]
 
 
 def _activation(activation: ActivationLike | None) -> _Activation:
@@ -633,29 +635,24 @@ def _sign_unsure(x: Approximation) -> Any:
 
 def _flushed(value: Array, error: Array) -> Array:
     """Return the error of results of which those that are not normal may be taken for zero."""
-    if error.min(initial=1.0) > 2.0**54 * _TINY:  # Beside it, what is flushed is nothing.
-        return error
+    if error.min(initial=1.0) > 2.0**54 * _TINY:
+        return error  # The sum would be rounded to it.
     size = np.abs(value)
-    moved = np.where(size < error + _TINY, np.minimum(size + error, _TINY), 0.0)
-    return error + moved
+    return error + _TINY * ((size < error + _TINY) & (size + error > 0))
 
 
 def _unit(sizes: Array) -> float:
-    """Return the largest power of two that numbers are whole multiples of, up to 2²⁴ times it.
+    """Return the largest power of two that numbers are whole multiples of, up to 2²⁵ times it.
 
-    0 if there is none.
+    0 if there is none, infinity if all are zeros.
     """
-    unit = 0.0
-    for part in (sizes.flat[:64], sizes):  # Random numbers are told from a few.
-        largest = float(part.max(initial=0.0))
-        unit = 2.0 ** (math.frexp(largest)[1] - 25)
-        multiples = part / unit
-        whole = multiples.astype(np.int64)
-        bits = int(np.bitwise_or.reduce(whole, axis=None))
-        if bits == 0 or (whole != multiples).any():
-            return 0.0
-        unit *= bits & -bits
-    return unit
+    unit = 2.0 ** (math.frexp(sizes.max(initial=0.0))[1] - 25)
+    multiples = sizes / unit
+    whole = multiples.astype(np.int64)
+    if (whole != multiples).any():
+        return 0.0
+    bits = int(np.bitwise_or.reduce(whole))
+    return unit * (bits & -bits) if bits else math.inf
 
 
 def _pair(value: Any) -> tuple[int, int]:
@@ -684,9 +681,9 @@ def _convolved(x: Array, kernel: Array, stride: Any, padding: Any, groups: int) 
     return y.reshape(*x.shape[:-3], -1, *y.shape[-2:])
 
 
-def _matrix(weight: npt.ArrayLike) -> Array:
+def _pointwise(weight: npt.ArrayLike) -> Array:
     array = _float64(weight)
-    return array.reshape(array.shape[:2])
+    return array.reshape(*array.shape[:2], 1, 1)
 
 
 def _rows_times(x: Array, weight: Array) -> Array:
@@ -694,7 +691,3 @@ def _rows_times(x: Array, weight: Array) -> Array:
         return x @ weight.T
     rows = x.reshape(len(weight), -1, x.shape[-1])
     return (rows @ weight.swapaxes(1, 2)).reshape(*x.shape[:-1], weight.shape[1])
-
-
-def _gamma(n: int, eps: float) -> float:
-    return n * eps / (1.0 - n * eps) if n * eps < 1.0 else math.inf
