@@ -380,6 +380,11 @@ def test_sums_of_special_numbers():
         images.error[0, 0, 0] = inf
     spread = reference.convolve(images, np.zeros((1, 1, 2, 2)))
     assert np.isinf(spread.error).tolist() == [[[True, False], [False, False]]]
+    sums = {"x": [[-inf, 3e38]], "weight": [[2.0, 2.0]]}
+    assert np.isinf(reference.linear_bound(**sums)).all()
+    for rest in ({"bias": [inf]}, {"bias": [nan]}, {"activation": "silu"}):
+        assert np.isnan(reference.linear(**sums, **rest)).all()
+        assert reference.linear_bound(**sums, **rest) == 0
     means = reference.mean(exact([[[inf, 1.0]], [[nan, 3e38]], [[3e38, 3e38]]])).error
     assert means[:2].ravel().tolist() == [0, 0]
     assert np.isinf(means[2, 0, 0])

@@ -544,10 +544,12 @@ def pack_linear_weight(
 def _finished(
     y: Approximation, bias: npt.ArrayLike | None, axes: Any, activation: Any, dtype: Any
 ) -> Array:
-    """Return the bound after bias, activation and rounding."""
+    """Return the bound after bias, activation and rounding, for sums of exact numbers."""
     if bias is not None:
         y = y.plus(exact(_float64(bias).reshape(axes)))
-    return y.activated(activation).stored(dtype).error
+    y = y.activated(activation).stored(dtype)
+    # Where they overflow beside an infinity, the device's sum is that or NaN, and NaN from here on.
+    return np.where(np.isnan(y.value), 0.0, y.error)
 
 
 def _activation(activation: ActivationLike | None) -> _Activation:
