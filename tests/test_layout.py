@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pwconv import layout, shaders
+from support import inside
 
 
 @given(a=st.integers(0, 10**12), b=st.integers(1, 10**6))
@@ -47,6 +48,48 @@ def test_row_pitch_is_the_least_whole_number_of_vectors(elements, itemsize):
     pitch = layout.row_pitch(elements, itemsize)
     assert pitch * itemsize % 16 == 0
     assert elements <= pitch < elements + 16 // itemsize
+
+
+SHAPES = st.tuples(st.integers(1, 5), st.integers(1, 30), st.integers(1, 40), st.integers(1, 40))
+
+
+@given(x=SHAPES, out=SHAPES, itemsize=st.sampled_from([2, 4]))
+def test_sizes_are_those_of_the_resources(x, out, itemsize):
+    image = layout.sizes(x, out, "texture3d", itemsize)
+    assert (image["W_in"], image["H_in"]) == layout.texture3d_extent(x)[:2]
+    assert (image["W_out"], image["H_out"], image["planes"]) == layout.texture3d_extent(out)
+    rows = layout.sizes(x, out, "buffer", itemsize)
+    assert (rows["planes"], rows["pitch_out"]) == layout.buffer_rows(out, itemsize)
+    assert rows["pitch_in"] == layout.buffer_rows(x, itemsize)[1]
+    assert image == {**rows, "planes": image["planes"]}
+
+
+def test_sizes_by_name():
+    assert layout.sizes((2, 5, 7, 11), (2, 9, 4, 6), "buffer", 2) == {
+        "batches": 2,
+        **{"C": 5, "C4": 2, "K": 5, "K4": 2, "N": 9, "N4": 3, "planes": 18},
+        **{"W_in": 11, "H_in": 7, "M_in": 77, "W_out": 6, "H_out": 4, "M": 24},
+        **{"pitch_in": 80, "pitch_out": 24},
+    }
+
+
+def test_kernels_over_planes_have_a_word_of_their_own_for_no_size():
+    """What one of them takes besides the shared sizes is a parameter, not another size."""
+    known = {*layout.sizes((1, 1, 1, 1), (1, 1, 1, 1), "buffer", 4), "origin_x"}
+    for family in (
+        "conv2d_dw",
+        "elementwise",
+        "global_avg_pool",
+        "gather_channels",
+        "subsample",
+        "upsample",
+    ):
+        for variant in shaders.variants(family):
+            own = {*inside.push_names(variant)} - known - {"origin_y", "origin_z"}
+            assert own <= {
+                *("stride_w", "stride_h", "pad_w", "pad_h", "scale"),
+                *("activation_a", "activation_b"),
+            }
 
 
 @given(n=st.integers(1, 2000), k=st.integers(1, 2000))

@@ -36,15 +36,15 @@ _MAX16 = 65504.0
 _TINY = 2.0**-126  # smaller numbers may be flushed to zero
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Approximation:
-    """An exact array, and a bound on the error of a device's.
+    """An array in float64, and a bound on how far a device's array is from it.
 
     Attributes
     ----------
     value, error : numpy.ndarray of float64
-        Of one shape. Where the error is infinite, the device may have any number, or NaN. Where it
-        is 0, the device has the value, infinite or NaN too.
+        Of one shape. Where the error is 0, the device has the value, be it infinite or NaN. Where
+        the error is infinite, the device may have any number, or NaN.
     """
 
     value: Array
@@ -56,7 +56,7 @@ class Approximation:
         return _magnitude(self.value) + self.error
 
     def exactly(self) -> Approximation:
-        """Return the value with no error, for sums that their caller knows to be exact."""
+        """Return the value without error, for sums that the caller knows to be exact."""
         return exact(self.value)
 
     def moved(self, function: Callable[[Array], Array]) -> Approximation:
@@ -69,7 +69,7 @@ class Approximation:
         x, y = self.value, other.value
         value, error = x + y, self.error + other.error
         known = error == 0
-        if known.any():  # The sum in float64 may have been rounded too.
+        if known.any():  # Not where float64 had to round the sum.
             known &= (value - x == y) & (value - y == x)
         return _rounded(self, other, value, error, known)
 
@@ -103,7 +103,7 @@ class Approximation:
 
     @np.errstate(all="ignore")
     def stored(self, dtype: npt.DTypeLike) -> Approximation:
-        """Round once to "float32" or "float16", if the value is not such a number already."""
+        """Round once to "float32" or "float16"; an exact number of that type stays exact."""
         if np.dtype(dtype) != np.float16:
             return _bounded(self.value, self.error)
         most = self.most
@@ -116,18 +116,16 @@ class Approximation:
 
 
 def exact(array: npt.ArrayLike) -> Approximation:
-    """Return an array that the device has exactly."""
+    """Return an array that a device has as it is."""
     value = _float64(array)
     return Approximation(value, np.zeros_like(value))
 
 
-def given(array: npt.ArrayLike) -> Approximation:
-    """Return an array of which the device may take subnormal numbers of its dtype for zeros."""
-    known = exact(array)
-    size = np.abs(known.value)
-    return Approximation(
-        known.value, np.where(size < np.finfo(np.asarray(array).dtype).tiny, size, 0.0)
-    )
+def given(array: npt.NDArray[Any]) -> Approximation:
+    """Return an array whose numbers that are subnormal in its dtype may be flushed to zero."""
+    value = _float64(array)
+    size = np.abs(value)
+    return Approximation(value, np.where(size < np.finfo(array.dtype).tiny, size, 0.0))
 
 
 @np.errstate(all="ignore")
@@ -140,51 +138,56 @@ def sums_of_products(
     *,
     roundings: int | None = None,
 ) -> Approximation:
-    """Sum products in any order.
+    """Sum products of exact weights in any order.
 
-    A sum has no error where all x, and all weights, are whole multiples of a power of two, whose
-    product is q, and Σ|w·x| ≤ 2²⁴·q: each part of the sum is a number of fp32. In float16 it is
-    2¹¹·q.
+    A sum is exact where x are whole multiples of a power of two p, weights of another q, and
+    Σ|w·x| ≤ 2²⁴·p·q, or 2¹¹·p·q in float16: partial sums are multiples of p·q, no larger, and all
+    of those are numbers of the type.
 
     Parameters
     ----------
     x : Approximation
     weight : array_like
-        Exact.
     multiply : callable
-        ``multiply(x, weight)`` returns the sums; bilinear.
+        Takes x and weight in float64 and returns the sums.
     products : int
-        Terms of a sum.
+        Products in a sum.
     accumulate : "float32" or "float16"
         Type of the sums.
     roundings : int, optional
-        Most additions that a term goes through; as many as products by default.
+        Most additions that a product goes through; ``products`` by default.
     """
     half = np.dtype(accumulate) == np.float16
     digits, tiny, largest = (11, 2.0**-14, _MAX16) if half else (24, _TINY, _MAX32)
     weights = _float64(weight)
-    sizes, factors = _magnitude(x.value), _magnitude(weights)
     value = multiply(x.value, weights)
-    gamma = _gamma((roundings or products) + 1, 2.0 ** (1 - digits))
-    if math.isinf(gamma):
+    n_eps = ((roundings or products) + 1) * 2.0 ** (1 - digits)
+    if n_eps >= 1.0:
         return Approximation(value, np.full(value.shape, np.inf))
-    carried = np.where(np.isinf(x.error), 0.0, x.error) if x.error.any() else None
+    lost = np.isinf(x.error)
+    carried = np.where(lost, 0.0, x.error) if x.error.any() else None
+    sizes, factors = _magnitude(x.value), _magnitude(weights)
     terms = multiply(sizes if carried is None else sizes + carried, factors)
-    # Products too small to be normal numbers may be flushed to zero, or else their sums.
-    error = gamma * terms
+    error = n_eps / (1.0 - n_eps) * terms
+    # Each product that is no normal number may be flushed to zero, or else the sum with it.
     error += products * tiny
     most = terms + error
     if np.isnan(value).any():
         most = np.where(np.isnan(value), 0.0, most)
     if carried is None:
-        unit = _unit(sizes) * _unit(factors)
-        parts = terms <= (2.0**digits * unit if unit >= tiny else 0.0)
-        error = np.where(parts, 0.0, error) if parts.any() else error
+        limit = 0.0
+        for part in (slice(64), slice(None)):  # 64 elements tell random numbers.
+            unit = _unit(sizes.ravel()[part]) * _unit(factors.ravel()[part])
+            limit = 2.0**digits * unit if unit >= tiny else 0.0
+            if limit < terms.min(initial=np.inf):
+                break
+        whole = terms <= limit
+        error = np.where(whole, 0.0, error) if whole.any() else error
         return _bounded(value, error, most, largest)
-    # Zero times an infinity is NaN, and an infinity takes the sign of what it is multiplied by.
-    unsure = multiply(np.isinf(x.error) * 1.0, np.ones_like(weights)) + multiply(
-        _sign_unsure(x) * 1.0, np.isinf(weights) * 1.0
-    )
+    # As in times(), which says why.
+    unsure = multiply(lost * 1.0, np.ones_like(weights)) if lost.any() else np.zeros(())
+    if not np.isfinite(weights).all():
+        unsure = unsure + multiply(_sign_unsure(x) * 1.0, np.isinf(weights) * 1.0)
     most = np.where(unsure > 0, np.inf, most)
     return _bounded(value, error + multiply(carried, factors), most, largest)
 
@@ -217,7 +220,7 @@ def linear_rows(
 
 @np.errstate(all="ignore")
 def mean(x: Approximation) -> Approximation:
-    """Return the mean over the last two axes, which are kept, each of length 1."""
+    """Return means over the last two axes, kept with length 1, as global_avg_pool has them."""
     positions = math.prod(x.value.shape[-2:])
     # strided_sum.glslh and workgroup_sum.glslh: up to 32 a trip, 64 trips, the sums of those, 7
     # halvings of 128 invocations', and 4 lanes'.
@@ -235,10 +238,8 @@ def mean(x: Approximation) -> Approximation:
 
 def concatenate(values: Sequence[Approximation], axis: int) -> Approximation:
     """Join along an axis."""
-    return Approximation(
-        np.concatenate([each.value for each in values], axis),
-        np.concatenate([each.error for each in values], axis),
-    )
+    arrays = [each.value for each in values], [each.error for each in values]
+    return Approximation(*(np.concatenate(each, axis) for each in arrays))
 
 
 @dataclass(frozen=True)
@@ -349,8 +350,8 @@ def conv2d_pw(
     numpy.ndarray of float64
         [N, C_out, H_out, W_out], or without N.
     """
-    kernel = _matrix(weight)[:, :, None, None]
-    return conv2d(x, kernel, bias, stride=stride, padding=padding, activation=activation)
+    settings: Any = {"stride": stride, "padding": padding, "activation": activation}
+    return conv2d(x, _pointwise(weight), bias, **settings)
 
 
 def conv2d_pw_bound(
@@ -380,9 +381,9 @@ def conv2d_pw_bound(
     numpy.ndarray of float64
         Of the result's shape; infinite where a sum or the result may overflow.
     """
-    kernel = _matrix(weight)[:, :, None, None]
+    kernel = _pointwise(weight)
     y = convolve(exact(x), kernel, stride=stride, padding=padding, accumulate=accumulate)
-    return _finished(y, _by_channel(bias), activation, dtype)
+    return _finished(y, bias, (-1, 1, 1), activation, dtype)
 
 
 @np.errstate(all="ignore")
@@ -441,7 +442,7 @@ def linear_bound(
     numpy.ndarray of float64
         Of the result's shape; infinite where a sum or the result may overflow.
     """
-    return _finished(linear_rows(exact(x), weight, accumulate), bias, activation, dtype)
+    return _finished(linear_rows(exact(x), weight, accumulate), bias, (-1,), activation, dtype)
 
 
 @np.errstate(all="ignore")
@@ -507,7 +508,7 @@ def conv2d_bound(
         Of the result's shape; infinite where a sum or the result may overflow.
     """
     y = convolve(exact(x), weight, stride=stride, padding=padding, groups=groups)
-    return _finished(y, _by_channel(bias), activation, dtype)
+    return _finished(y, bias, (-1, 1, 1), activation, dtype)
 
 
 def pack_linear_weight(
@@ -541,15 +542,14 @@ def pack_linear_weight(
 
 
 def _finished(
-    sums: Approximation, bias: npt.ArrayLike | None, activation: Any, dtype: Any
+    y: Approximation, bias: npt.ArrayLike | None, axes: Any, activation: Any, dtype: Any
 ) -> Array:
-    """Return the bound after bias, activation and rounding."""
-    y = sums if bias is None else sums.plus(exact(bias))
-    return y.activated(activation).stored(dtype).error
-
-
-def _by_channel(bias: npt.ArrayLike | None) -> Array | None:
-    return None if bias is None else _float64(bias)[:, None, None]
+    """Return the bound after bias, activation and rounding, for sums of exact numbers."""
+    if bias is not None:
+        y = y.plus(exact(_float64(bias).reshape(axes)))
+    y = y.activated(activation).stored(dtype)
+    # Where they overflow beside an infinity, the device's sum is that or NaN, and NaN from here on.
+    return np.where(np.isnan(y.value), 0.0, y.error)
 
 
 def _activation(activation: ActivationLike | None) -> _Activation:
@@ -597,14 +597,14 @@ def _magnitude(x: Array) -> Array:
 def _rounded(
     x: Approximation, y: Approximation, value: Array, error: Array, known: Any
 ) -> Approximation:
-    """Return the result of one operation on x and y in fp32; a known value is not rounded yet."""
+    """Return the result of x and y in fp32, rounded where it is not known to be exact."""
     rounding = _magnitude(value)
     rounding += error
     rounding *= _EPS32
     if known.any():
         rounding = np.where(known & (value.astype(np.float32) == value), 0.0, rounding)
     error = _flushed(value, error + rounding)
-    if np.isnan(value).any():  # NaN stays, whatever it meets.
+    if np.isnan(value).any():  # An exact NaN makes NaN of whatever it meets.
         for each in (x, y):
             error = np.where(np.isnan(each.value) & (each.error == 0), 0.0, error)
     return _bounded(value, error)
@@ -613,7 +613,7 @@ def _rounded(
 def _bounded(
     value: Array, error: Array, most: Any = None, largest: float = _MAX32
 ) -> Approximation:
-    """Return a value; its error is infinite where ``most``, or what it may be, passes a limit."""
+    """Return a value with an infinite error where ``most``, or |value| + error, may overflow."""
     if _top(value) + _top(error if most is None else most) <= largest:
         return Approximation(value, error)
     finite = np.isfinite(value)
@@ -629,34 +629,30 @@ def _top(x: Array) -> float:
 
 
 def _sign_unsure(x: Approximation) -> Any:
+    """Return where a device's number may be zero or of the other sign."""
     return (x.error > 0) & (x.error >= np.abs(x.value))
 
 
 def _flushed(value: Array, error: Array) -> Array:
-    """Return the error of results of which those that are not normal may be taken for zero."""
-    if error.min(initial=1.0) > 2.0**54 * _TINY:  # Beside it, what is flushed is nothing.
-        return error
+    """Return the error of a result, which may be flushed to zero where it is no normal number."""
+    if error.min(initial=1.0) > 2.0**54 * _TINY:
+        return error  # Float64 would round the sum to it.
     size = np.abs(value)
-    moved = np.where(size < error + _TINY, np.minimum(size + error, _TINY), 0.0)
-    return error + moved
+    return error + _TINY * ((size < error + _TINY) & (size + error > 0))
 
 
 def _unit(sizes: Array) -> float:
-    """Return the largest power of two that numbers are whole multiples of, up to 2²⁴ times it.
+    """Return the largest power of two that numbers are whole multiples of, up to 2²⁵ times it.
 
-    0 if there is none.
+    0 if there is none, infinity if all are zeros.
     """
-    unit = 0.0
-    for part in (sizes.flat[:64], sizes):  # Random numbers are told from a few.
-        largest = float(part.max(initial=0.0))
-        unit = 2.0 ** (math.frexp(largest)[1] - 25)
-        multiples = part / unit
-        whole = multiples.astype(np.int64)
-        bits = int(np.bitwise_or.reduce(whole, axis=None))
-        if bits == 0 or (whole != multiples).any():
-            return 0.0
-        unit *= bits & -bits
-    return unit
+    unit = 2.0 ** (math.frexp(sizes.max(initial=0.0))[1] - 25)
+    multiples = sizes / unit
+    whole = multiples.astype(np.int64)
+    if (whole != multiples).any():
+        return 0.0
+    bits = int(np.bitwise_or.reduce(whole))
+    return unit * (bits & -bits) if bits else math.inf
 
 
 def _pair(value: Any) -> tuple[int, int]:
@@ -685,9 +681,9 @@ def _convolved(x: Array, kernel: Array, stride: Any, padding: Any, groups: int) 
     return y.reshape(*x.shape[:-3], -1, *y.shape[-2:])
 
 
-def _matrix(weight: npt.ArrayLike) -> Array:
+def _pointwise(weight: npt.ArrayLike) -> Array:
     array = _float64(weight)
-    return array.reshape(array.shape[:2])
+    return array.reshape(*array.shape[:2], 1, 1)
 
 
 def _rows_times(x: Array, weight: Array) -> Array:
@@ -695,7 +691,3 @@ def _rows_times(x: Array, weight: Array) -> Array:
         return x @ weight.T
     rows = x.reshape(len(weight), -1, x.shape[-1])
     return (rows @ weight.swapaxes(1, 2)).reshape(*x.shape[:-1], weight.shape[1])
-
-
-def _gamma(n: int, eps: float) -> float:
-    return n * eps / (1.0 - n * eps) if n * eps < 1.0 else math.inf

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from pwconv import reference, shaders
 from pwconv.dtypes import Array, axis_name
-from pwconv.layout import Shape4, buffer_rows, ceil_div
+from pwconv.layout import Shape4, buffer_rows, ceil_div, sizes
 from pwconv.ops.base import Choice, Operator, Site, operator
 from pwconv.ops.cases import Case, Limits, of_integers, plane_sizes
 from pwconv.reference import Approximation
@@ -137,7 +137,7 @@ def _copy_rows(site: Site, pieces: Sequence[Piece], shape: Shape4) -> Iterator[D
     begin = 0
     for piece in pieces:
         elements = piece.count * pitch
-        sizes = {
+        own = {
             "rows": n,
             "positions": elements,
             "source_first": piece.first * pitch,
@@ -146,7 +146,7 @@ def _copy_rows(site: Site, pieces: Sequence[Piece], shape: Shape4) -> Iterator[D
             "target_pitch": c * pitch,
         }
         grid = (elements // (4 // dtype.itemsize), n, 1)
-        plan = site.context.plan(variant, grid, sizes, shape=(64, 1, 1))
+        plan = site.context.plan(variant, grid, own, shape=(64, 1, 1))
         yield Dispatch(plan, {"staging": piece.source, "target": OUT})
         begin += piece.count
 
@@ -155,24 +155,25 @@ def _gather(site: Site, pieces: Sequence[Piece], shape: Shape4) -> Iterator[Disp
     """Gather runs of texels, each from as many pieces as the shader takes."""
     variant = shaders.variant("gather_channels", dtype=axis_name(site.dtype))
     n, c, h, w = shape
+    # Of the output alone: each source has its C4.
+    known = sizes(shape, shape, "texture3d", site.dtype.itemsize)
     begins = list(itertools.accumulate((piece.count for piece in pieces), initial=0))
-    c4 = 0
-    while c4 < ceil_div(c, 4):
+    n4 = 0
+    while n4 < known["N4"]:
         # From the piece that holds the run's first channel; the run ends with the last whole texel
         # of the last of its pieces.
-        first = bisect_right(begins, 4 * c4) - 1
+        first = bisect_right(begins, 4 * n4) - 1
         last = min(first + _LANES, len(pieces)) - 1
-        end = ceil_div(c, 4) if last == len(pieces) - 1 else begins[last + 1] // 4
+        end = known["N4"] if last == len(pieces) - 1 else begins[last + 1] // 4
         run = [*range(first, last + 1)]
         run += [last] * (_LANES - len(run))
-        sizes = {"W": w, "H": h, "batches": n, "c4_first": c4, "count": end - c4, "C": c}
-        sizes["C4"] = ceil_div(c, 4)
+        own = {"n4_first": n4, "count": end - n4}
         bindings: dict[str, Resource | int] = {"t_out": OUT}
         for lane, i in enumerate(run):
             if lane:
-                sizes[f"begin_{lane}"] = begins[i] if lane <= last - first else c
-            sizes[f"shift_{lane}"] = (pieces[i].first - begins[i]) % 2**32
-            sizes[f"C4_{lane}"] = ceil_div(pieces[i].channels, 4)
+                own[f"begin_{lane}"] = begins[i] if lane <= last - first else c
+            own[f"shift_{lane}"] = (pieces[i].first - begins[i]) % 2**32
+            own[f"C4_{lane}"] = ceil_div(pieces[i].channels, 4)
             bindings[f"t_{lane}"] = pieces[i].source
-        yield Dispatch(site.context.plan(variant, (w, h, (end - c4) * n), sizes), bindings)
-        c4 = end
+        yield Dispatch(site.context.plan(variant, (w, h, (end - n4) * n), {**known, **own}), bindings)
+        n4 = end
