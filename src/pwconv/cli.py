@@ -26,7 +26,7 @@ from pwconv.tuning.tuner import tuning_mode
 
 if TYPE_CHECKING:
     from pwconv.bench.cases import Shape
-    from pwconv.kernels.tiling import Choice
+    from pwconv.heuristics import Choice
     from pwconv.tuning.race import Outcome
     from pwconv.verify.run import Result, Verification
 

@@ -4,8 +4,8 @@ from collections.abc import Iterator
 
 import pytest
 
+from pwconv.heuristics import Choice
 from pwconv.kernels import conv2d_pw_pair_choice
-from pwconv.kernels.tiling import Choice
 
 
 @pytest.fixture(scope="module")

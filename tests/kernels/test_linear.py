@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 import pwconv
 from pwconv import reference, shaders
 from pwconv.dtypes import FLOAT32
+from pwconv.heuristics import Choice
 from pwconv.kernels import linear
-from pwconv.kernels.tiling import Choice, step_along_k
+from pwconv.kernels.tiling import step_along_k
 from support import inside, texels
 from support.accuracy import assert_within, check_infinite_weight, check_linear, random_linear
 from support.sweep import sweep

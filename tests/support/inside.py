@@ -19,7 +19,6 @@ from pwconv import device as device_module
 from pwconv.bench import graphs as bench_graphs
 from pwconv.graph import graph as graph_module
 from pwconv.kernels import conv2d_pw_choice, pack_linear_weight
-from pwconv.kernels import linear as linear_kernel
 from pwconv.timing import ceilings, clocks
 from pwconv.tuning import race
 from pwconv.vk import (
@@ -39,7 +38,6 @@ validate_by_default = device_module._validate_by_default
 SLOWEST_RATE = dispatch._SLOWEST
 host = cache._host
 CONV_FAMILIES = conv2d_pw_choice._FAMILIES
-linear_preference = linear_kernel._preference
 EPS32 = reference._EPS32
 MAX16 = reference._MAX16
 TINY = reference._TINY

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from pwconv.graph.convolutions import PointwiseConvolution
 from pwconv.graph.network import Network, Node
 from pwconv.graph.operations import Operation, Setting
+from pwconv.heuristics import Choice
 from pwconv.kernels import conv2d_pw_pair_choice
 from pwconv.kernels.conv2d_pw import Geometry
 from pwconv.kernels.conv2d_pw_pair import PairProblem, plan_conv2d_pw_pair
-from pwconv.kernels.tiling import Choice
 from pwconv.tensor import Shape, shape4
 from pwconv.vk.commands import OUT, Dispatch
 from pwconv.vk.resources import Resource

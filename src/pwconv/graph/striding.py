@@ -9,7 +9,7 @@ from pwconv.graph.convolutions import PointwiseConvolution
 from pwconv.graph.network import Network, Node, node_shape
 from pwconv.graph.operations import Setting
 from pwconv.graph.resampling import Subsample
-from pwconv.kernels import conv2d_pw_choice
+from pwconv.heuristics import stride_pays
 from pwconv.kernels.conv2d_pw import Geometry
 from pwconv.tensor import Shape
 
@@ -25,7 +25,7 @@ def split_strides(
     convolution with padding keeps its stride.
     """
     nodes, extended = list(network.nodes), list(shapes)
-    if not conv2d_pw_choice.subsampling_pays(setting.storage):
+    if not stride_pays(setting.context.info, setting.storage):
         return network, extended
     subsamples: dict[tuple[int, tuple[int, int]], int] = {}
     for i in network.order:

@@ -16,7 +16,8 @@ from pwconv.activation import Activation
 from pwconv.context import Context
 from pwconv.dtypes import DType
 from pwconv.errors import UnsupportedError
-from pwconv.kernels.tiling import block_shape, grid, trips
+from pwconv.heuristics import block_shape
+from pwconv.kernels.tiling import grid, trips
 from pwconv.layout import (
     Shape4,
     ceil_div,

@@ -10,20 +10,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cached_property
 
-from pwconv import shaders
+from pwconv import heuristics, shaders
 from pwconv.activation import Activation
 from pwconv.context import Context
 from pwconv.dtypes import DType
-from pwconv.kernels.tiling import (
-    Choice,
-    Preference,
-    choose_tile,
-    fitting_weight_storage,
-    grid,
-    runnable,
-    tiled_variants,
-    trips,
-)
+from pwconv.heuristics import Choice
+from pwconv.kernels.tiling import fitting_weight_storage, grid, runnable, tiled_variants, trips
 from pwconv.layout import Shape4, ceil_div, row_pitch
 from pwconv.vk.commands import Plan, Size3
 
@@ -69,45 +61,11 @@ class Problem:
         return rows // self.batches, self.out_features, self.batches
 
 
-# With so few rows a tile of them is mostly waste, and there are too few of them to fill a device.
-_FEW_ROWS = 8
-
-# By storage, then by lanes. "cpu" was measured on lavapipe (2026-11-22): up to 8 rows slices take
-# 0.1 to 1.0 of the time of the best tile, and staging is not worth its barriers. Elsewhere the
-# tiles follow the convolution's, unmeasured.
-_PREFERENCES_CPU = {
-    "texture3d": {
-        1: Preference((("m8n2k1l1", 256), ("m4n2k1l1", 64), ("m1n1k1l1", 0))),
-        4: Preference((("m16n3k1l4", 256), ("m8n2k1l4", 256), ("m4n2k1l4", 64), ("m4n1k1l4", 0))),
-    },
-    "buffer": {1: Preference((("m16n3k1", 256), ("m8n2k1", 256), ("m4n2k1", 64), ("m1n1k1", 0)))},
-}
-_PREFERENCES_ELSEWHERE = {
-    "texture3d": {
-        1: Preference((("m8n2k1l1", 4096), ("m4n2k1l1", 1024), ("m1n1k1l1", 0))),
-        4: Preference((("m8n2k1l4", 4096), ("m4n2k1l4", 1024), ("m4n1k1l4", 0))),
-    },
-    "buffer": {
-        1: Preference(
-            (
-                ("128x64x16", 512),
-                ("64x64x16", 256),
-                ("64x32x16s2", 256),
-                ("64x64x16s2", 128),
-                ("32x32x32s4", 0),
-            ),
-            weight_storage="buffer",
-        )
-    },
-}
-
-
 def preferred_weight_storage(
     context: Context, storage: str, dtype: DType, shape: tuple[int, int, int]
 ) -> str:
     """Return how a layer should pack a weight [B, N, K] on this device."""
-    preference = _preference(context, storage, 1)
-    return fitting_weight_storage(context, preference, dtype, shape)
+    return fitting_weight_storage(context, "linear", storage, dtype, shape)
 
 
 def candidates(
@@ -127,23 +85,23 @@ def candidates(
 
 
 def choose(context: Context, problem: Problem, weight_storage: str) -> Choice:
-    """Return the variant expected to be fastest: slices of K for few rows, else a tile.
+    """Return the variant expected to be fastest, by heuristics.toml.
 
     Raises
     ------
     UnsupportedError
         The device can run no variant, for lack of a feature or because all are denied.
     """
-    able = candidates(context, problem, weight_storage).values()
-    preference = _preference(context, problem.storage, problem.lanes)
-    rows = problem.outputs[0]
-    sliced = [v for v in able if v.family.startswith("linear_sliced")]
-    if sliced and rows <= _FEW_ROWS:
-        enough = [v for v in sliced if v.defines["TILE_M"] >= rows] or sliced
-        variant = min(enough, key=lambda v: ceil_div(rows, v.defines["TILE_M"]))
-        reason = f"few rows ({rows}): the invocations of a workgroup share K"
-        return Choice(variant, preference.workgroup, reason)
-    return choose_tile({v.axes["tile"]: v for v in able}, preference, problem)
+    return heuristics.choose(
+        "linear",
+        context.info,
+        candidates(context, problem, weight_storage),
+        storage=problem.storage,
+        dtype=problem.dtype,
+        outputs=problem.outputs,
+        k=problem.products,
+        lanes=problem.lanes,
+    )
 
 
 def plan_linear(
@@ -191,8 +149,3 @@ def plan_linear(
         flop=2 * rows * n * k * batches,
         trips=trips(variant, k),
     )
-
-
-def _preference(context: Context, storage: str, lanes: int) -> Preference:
-    is_cpu = context.info.type == "cpu"
-    return (_PREFERENCES_CPU if is_cpu else _PREFERENCES_ELSEWHERE)[storage][lanes]

@@ -25,9 +25,9 @@ from pwconv.errors import (
     PwconvError,
     ValidationError,
 )
+from pwconv.heuristics import Choice
 from pwconv.kernels import conv2d_pw_choice, transfer
 from pwconv.kernels.conv2d_pw import Problem, Task, plan_conv2d_pw
-from pwconv.kernels.tiling import Choice
 from pwconv.layout import Shape4
 from pwconv.tensor import acquire_resource
 from pwconv.timing.chains import chain_lengths, rotation, serial

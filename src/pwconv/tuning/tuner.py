@@ -8,9 +8,9 @@ import os
 
 from pwconv.context import Context
 from pwconv.errors import OutOfMemoryError, PwconvError
+from pwconv.heuristics import Choice
 from pwconv.kernels import conv2d_pw_choice
 from pwconv.kernels.conv2d_pw import Task
-from pwconv.kernels.tiling import Choice
 from pwconv.timing.clocks import Clocks
 from pwconv.timing.stopwatch import make_stopwatch
 from pwconv.tuning.race import Outcome, race

@@ -13,8 +13,9 @@ from pwconv.activation import parse_activation
 from pwconv.context import Context
 from pwconv.dispatch import MOST_TRIPS
 from pwconv.dtypes import FLOAT16, FLOAT32, Array, DType
+from pwconv.heuristics import block_shape
 from pwconv.kernels.conv2d_pw import MOST_SHARED, Geometry, Problem, plan_conv2d_pw, takes_scale
-from pwconv.kernels.tiling import block_shape, step_along_k
+from pwconv.kernels.tiling import step_along_k
 from pwconv.layout import Shape4, ceil_div
 from pwconv.shaders import Variant
 from pwconv.verify import cases
