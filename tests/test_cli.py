@@ -35,7 +35,8 @@ def test_the_installed_command_is_this_one():
 def test_info(device):
     result = run("info")
     assert result.returncode == 0
-    for expected in (device.info.name, device.info.driver, "maxImageDimension3D"):
+    ids = f"{device.info.vendor_id:#x}, {device.info.device_id:#x}, {device.info.driver_id}"
+    for expected in (device.info.name, device.info.driver, ids, "maxImageDimension3D"):
         assert expected in result.stdout
 
 

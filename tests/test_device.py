@@ -39,6 +39,11 @@ def test_devices_are_described(device):
     info = pwconv.devices()[device.info.index]
     assert str(info) == str(device.info)
     assert info.identity == device.info.identity
+    assert info.identity.startswith(f"{info.vendor_id:08x}-{info.device_id:08x}-")
+    assert (info.driver_id, info.uuid) == (device.info.driver_id, device.info.uuid)
+    assert len(bytes.fromhex(info.uuid)) == 16
+    if "llvmpipe" in info.name:
+        assert (info.vendor_id, info.driver_id) == (0x10005, 13)
     assert info.type in ("discrete", "integrated", "virtual", "cpu", "other")
     assert tuple(map(int, info.api_version.split("."))) >= (1, 1)
     assert info.limits["maxComputeWorkGroupInvocations"] >= 128

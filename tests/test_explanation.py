@@ -6,9 +6,9 @@ import dataclasses
 
 import numpy as np
 import pytest
+from pwconv.kernels import conv2d_pw_choice
 
 import pwconv
-from pwconv.kernels import conv2d_pw_choice
 from pwconv.vk.commands import Plan
 from support import inside
 

@@ -15,12 +15,6 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
-
-import pwconv
-from pwconv import shaders
-from pwconv.activation import parse_activation
-from pwconv.context import Context
-from pwconv.dtypes import FLOAT16, FLOAT32
 from pwconv.kernels import conv2d_pw_choice, conv2d_pw_pair_choice, linear, transfer
 from pwconv.kernels.channels import Piece, plan_channels
 from pwconv.kernels.conv2d_dw import plan_conv2d_dw
@@ -30,6 +24,12 @@ from pwconv.kernels.elementwise import ADD, plan_elementwise
 from pwconv.kernels.global_avg_pool import plan_global_avg_pool
 from pwconv.kernels.pack_linear_weight import packed_storage
 from pwconv.kernels.upsample import plan_upsample
+
+import pwconv
+from pwconv import shaders
+from pwconv.activation import parse_activation
+from pwconv.context import Context
+from pwconv.dtypes import FLOAT16, FLOAT32
 from pwconv.layout import Shape4, weight_rows_bytes
 from pwconv.tensor import choose_storage
 from pwconv.vk.commands import Plan

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from pwconv.kernels import conv2d_pw_pair, tiling
 
 import pwconv
 from pwconv import dispatch, reference, shaders
 from pwconv.dispatch import MOST_TRIPS
-from pwconv.kernels import conv2d_pw_pair, tiling
 from support import inside
 from support.accuracy import assert_within
 

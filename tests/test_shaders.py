@@ -8,10 +8,10 @@ import shutil
 from pathlib import Path
 
 import pytest
+from pwconv.kernels import elementwise
 
 from pwconv import PwconvError, shaders
 from pwconv import activation as activations
-from pwconv.kernels import elementwise
 from support import inside
 from support.cards import card
 

@@ -26,7 +26,7 @@ from pwconv.tuning.tuner import tuning_mode
 
 if TYPE_CHECKING:
     from pwconv.bench.cases import Shape
-    from pwconv.ops import Choice
+    from pwconv.heuristics import Choice
     from pwconv.tuning.race import Outcome
     from pwconv.verify.run import Result, Verification
 
@@ -228,6 +228,8 @@ def _info(_: argparse.Namespace) -> bool:
         "name": lambda d: d.name,
         "type": lambda d: d.type,
         "driver": lambda d: d.driver,
+        "vendor, device, driver": lambda d: f"{d.vendor_id:#x}, {d.device_id:#x}, {d.driver_id}",
+        "UUID": lambda d: d.uuid or "unknown",
         "Vulkan": lambda d: d.api_version,
         "usable": lambda d: f"no: {d.problem}" if d.problem else "yes",
         "fp16 arithmetic": lambda d: "yes" if "shaderFloat16" in d.features else "no",

@@ -10,11 +10,11 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from pwconv.kernels import conv2d_pw_choice
 
 import pwconv
 from pwconv import reference
 from pwconv.cache import cache_folder, read_pipelines
-from pwconv.kernels import conv2d_pw_choice
 from pwconv.tuning import race
 from pwconv.tuning.store import Store
 from support import inside

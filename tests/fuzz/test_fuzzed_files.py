@@ -11,12 +11,12 @@ from typing import Any
 import numpy as np
 import pytest
 from hypothesis import strategies as st
+from pwconv.kernels import conv2d_pw_choice
+from pwconv.kernels.conv2d_pw import plan_conv2d_pw
 
 import pwconv
 from pwconv import shaders
 from pwconv.cache import read_pipelines
-from pwconv.kernels import conv2d_pw_choice
-from pwconv.kernels.conv2d_pw import plan_conv2d_pw
 from pwconv.models import parameters
 from pwconv.tuning.store import Store
 from pwconv.tuning.tuner import Tuner

@@ -3,9 +3,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
-
 from pwconv.kernels import conv2d_pw_pair_choice
-from pwconv.kernels.tiling import Choice
+
+from pwconv.heuristics import Choice
 
 
 @pytest.fixture(scope="module")

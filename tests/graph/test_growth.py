@@ -6,13 +6,13 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
+from pwconv.graph.resampling import GlobalAvgPool
+from pwconv.kernels.channels import Piece, plan_channels
 
 import pwconv
 from pwconv.graph.network import Network, Node
 from pwconv.graph.placement import Lifetime, place
-from pwconv.graph.resampling import GlobalAvgPool
 from pwconv.graph.schedule import schedule
-from pwconv.kernels.channels import Piece, plan_channels
 from pwconv.vk.barriers import Hazards
 from pwconv.vk.resources import Span
 from support import inside

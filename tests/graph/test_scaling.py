@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from pwconv.kernels import conv2d_pw_choice
 
 import pwconv
-from pwconv.kernels import conv2d_pw_choice
 from support import inside
 from support.mirror import Mirror, Pair, random_weight
 

@@ -6,9 +6,9 @@ import itertools
 
 from hypothesis import given
 from hypothesis import strategies as st
+from pwconv.graph.resampling import GlobalAvgPool
 
 from pwconv.graph.network import Network, Node
-from pwconv.graph.resampling import GlobalAvgPool
 from pwconv.graph.schedule import schedule
 
 

@@ -6,13 +6,14 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pwconv.kernels import conv2d_pw_choice
+from pwconv.kernels.conv2d_pw import takes_scale
+from pwconv.kernels.tiling import step_along_k
 
 import pwconv
 from pwconv import shaders
 from pwconv.dtypes import axis_name
-from pwconv.kernels import conv2d_pw_choice
-from pwconv.kernels.conv2d_pw import takes_scale
-from pwconv.kernels.tiling import step_along_k
+from pwconv.heuristics import Choice
 from pwconv.matrix_units import has_flexible_matrix, plan_matrices
 from support import inside
 from support.accuracy import check_infinite_weight, check_layer, random_problem
@@ -87,7 +88,7 @@ def force(device: pwconv.Device, monkeypatch: pytest.MonkeyPatch):
         def choose(context, problem, weight_storage):
             able = conv2d_pw_choice.candidates(context, problem, weight_storage).values()
             (variant,) = (v for v in able if v.family == family and v.axes["tile"] == tile)
-            return conv2d_pw_choice.Choice(variant, (8, 8, 1), "the test asks for it")
+            return Choice(variant, (8, 8, 1), "the test asks for it")
 
         monkeypatch.setattr(conv2d_pw_choice, "choose", choose)
         # A scale is folded wherever it can be.

@@ -6,8 +6,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-
-import pwconv
 from pwconv.kernels.conv2d_pw import Geometry, Problem
 from pwconv.kernels.conv2d_pw_choice import (
     candidates,
@@ -15,6 +13,8 @@ from pwconv.kernels.conv2d_pw_choice import (
     preferred_weight_storage,
     scale_pays,
 )
+
+import pwconv
 from support.cards import FIXED, FLEXIBLE, KHR, NV, card
 
 

@@ -6,12 +6,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from pwconv.kernels.conv2d_pw_pair import PairProblem, most_channels, plan_conv2d_pw_pair
 
 import pwconv
 from pwconv import reference, shaders
 from pwconv.activation import parse_activation
 from pwconv.dtypes import as_dtype, axis_name
-from pwconv.kernels.conv2d_pw_pair import PairProblem, most_channels, plan_conv2d_pw_pair
 from pwconv.matrix_units import flexible_pair_matrix, plan_pair_matrices
 from pwconv.vk.commands import Dispatch
 from support import inside, texels

@@ -8,12 +8,13 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pwconv.kernels import linear
+from pwconv.kernels.tiling import step_along_k
 
 import pwconv
 from pwconv import reference, shaders
 from pwconv.dtypes import FLOAT32
-from pwconv.kernels import linear
-from pwconv.kernels.tiling import Choice, step_along_k
+from pwconv.heuristics import Choice
 from support import inside, texels
 from support.accuracy import assert_within, check_infinite_weight, check_linear, random_linear
 from support.sweep import sweep

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pwconv.kernels.subsample import plan_subsample
 
 import pwconv
 from pwconv.dtypes import as_dtype
-from pwconv.kernels.subsample import plan_subsample
 from pwconv.vk.commands import Dispatch
 from support import inside, texels
 

@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pwconv.kernels import conv2d_pw, conv2d_pw_choice, conv2d_pw_pair_choice, linear
 
 import pwconv
 from pwconv import reference
 from pwconv.dtypes import FLOAT16, FLOAT32
-from pwconv.kernels import conv2d_pw, conv2d_pw_choice, conv2d_pw_pair_choice, linear
-from pwconv.kernels.tiling import Choice
+from pwconv.heuristics import Choice
 from pwconv.vk import memory
 from support import inside
 from support.accuracy import assert_within, check_layer, check_linear, random_linear, random_problem

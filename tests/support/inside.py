@@ -19,7 +19,6 @@ from pwconv import device as device_module
 from pwconv.bench import graphs as bench_graphs
 from pwconv.graph import graph as graph_module
 from pwconv.ops import convolution
-from pwconv.ops import linear as linear_operator
 from pwconv.timing import ceilings, clocks
 from pwconv.tuning import race
 from pwconv.vk import (
@@ -39,7 +38,6 @@ validate_by_default = device_module._validate_by_default
 SLOWEST_RATE = dispatch._SLOWEST
 host = cache._host
 CONV_FAMILIES = convolution._FAMILIES
-linear_preference = linear_operator._preference
 as_pair = reference._pair
 SHADERS = shaders._folder()
 manifest = shaders._manifest

@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 
 import numpy as np
+from pwconv.verify.poison import poison
 
 import pwconv
-from pwconv.verify.poison import poison
 from pwconv.vk import api as vk
 from pwconv.vk.resources import DOWNLOAD, Buffer, Image
 from support import inside

@@ -8,11 +8,12 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 import pytest
+from pwconv.kernels import conv2d_pw, conv2d_pw_choice
 
 import pwconv
 from pwconv import reference
 from pwconv.errors import OutOfMemoryError
-from pwconv.kernels import conv2d_pw, conv2d_pw_choice
+from pwconv.heuristics import Choice
 from pwconv.timing.clocks import ClockCheck, Clocks
 from pwconv.timing.samples import summarize
 from pwconv.tuning import race as race_module
@@ -216,7 +217,7 @@ def test_inputs_and_outputs_rotate(fake_race):
 
 
 def outcome_of(default: list[float], rival: list[float], *, held: bool) -> Outcome:
-    choice = conv2d_pw_choice.Choice(None, (8, 8, 1), "")
+    choice = Choice(None, (8, 8, 1), "")
     check = ClockCheck(1.0, 1.0, 1)
     return Outcome(choice, summarize(default), choice, summarize(rival), check, held, 2)
 

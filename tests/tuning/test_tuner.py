@@ -9,11 +9,12 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
+from pwconv.kernels import conv2d_pw_choice
 
 import pwconv
 from pwconv import reference, shaders
 from pwconv.errors import OutOfMemoryError
-from pwconv.kernels import conv2d_pw_choice
+from pwconv.heuristics import Choice
 from pwconv.tuning import race, tuner
 from pwconv.tuning.store import Key, Store, Verdict
 from support import inside, texels
@@ -33,9 +34,7 @@ def task_of(layer: pwconv.PointwiseConv2d, storage: str, shape: tuple = SHAPE) -
     return inside.task(layer, storage, shape, out_shape)
 
 
-def verdicts_for(
-    layer: pwconv.PointwiseConv2d, storage: str, choice: conv2d_pw_choice.Choice
-) -> dict[Key, Verdict]:
+def verdicts_for(layer: pwconv.PointwiseConv2d, storage: str, choice: Choice) -> dict[Key, Verdict]:
     """Return a verdict that a choice is best, as a race would give it."""
     task = task_of(layer, storage)
     default = conv2d_pw_choice.choose(
@@ -72,7 +71,7 @@ def dispatched(
 
 def others(
     layer: pwconv.PointwiseConv2d, storage: str
-) -> list[tuple[conv2d_pw_choice.Choice, tuple[int, int, int]]]:
+) -> list[tuple[Choice, tuple[int, int, int]]]:
     """Return every choice but the default, with the workgroup that it comes to."""
     found = race.entrants(inside.context(layer.device), task_of(layer, storage))[1:]
     return [(choice, plan.workgroup) for choice, plan in found]
@@ -323,7 +322,7 @@ def test_a_variant_that_the_device_cannot_run_is_ignored(open_device: OpenDevice
     x, weight, bias = problem_of(rng)
     x, weight = x.astype(np.float16), weight.astype(np.float16)
     layer = pwconv.PointwiseConv2d(weight, bias, storage="buffer", device=own)
-    choice = conv2d_pw_choice.Choice(unable[0], (8, 8, 1), "")
+    choice = Choice(unable[0], (8, 8, 1), "")
     inside.tuner(own).store.add(verdicts_for(layer, "buffer", choice))
     assert "tuned" not in layer.explain(SHAPE).reason
     check_layer(layer, x, weight, bias)

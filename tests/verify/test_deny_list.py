@@ -13,13 +13,13 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pwconv.kernels import conv2d_pw_choice, linear
 
 import pwconv
 from pwconv import cache, shaders
 from pwconv.context import Denied
 from pwconv.deny_list import Denial, DenyList
 from pwconv.device import open_context
-from pwconv.kernels import conv2d_pw_choice, linear
 from pwconv.tuning.store import Key, Verdict
 from pwconv.verify.run import selected, verify
 from support import inside

@@ -12,16 +12,16 @@ from typing import Any
 
 import numpy as np
 import pytest
+from pwconv.kernels import tiling
+from pwconv.verify.workbench import Workbench, storage_of
 
 import pwconv
 from pwconv import dispatch, shaders
 from pwconv.context import Context
 from pwconv.dispatch import MOST_TRIPS
-from pwconv.kernels import tiling
 from pwconv.verify import linear, pointwise
 from pwconv.verify.report import describe, make_table, to_document
 from pwconv.verify.run import FAMILIES, Verification, selected, verify
-from pwconv.verify.workbench import Workbench, storage_of
 from pwconv.vk import pipelines
 from pwconv.vk.commands import Plan
 from support import inside

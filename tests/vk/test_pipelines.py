@@ -13,11 +13,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from pwconv.kernels import elementwise
 
 import pwconv
 from pwconv.activation import parse_activation
 from pwconv.cache import cache_folder, replace_file
-from pwconv.kernels import elementwise
 from pwconv.vk import api as vk
 from support import inside
 from support.accuracy import check_layer, random_problem

@@ -6,12 +6,13 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from pwconv.graph.network import Network, Node, node_shape
+from pwconv.heuristics import stride_pays
 from pwconv.ops.base import Epilogue, Operator, Site
-from pwconv.ops.convolution import Convolution, stride_pays
+from pwconv.ops.convolution import Convolution
 from pwconv.ops.elementwise import Elementwise
 from pwconv.ops.pair import PointwisePair
 from pwconv.ops.resize import Subsample
-from pwconv.ops.window import Geometry
+from pwconv.ops.window import POINTWISE, Geometry
 from pwconv.tensor import Shape
 
 
@@ -103,7 +104,9 @@ def split_stride(at: Rewriter, i: int) -> Node | None:
     copy. A convolution with padding keeps its stride.
     """
     node, convolution = at.nodes[i], at.operator(i)
-    if not isinstance(convolution, Convolution) or not stride_pays(at.site):
+    if not isinstance(convolution, Convolution) or not stride_pays(
+        at.site.context.info, at.site.storage
+    ):
         return None
     stride = convolution.geometry.stride
     if stride == (1, 1) or convolution.geometry != Geometry(stride):
@@ -114,7 +117,7 @@ def split_stride(at: Rewriter, i: int) -> Node | None:
         subsample = Node(f"{node.name} (subsample)", Subsample(stride=stride), (x,))
         at.nodes.append(subsample)
         at.shapes.append(node_shape(subsample, at.shapes))
-    return Node(node.name, replace(convolution, geometry=Geometry()), (at.added[x, stride], *rest))
+    return Node(node.name, replace(convolution, geometry=POINTWISE), (at.added[x, stride], *rest))
 
 
 def fuse_pair(at: Rewriter, i: int) -> Node | None:

@@ -1,6 +1,7 @@
 """Operators: what layers and graphs compute, a class each, found by :func:`operators`."""
 
-from pwconv.ops.base import Choice, Epilogue, Operator, Site, operators
+from pwconv.heuristics import Choice
+from pwconv.ops.base import Epilogue, Operator, Site, operators
 from pwconv.ops.channels import Concat, Slice
 from pwconv.ops.convolution import Convolution, make_dense, make_pointwise
 from pwconv.ops.depthwise import DepthwiseConvolution, make_depthwise

@@ -13,10 +13,11 @@ from pwconv import shaders
 from pwconv.activation import Activation, ActivationLike, parse_activation
 from pwconv.context import Context
 from pwconv.dtypes import DType, axis_name
+from pwconv.heuristics import Choice
 from pwconv.layout import sizes
 from pwconv.shaders import Variant
 from pwconv.tensor import Shape, shape4
-from pwconv.vk.commands import OUT, Dispatch, Size3
+from pwconv.vk.commands import OUT, Dispatch
 from pwconv.weights import Parameters
 
 if TYPE_CHECKING:
@@ -97,24 +98,6 @@ class Site:
             trips=trips,
         )
         return Dispatch(plan, {**(operands or {"t_in": 0}), "t_out": OUT})
-
-
-@dataclass(frozen=True)
-class Choice:
-    """A variant for a problem.
-
-    Attributes
-    ----------
-    variant : Variant
-    workgroup : tuple of int
-        Preferred shape, where the variant leaves it open.
-    reason : str
-        The reason, in a clause.
-    """
-
-    variant: Variant
-    workgroup: Size3 = (8, 8, 1)
-    reason: str = ""
 
 
 @dataclass(frozen=True)

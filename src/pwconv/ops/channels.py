@@ -10,8 +10,9 @@ from dataclasses import dataclass
 
 from pwconv import reference, shaders
 from pwconv.dtypes import Array, axis_name
+from pwconv.heuristics import Choice
 from pwconv.layout import Shape4, buffer_rows, ceil_div, sizes
-from pwconv.ops.base import Choice, Operator, Site, operator
+from pwconv.ops.base import Operator, Site, operator
 from pwconv.ops.cases import Case, Limits, of_integers, plane_sizes
 from pwconv.reference import Approximation
 from pwconv.tensor import Shape, shape4
@@ -175,5 +176,7 @@ def _gather(site: Site, pieces: Sequence[Piece], shape: Shape4) -> Iterator[Disp
             own[f"shift_{lane}"] = (pieces[i].first - begins[i]) % 2**32
             own[f"C4_{lane}"] = ceil_div(pieces[i].channels, 4)
             bindings[f"t_{lane}"] = pieces[i].source
-        yield Dispatch(site.context.plan(variant, (w, h, (end - n4) * n), {**known, **own}), bindings)
+        yield Dispatch(
+            site.context.plan(variant, (w, h, (end - n4) * n), {**known, **own}), bindings
+        )
         n4 = end

@@ -16,27 +16,25 @@ from typing import Any
 
 import numpy as np
 
-from pwconv import reference, shaders
+from pwconv import heuristics, reference, shaders
 from pwconv.activation import ActivationLike
 from pwconv.context import Context
 from pwconv.dispatch import MOST_TRIPS
-from pwconv.dtypes import FLOAT16, FLOAT32, Array, DType, as_float_array
+from pwconv.dtypes import FLOAT32, Array, DType, as_float_array
 from pwconv.errors import UnsupportedError
+from pwconv.heuristics import Choice, block_shape
 from pwconv.layout import Shape4, ceil_div, row_pitch, sizes, weight_rows_extent
 from pwconv.matrix_units import plan_matrices
 from pwconv.ops import cases
-from pwconv.ops.base import Choice, Epilogue, Operator, Site, operator
+from pwconv.ops.base import Epilogue, Operator, Site, operator
 from pwconv.ops.cases import Arrays, Case, Limits, Maker
 from pwconv.ops.matmul import (
-    Preference,
     Product,
-    block_shape,
-    blocks,
-    choose_tile,
-    fitting_weight_storage,
+    candidates,
+    choose,
     grid,
+    preferred_weight_storage,
     rows_fit,
-    runnable,
     step_along_k,
     tiled_variants,
     trips,
@@ -51,6 +49,10 @@ from pwconv.weights import PackedWeight, Parameters, check_bias
 _MOST_UNROLLED = 64
 # With more positions of a sample at least half of the smallest workgroup's block is put to use.
 MOST_SHARED = 16
+_FAMILIES = {
+    "texture3d": ("conv2d_pw_staged_texture3d", "conv2d_pw_tiled"),
+    "buffer": ("conv2d_pw_staged_buffer",),
+}
 _MOST_TAPS = 2**10  # of a kernel: products are counted in 32 bits
 
 
@@ -91,6 +93,35 @@ class Problem(Product):
     def outputs_apart(self) -> Size3:
         """M and N of one sample, and samples, for a variant that shares no tiles."""
         return self.positions, self.out_shape[1], self.out_shape[0]
+
+    @property
+    def gathered(self) -> bool:
+        """True where x is gathered by a stride, padding or taps."""
+        return self.geometry != POINTWISE
+
+    def considered(self, context: Context, weight_storage: str) -> tuple[shaders.Variant, ...]:
+        """Return every variant for its storage and types, of matrix units where they suit."""
+        families = _FAMILIES[self.storage]
+        if self.storage == "buffer" and not _takes_every_buffer(context):
+            families = ("conv2d_pw_four_buffers",)
+        found = tiled_variants(families, self.dtype, self.accumulate, weight_storage)
+        if self._suits_matrices and rows_fit(context, self.out_shape[1], self.x_shape[1]):
+            found += _matrix_variants()
+        return found
+
+    @property
+    def _suits_matrices(self) -> bool:
+        """True where cooperative matrices compute it: float16 rows, as they lie in buffers.
+
+        They are of one sample: where few positions share tiles, others compute it.
+        """
+        return (
+            self.storage == "buffer"
+            and self.dtype.itemsize == 2
+            and self.accumulate.itemsize == 4
+            and not self.gathered
+            and not self.shared
+        )
 
 
 @operator("conv2d")
@@ -153,7 +184,7 @@ class Convolution(Operator):
         """Return the operator with its weight packed, in the storage that suits the device."""
         (given,) = self.parameters
         _, n, k = given.shape
-        wanted = weight_storage or preferred_weight_storage(site, n, k)
+        wanted = weight_storage or _weight_storage(site, n, k)
         return replace(self, parameters=(given.pack(site.context, site.dtype, wanted),))
 
     def problem(self, site: Site, x: Shape, out: Shape) -> Problem:
@@ -165,7 +196,7 @@ class Convolution(Operator):
         """Raise where the device cannot hold the weight, or runs no variant at all."""
         (given,) = self.parameters
         _, n, k = given.shape
-        stored = given.storage_on(site.context, site.dtype, preferred_weight_storage(site, n, k))
+        stored = given.storage_on(site.context, site.dtype, _weight_storage(site, n, k))
         problem = self.problem(site, (1, self.in_channels, 1, 1), (1, n, 1, 1))
         candidates(site.context, problem, stored)
 
@@ -174,7 +205,10 @@ class Convolution(Operator):
         if site.tuner and self.is_pointwise:
             return site.tuner.choose(Task(self, site, inputs[0], out))
         problem = self.problem(site, inputs[0], out)
-        return choose(site.context, problem, self.parameters[0].packed.storage)
+        choice = choose(site.context, problem, self.parameters[0].packed.storage)
+        if not problem.shared:
+            return choice
+        return replace(choice, reason=f"{choice.reason}; {out[0]} samples share tiles")
 
     def plan(
         self, site: Site, inputs: Sequence[Shape], out: Shape, *, choice: Choice | None = None
@@ -192,8 +226,12 @@ class Convolution(Operator):
         return [Dispatch(plan, bindings, choice.reason)]
 
     def scale_pays(self, site: Site, inputs: Sequence[Shape], out: Shape) -> bool:
-        """Return whether it should multiply x by a scale, and not take their product."""
-        return scale_pays(site.context, self.choose(site, inputs, out).variant)
+        """Return whether it should multiply x by a scale, and not take their product.
+
+        conv2d_pw_coopmat2.comp cannot at all: a matrix is loaded as it lies in memory.
+        """
+        variant = self.choose(site, inputs, out).variant
+        return takes_scale(variant) and heuristics.scale_pays(site.context.info, variant)
 
     def reference(self, *inputs: Approximation) -> Approximation:
         """Return the sums of products, with the bias, in float64."""
@@ -365,6 +403,27 @@ def check_kernel(weight: Any, axes: str) -> Array:
     return array
 
 
+@functools.cache
+def _matrix_variants() -> tuple[shaders.Variant, ...]:
+    return (*shaders.variants("conv2d_pw_coopmat"), *shaders.variants("conv2d_pw_coopmat2"))
+
+
+def _takes_every_buffer(context: Context) -> bool:
+    """Return whether the device binds all that a convolution of buffers may have.
+
+    They are output, input, weight, bias, residual and scale.
+    """
+    return bool(context.limits["maxPerStageDescriptorStorageBuffers"] >= 6)
+
+
+def _weight_storage(site: Site, n: int, k: int) -> str:
+    """Return how to pack a weight [N, K]."""
+    if site.storage == "buffer" and not _takes_every_buffer(site.context):
+        return "auto"  # a texture where it fits one: it leaves a buffer to a residual
+    shape = 1, n, k
+    return preferred_weight_storage(site.context, "conv2d_pw", site.storage, site.dtype, shape)
+
+
 def takes_scale(variant: shaders.Variant) -> bool:
     """Return whether a variant can multiply its input by a scale as it loads it."""
     return "t_scale" in variant.binding_names
@@ -444,224 +503,6 @@ def _matrix_constants(context: Context, variant: shaders.Variant) -> dict[str, i
         "SUBGROUPS_N": plan.subgroups_n,
         "SUBGROUPS_M": plan.subgroups_m,
     }
-
-
-# == choice, to become data ==
-
-_FAMILIES = {
-    "texture3d": ("conv2d_pw_staged_texture3d", "conv2d_pw_tiled"),
-    "buffer": ("conv2d_pw_staged_buffer",),
-}
-_FOUR_BUFFERS = "conv2d_pw_four_buffers"
-_COOPMAT, _COOPMAT2 = "conv2d_pw_coopmat", "conv2d_pw_coopmat2"
-
-# Measured over the twelve EdgeTAM shapes (2026-11-22): "discrete" on an NVIDIA H100, where a weight
-# in a buffer takes 0.6 of the time of one in a texture; "cpu" on lavapipe, where the barriers of a
-# workgroup cost more than they save. Other devices are not measured: `pwconv tune` is for them.
-_PREFERENCES: dict[tuple[str, str, DType], Preference] = {
-    ("texture3d", "discrete", FLOAT32): Preference(
-        (
-            ("64x64x16", 512),
-            ("128x48x8", 512),
-            ("128x48x16s2", 256),
-            ("64x64x16", 256),
-            ("64x32x16s2", 512),
-            ("64x96x32s4", 128),
-            ("32x48x32s4", 192),
-            ("32x32x32s4", 64),
-            ("m2n2k2", 4096),
-            ("m1n1k1", 0),
-        ),
-        (32, 8, 1),
-        "buffer",
-    ),
-    ("texture3d", "discrete", FLOAT16): Preference(
-        (
-            ("128x48x8", 512),
-            ("128x64x16", 512),
-            ("256x32x8", 256),
-            ("64x32x16s2", 256),
-            ("32x32x32s4", 64),
-            ("m2n2k2", 4096),
-            ("m1n1k1", 0),
-        ),
-        (32, 8, 1),
-        "buffer",
-    ),
-    **{
-        ("texture3d", "cpu", dtype): Preference(
-            (("m16n3k1", 64), ("m8n2k1", 64), ("m4n1k1", 64), ("m1n1k1", 0))
-        )
-        for dtype in (FLOAT32, FLOAT16)
-    },
-}
-_PREFERENCES_ELSEWHERE = {
-    "texture3d": Preference((("m4n2k1", 4096), ("m4n1k1", 4096), ("m1n1k1", 0))),
-    "buffer": Preference(
-        (
-            ("128x48x8", 512),
-            ("128x64x16", 512),
-            ("256x32x8", 256),
-            ("128x48x16s2", 256),
-            ("64x64x16", 256),
-            ("64x96x32s4", 128),
-            ("64x32x16s2", 256),
-            ("64x64x16s2", 128),
-            ("32x48x32s4", 192),
-            ("32x32x32s4", 0),
-        ),
-        weight_storage="buffer",
-    ),
-}
-
-
-def preferred_weight_storage(site: Site, n: int, k: int) -> str:
-    """Return how a layer should pack a weight [N, K] on this device."""
-    context, storage, dtype = site.context, site.storage, site.dtype
-    preference = _preference(context, storage, dtype)
-    if storage == "buffer" and not _takes_every_buffer(context):
-        return "auto"  # a texture where it fits one: it leaves a buffer to a residual
-    return fitting_weight_storage(context, preference, dtype, (1, n, k))
-
-
-def candidates(
-    context: Context, problem: Problem, weight_storage: str
-) -> dict[str, shaders.Variant]:
-    """Return every variant, by name, that the device can run on the problem.
-
-    Raises
-    ------
-    UnsupportedError
-        There is none, for lack of a feature, for a limit, or because all are denied.
-    """
-    families = _FAMILIES[problem.storage]
-    if problem.storage == "buffer" and not _takes_every_buffer(context):
-        families = (_FOUR_BUFFERS,)
-    considered = tiled_variants(families, problem.dtype, problem.accumulate, weight_storage)
-    if _suits_matrices(problem) and rows_fit(context, problem.out_shape[1], problem.x_shape[1]):
-        considered += _matrix_variants()
-    return runnable(context, considered, problem)
-
-
-def choose(context: Context, problem: Problem, weight_storage: str) -> Choice:
-    """Return the variant expected to be fastest: matrix units, or the best-fitting tile.
-
-    Raises
-    ------
-    UnsupportedError
-        The device can run no variant, for lack of a feature or because all are denied.
-    """
-    able = candidates(context, problem, weight_storage)
-    preference = _preference(context, problem.storage, problem.dtype)
-    # A CPU has no such units: its driver makes loops of them.
-    if context.info.type != "cpu":
-        for family, choose_matrices in ((_COOPMAT2, _choose_coopmat2), (_COOPMAT, _choose_coopmat)):
-            matrices = {v.axes["tile"]: v for v in able.values() if v.family == family}
-            found = choose_matrices(matrices, problem)
-            if found:
-                return Choice(found[0], preference.workgroup, f"matrix units; {found[1]}")
-    tiled = [v for v in able.values() if v.family not in (_COOPMAT, _COOPMAT2)]
-    by_tile = {v.axes["tile"]: v for v in tiled or able.values()}
-    choice = choose_tile(by_tile, preference, problem)
-    if not problem.shared:
-        return choice
-    return replace(choice, reason=f"{choice.reason}; {problem.out_shape[0]} samples share tiles")
-
-
-def scale_pays(context: Context, variant: shaders.Variant) -> bool:
-    """Return whether a variant multiplies its input by a scale for less than a product before it.
-
-    conv2d_pw_coopmat2.comp cannot at all: a matrix is loaded as it lies in memory.
-    """
-    if not takes_scale(variant):
-        return False
-    # Measured on lavapipe (2026-11-22), against the product and then the convolution: it takes 0.57
-    # to 0.97 of their time on textures, but 1.01 to 1.05 on fp32 buffers (192→192@32 takes 28.8 ms
-    # instead of 27.5), and 0.9 to 1.03 on fp16 ones.
-    return context.info.type != "cpu" or variant.family == "conv2d_pw_tiled"
-
-
-def stride_pays(site: Site) -> bool:
-    """Return whether to copy every stride-th position first, and convolve at stride 1.
-
-    conv2d_pw_staged_buffer.comp gathers such positions one by one, and again for each of its blocks
-    of output channels; kernels for matrix units cannot. Textures are read at any position.
-    """
-    # Stride 2 on an NVIDIA H100 (2026-11-22), float16, gathered: 57 µs for 48→96@256, 52 for
-    # 96→192@128 and 35 for 192→384@64. Without a stride the same outputs take 8 to 14 µs on matrix
-    # units; the copy is assumed to add 4 to 6, as the two were not measured together. On lavapipe
-    # (2026-11-22) copy and convolution take 0.7 to 0.95 of the gathering's time (42 ms instead of
-    # 49 for 96→192@64 in float32, 38 instead of 54 in float16), or as much with few channels;
-    # 256→16@64 alone takes 1.2.
-    return site.storage == "buffer"
-
-
-@functools.cache
-def _matrix_variants() -> tuple[shaders.Variant, ...]:
-    return (*shaders.variants(_COOPMAT), *shaders.variants(_COOPMAT2))
-
-
-def _takes_every_buffer(context: Context) -> bool:
-    """Return whether the device binds all that a convolution of buffers may have.
-
-    They are output, input, weight, bias, residual and scale.
-    """
-    return bool(context.limits["maxPerStageDescriptorStorageBuffers"] >= 6)
-
-
-def _suits_matrices(problem: Problem) -> bool:
-    """Return whether cooperative matrices compute it: float16 rows, as they lie in buffers.
-
-    They are of one sample: where few positions share tiles, others compute it.
-    """
-    return (
-        problem.storage == "buffer"
-        and problem.dtype.itemsize == 2
-        and problem.accumulate.itemsize == 4
-        and problem.geometry == POINTWISE
-        and not problem.shared
-    )
-
-
-def _choose_coopmat2(
-    able: dict[str, shaders.Variant], problem: Problem
-) -> tuple[shaders.Variant, str] | None:
-    """Return the tile measured best on an NVIDIA H100, and why; None if the device lacks it."""
-    n, k = problem.out_shape[1], problem.x_shape[1]
-    blocks_of_64 = ceil_div(problem.positions, 64) * ceil_div(n, 64) * problem.x_shape[0]
-    if n <= 32:
-        tile, reason = "m128n32k32", "N is at most 32"
-    elif n * k * problem.positions >= 2**32:
-        tile = "m256n160k32" if n % 160 == 0 else "m128n128k32"
-        reason = "a large problem"
-    elif k >= 512:
-        tile, reason = "m64n64k128", "K is at least 512"
-    elif k >= 256:
-        tile, reason = "m64n64k64", "K is at least 256"
-    elif n % 64 == k % 64 == 0 and blocks_of_64 <= 256:
-        tile, reason = "m64n64k64", f"its blocks divide N and K, and are few ({blocks_of_64})"
-    elif n % 48 == 0 and k % 48 == 0:
-        tile, reason = "m64n48k48", "its blocks divide N and K"
-    else:
-        tile, reason = "m64n64k32", "the tile for all else"
-    return (able[tile], reason) if tile in able else None
-
-
-def _choose_coopmat(
-    able: dict[str, shaders.Variant], problem: Problem
-) -> tuple[shaders.Variant, str] | None:
-    """Return the tile measured best on an NVIDIA H100, and why; None if the device lacks it."""
-    wide, narrow = "m64n64k32", "m64n32k32"
-    if wide in able and problem.out_shape[1] % 64 == 0:
-        count = math.prod(blocks(able[wide], problem.outputs))
-        if count >= 256:
-            return able[wide], f"its blocks divide N, and fill the device ({count})"
-    return (able[narrow], "the tile for all else") if narrow in able else None
-
-
-def _preference(context: Context, storage: str, dtype: DType) -> Preference:
-    measured = _PREFERENCES.get((storage, context.info.type, dtype))
-    return measured or _PREFERENCES_ELSEWHERE[storage]
 
 
 # -- cases ----------------------------------------------------------------------------------------

@@ -13,9 +13,10 @@ from pwconv import reference
 from pwconv.activation import ActivationLike
 from pwconv.context import Context
 from pwconv.dtypes import FLOAT32, Array, DType, convert
+from pwconv.heuristics import Choice
 from pwconv.layout import Shape4, ceil_div
 from pwconv.ops import cases
-from pwconv.ops.base import Choice, Epilogue, Operator, Site, operator
+from pwconv.ops.base import Epilogue, Operator, Site, operator
 from pwconv.ops.cases import Arrays, Case, Limits
 from pwconv.ops.convolution import add_bias, check_kernel
 from pwconv.ops.window import Geometry, as_geometry, window_shape

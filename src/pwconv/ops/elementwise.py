@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from pwconv.ops.base import Choice, Operator, Site, operator
+from pwconv.heuristics import Choice
+from pwconv.ops.base import Operator, Site, operator
 from pwconv.ops.cases import Case, Limits, at_sizes
 from pwconv.reference import Approximation
 from pwconv.tensor import Shape

@@ -21,17 +21,17 @@ from pwconv.context import Context
 from pwconv.dispatch import MOST_TRIPS
 from pwconv.dtypes import FLOAT32, Array, DType, as_float_array
 from pwconv.errors import UnsupportedError
+from pwconv.heuristics import Choice
 from pwconv.layout import ceil_div, sizes
 from pwconv.ops import cases
-from pwconv.ops.base import Choice, Epilogue, Operator, Site, operator
+from pwconv.ops.base import Epilogue, Operator, Site, operator
 from pwconv.ops.cases import Arrays, Case, Limits, Maker
 from pwconv.ops.matmul import (
-    Preference,
     Product,
-    choose_tile,
-    fitting_weight_storage,
+    candidates,
+    choose,
     grid,
-    runnable,
+    preferred_weight_storage,
     step_along_k,
     tiled_variants,
     trips,
@@ -70,6 +70,12 @@ class Problem(Product):
         n, c, h, _ = self.x_shape
         rows = n * ceil_div(c, self.lanes) * self.lanes * h
         return rows // self.batches, self.out_shape[3], self.batches
+
+    def considered(self, context: Context, weight_storage: str) -> tuple[shaders.Variant, ...]:
+        """Return every variant for its storage, types and lanes."""
+        families = tuple(f"linear_{kind}_{self.storage}" for kind in ("staged", "tiled", "sliced"))
+        found = tiled_variants(families, self.dtype, self.accumulate, weight_storage)
+        return tuple([v for v in found if v.defines.get("LANES", 1) == self.lanes])
 
 
 @operator("linear")
@@ -129,7 +135,7 @@ class Linear(Operator):
         """Return the operator with its weight packed, in the storage that suits the device."""
         (given,) = self.parameters
         b, n, k = given.shape
-        wanted = weight_storage or preferred_weight_storage(site, (b, n, k))
+        wanted = weight_storage or preferred_weight_storage(*_place(site), (b, n, k))
         return replace(self, parameters=(given.pack(site.context, site.dtype, wanted),))
 
     def problem(self, site: Site, x: Shape, out: Shape) -> Problem:
@@ -142,7 +148,7 @@ class Linear(Operator):
         """Raise where the device cannot hold the weight, or runs no variant at all."""
         (given,) = self.parameters
         b, n, k = given.shape
-        wanted = preferred_weight_storage(site, (b, n, k))
+        wanted = preferred_weight_storage(*_place(site), (b, n, k))
         stored = given.storage_on(site.context, site.dtype, wanted)
         shapes = (1, 1, 1, k), (1, 1, 1, 1)
         problem = Problem(site.storage, *shapes, site.dtype, self.accumulate)
@@ -175,6 +181,10 @@ class Linear(Operator):
     def cases(cls, limits: Limits) -> Iterator[Case]:
         """Yield ragged and whole sizes, few rows, the largest along each axis, a long loop."""
         yield from _cases(limits)
+
+
+def _place(site: Site) -> tuple[Context, str, str, DType]:
+    return site.context, "linear", site.storage, site.dtype
 
 
 def make_linear(
@@ -242,88 +252,6 @@ def _plan(context: Context, choice: Choice, problem: Problem, epilogue: Epilogue
         flop=2 * rows * n * k * batches,
         trips=trips(variant, k),
     )
-
-
-# == choice, to become data ==
-
-# With so few rows a tile of them is mostly waste, and there are too few of them to fill a device.
-_FEW_ROWS = 8
-
-# By storage, then by lanes. "cpu" was measured on lavapipe (2026-11-22): up to 8 rows slices take
-# 0.1 to 1.0 of the time of the best tile, and staging is not worth its barriers. Elsewhere the
-# tiles follow the convolution's, unmeasured.
-_PREFERENCES_CPU = {
-    "texture3d": {
-        1: Preference((("m8n2k1l1", 256), ("m4n2k1l1", 64), ("m1n1k1l1", 0))),
-        4: Preference((("m16n3k1l4", 256), ("m8n2k1l4", 256), ("m4n2k1l4", 64), ("m4n1k1l4", 0))),
-    },
-    "buffer": {1: Preference((("m16n3k1", 256), ("m8n2k1", 256), ("m4n2k1", 64), ("m1n1k1", 0)))},
-}
-_PREFERENCES_ELSEWHERE = {
-    "texture3d": {
-        1: Preference((("m8n2k1l1", 4096), ("m4n2k1l1", 1024), ("m1n1k1l1", 0))),
-        4: Preference((("m8n2k1l4", 4096), ("m4n2k1l4", 1024), ("m4n1k1l4", 0))),
-    },
-    "buffer": {
-        1: Preference(
-            (
-                ("128x64x16", 512),
-                ("64x64x16", 256),
-                ("64x32x16s2", 256),
-                ("64x64x16s2", 128),
-                ("32x32x32s4", 0),
-            ),
-            weight_storage="buffer",
-        )
-    },
-}
-
-
-def preferred_weight_storage(site: Site, shape: tuple[int, int, int]) -> str:
-    """Return how a layer should pack a weight [B, N, K] on this device."""
-    preference = _preference(site.context, site.storage, 1)
-    return fitting_weight_storage(site.context, preference, site.dtype, shape)
-
-
-def candidates(
-    context: Context, problem: Problem, weight_storage: str
-) -> dict[str, shaders.Variant]:
-    """Return every variant, by name, that the device can run on the problem.
-
-    Raises
-    ------
-    UnsupportedError
-        There is none, for lack of a feature or because all are denied.
-    """
-    families = tuple(f"linear_{kind}_{problem.storage}" for kind in ("staged", "tiled", "sliced"))
-    considered = tiled_variants(families, problem.dtype, problem.accumulate, weight_storage)
-    lanes = tuple([v for v in considered if v.defines.get("LANES", 1) == problem.lanes])
-    return runnable(context, lanes, problem)
-
-
-def choose(context: Context, problem: Problem, weight_storage: str) -> Choice:
-    """Return the variant expected to be fastest: slices of K for few rows, else a tile.
-
-    Raises
-    ------
-    UnsupportedError
-        The device can run no variant, for lack of a feature or because all are denied.
-    """
-    able = candidates(context, problem, weight_storage).values()
-    preference = _preference(context, problem.storage, problem.lanes)
-    rows = problem.outputs[0]
-    sliced = [v for v in able if v.family.startswith("linear_sliced")]
-    if sliced and rows <= _FEW_ROWS:
-        enough = [v for v in sliced if v.defines["TILE_M"] >= rows] or sliced
-        variant = min(enough, key=lambda v: ceil_div(rows, v.defines["TILE_M"]))
-        reason = f"few rows ({rows}): the invocations of a workgroup share K"
-        return Choice(variant, preference.workgroup, reason)
-    return choose_tile({v.axes["tile"]: v for v in able}, preference, problem)
-
-
-def _preference(context: Context, storage: str, lanes: int) -> Preference:
-    is_cpu = context.info.type == "cpu"
-    return (_PREFERENCES_CPU if is_cpu else _PREFERENCES_ELSEWHERE)[storage][lanes]
 
 
 # -- cases ----------------------------------------------------------------------------------------

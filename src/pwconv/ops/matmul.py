@@ -6,23 +6,19 @@ X[B, M, K] · W[B, N, K]ᵀ: a tile cuts M and N into blocks, and takes K in ste
 from __future__ import annotations
 
 import functools
-import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar, NamedTuple
+from typing import ClassVar
 
-from pwconv import shaders
+from pwconv import heuristics, shaders
 from pwconv.context import Context
 from pwconv.dispatch import MOST_TRIPS
 from pwconv.dtypes import DType, axis_name
 from pwconv.errors import UnsupportedError
+from pwconv.heuristics import Choice, block_shape
 from pwconv.layout import Shape4, ceil_div, packed_extent, weight_rows_bytes
-from pwconv.ops.base import Choice
 from pwconv.vk.commands import Size3
-
-# A tile that computes this much more than another, past the output channels there are, is no rival.
-_WASTE_ALLOWED = 1.1
+from pwconv.weights import WeightShape
 
 
 @dataclass(frozen=True)
@@ -58,32 +54,19 @@ class Product(ABC):
     def products(self) -> int:
         """K: products summed for each output."""
 
+    @property
+    def lanes(self) -> int:
+        """Rows of M that lie in the lanes of one texel."""
+        return 1
 
-class Preference(NamedTuple):
-    """Tiles, workgroup and weight storage for a type of device and a storage of activations.
+    @property
+    def gathered(self) -> bool:
+        """True where x is gathered by a stride, padding or taps."""
+        return False
 
-    Attributes
-    ----------
-    tiles : tuple of (str, int)
-        Best first; the last fits every shape. The number is of blocks: with fewer of them the
-        device stands partly idle, and a tile that comes later is better.
-    workgroup : tuple of int
-        Preferred shape, where the kernel leaves it open.
-    weight_storage : str
-        Of a weight that the layer packs itself.
-    """
-
-    tiles: tuple[tuple[str, int], ...]
-    workgroup: Size3 = (8, 8, 1)
-    weight_storage: str = "auto"
-
-
-@functools.cache
-def block_shape(variant: shaders.Variant) -> tuple[int, int]:
-    """Return the positions and output channels of the block of a workgroup or invocation."""
-    if variant.workgroup:
-        return variant.defines["BLOCK_M"], variant.defines["BLOCK_N"]
-    return variant.defines["TILE_M"], 4 * variant.defines["TILE_N4"]
+    @abstractmethod
+    def considered(self, context: Context, weight_storage: str) -> tuple[shaders.Variant, ...]:
+        """Return every variant that computes such problems."""
 
 
 def blocks(variant: shaders.Variant, outputs: Size3) -> Size3:
@@ -169,43 +152,47 @@ def runnable(
     return {v.name: v for v in short}
 
 
-def choose_tile(
-    by_tile: Mapping[str, shaders.Variant], preference: Preference, problem: Product
-) -> Choice:
-    """Return the best-fitting tile of those that a device prefers, or the smallest one.
+def candidates(
+    context: Context, problem: Product, weight_storage: str
+) -> dict[str, shaders.Variant]:
+    """Return every variant, by name, that the device can run on the problem.
 
-    The device can run the last of the preferred tiles, unless it is denied.
+    Raises
+    ------
+    UnsupportedError
+        As :func:`runnable`.
     """
-    known = [(by_tile[tile], least) for tile, least in preference.tiles if tile in by_tile]
-    if not known:
-        smallest = min(by_tile.values(), key=lambda v: math.prod(block_shape(v)))
-        reason = "the smallest tile: those that the device prefers are denied, or K is too long"
-        return Choice(smallest, preference.workgroup, reason)
-    m, n, batches = problem.outputs
-    filling = []  # each with its blocks, and the output channels computed for each that there is
-    for variant, least in known:
-        tile_m, tile_n = block_shape(variant)
-        along_n = ceil_div(n, tile_n)
-        count = ceil_div(m, tile_m) * along_n * batches
-        # A block of more than 2·M rows is mostly idle, in each batch.
-        if count >= least and tile_m <= 2 * m:
-            filling.append((variant, count, along_n * tile_n / n))
-    least_waste = min((waste for _, _, waste in filling), default=0.0)
-    for variant, count, waste in filling:
-        if waste <= least_waste * _WASTE_ALLOWED:
-            reason = (
-                f"the first of {', '.join([v.axes['tile'] for v, _ in known])} that fills the "
-                f"device (blocks: {count}) and wastes little on M and N"
-            )
-            return Choice(variant, preference.workgroup, reason)
-    reason = "no tile that M half fills cuts the output into blocks enough: the smallest"
-    return Choice(known[-1][0], preference.workgroup, reason)
+    return runnable(context, problem.considered(context, weight_storage), problem)
 
 
-def fitting_weight_storage(
-    context: Context, preference: Preference, dtype: DType, shape: tuple[int, int, int]
+def choose(context: Context, problem: Product, weight_storage: str) -> Choice:
+    """Return the variant expected to be fastest, by heuristics.toml.
+
+    Raises
+    ------
+    UnsupportedError
+        As :func:`runnable`.
+    """
+    return heuristics.choose(
+        problem.kind,
+        context.info,
+        candidates(context, problem, weight_storage),
+        storage=problem.storage,
+        dtype=problem.dtype,
+        outputs=problem.outputs,
+        k=problem.products,
+        lanes=problem.lanes,
+        gathered=problem.gathered,
+    )
+
+
+def preferred_weight_storage(
+    context: Context, kind: str, storage: str, dtype: DType, shape: WeightShape
 ) -> str:
-    """Return the preferred storage of a weight [B, N, K], or "auto" if that is too small for it."""
+    """Return the storage to prefer for a weight [B, N, K], or "auto" if that is too small for it.
+
+    ``kind`` and ``storage`` are of the operator and its activations.
+    """
     width, height = packed_extent(*shape)
     fits = width * height * 4 * dtype.itemsize <= context.limits["maxStorageBufferRange"]
-    return preference.weight_storage if fits else "auto"
+    return heuristics.weight_storage(kind, context.info, storage, dtype) if fits else "auto"

@@ -7,8 +7,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from pwconv import reference
+from pwconv.heuristics import Choice
 from pwconv.layout import ceil_div, sizes
-from pwconv.ops.base import Choice, Operator, Site, operator
+from pwconv.ops.base import Operator, Site, operator
 from pwconv.ops.cases import Case, Limits, at_sizes, of_integers
 from pwconv.reference import Approximation
 from pwconv.tensor import Shape, shape4

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from pwconv.heuristics import Choice
 from pwconv.layout import ceil_div, sizes
-from pwconv.ops.base import Choice, Operator, Site, operator
+from pwconv.ops.base import Operator, Site, operator
 from pwconv.ops.cases import Case, Limits, at_sizes, of_integers, plane_sizes
 from pwconv.reference import Approximation
 from pwconv.tensor import Shape, shape4

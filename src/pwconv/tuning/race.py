@@ -26,9 +26,10 @@ from pwconv.errors import (
     PwconvError,
     ValidationError,
 )
+from pwconv.heuristics import Choice
 from pwconv.layout import Shape4
-from pwconv.ops import Choice
-from pwconv.ops.convolution import Problem, Task, candidates, choose
+from pwconv.ops.convolution import Problem, Task
+from pwconv.ops.matmul import candidates, choose
 from pwconv.tensor import acquire_resource
 from pwconv.timing.chains import chain_lengths, rotation, serial
 from pwconv.timing.clocks import ClockCheck, Clocks

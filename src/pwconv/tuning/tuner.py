@@ -8,8 +8,9 @@ import os
 
 from pwconv.context import Context
 from pwconv.errors import OutOfMemoryError, PwconvError
-from pwconv.ops import Choice
-from pwconv.ops.convolution import Task, candidates, choose
+from pwconv.heuristics import Choice
+from pwconv.ops.convolution import Task
+from pwconv.ops.matmul import candidates, choose
 from pwconv.timing.clocks import Clocks
 from pwconv.timing.stopwatch import make_stopwatch
 from pwconv.tuning.race import Outcome, race

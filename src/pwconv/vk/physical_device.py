@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, NamedTuple
 
 from pwconv.errors import UnsupportedError
@@ -14,6 +15,26 @@ from pwconv.vk.cooperative_matrix import query as query_matrices
 
 _TYPES = {1: "integrated", 2: "discrete", 3: "virtual", 4: "cpu"}
 _DRIVER_PROPERTIES = "VK_KHR_driver_properties"
+_MEASURED_PRODUCT = ("float16", "float32")
+
+
+class DeviceKey(NamedTuple):
+    """What measurements on one device are carried over to another by.
+
+    Attributes
+    ----------
+    vendor_id, driver_id : int
+    type : str
+    subgroup_size : int
+    matrices : tuple of str
+        Shapes M×N×K and scopes of the products of float16 matrices summed in float32.
+    """
+
+    vendor_id: int
+    driver_id: int
+    type: str
+    subgroup_size: int
+    matrices: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -45,6 +66,12 @@ class DeviceInfo:
         Tells this device and driver build from any other: what is cached on disk is keyed by it.
     problem : str or None
         Reason why pwconv cannot use the device, or None.
+    vendor_id, device_id : int
+        Of VkPhysicalDeviceProperties: a PCI id, or a VkVendorId.
+    driver_id : int
+        VkDriverId; 0 where the device does not tell it.
+    uuid : str
+        deviceUUID of VkPhysicalDeviceIDProperties in hexadecimal; "" before Vulkan 1.1.
     """
 
     index: int
@@ -58,6 +85,23 @@ class DeviceInfo:
     matrices: tuple[Matrix, ...] = field(repr=False)
     identity: str = field(repr=False)
     problem: str | None = field(default=None, repr=False)
+    vendor_id: int = field(default=0, repr=False)
+    device_id: int = field(default=0, repr=False)
+    driver_id: int = field(default=0, repr=False)
+    uuid: str = field(default="", repr=False)
+
+    @cached_property
+    def key(self) -> DeviceKey:
+        """The key that measurements go by."""
+        products = [m for m in self.matrices if (m.operand, m.accumulator) == _MEASURED_PRODUCT]
+        shapes = {f"{m.m}x{m.n}x{m.k} {m.scope}" for m in products}
+        return DeviceKey(
+            self.vendor_id,
+            self.driver_id,
+            self.type,
+            self.limits["subgroupSize"],
+            tuple(sorted(shapes)),
+        )
 
     def __str__(self) -> str:
         return f"{self.name} ({self.type}, {self.driver}, Vulkan {self.api_version})"
@@ -106,11 +150,12 @@ class PhysicalDevice:
         limits["maxMemoryAllocationSize"] = _max_allocation_size(handle, version)
         limits["subgroupSize"] = _subgroup_size(handle, version)
         self._queue_family = _compute_queue_family(handle)
+        driver, driver_id = _driver(handle, properties, extensions)
         self.info = DeviceInfo(
             index=index,
             name=vk.text(properties, "deviceName"),
             type=_TYPES.get(properties.deviceType, "other"),
-            driver=_driver(handle, properties, extensions),
+            driver=driver,
             api_version=_version(version),
             limits=limits,
             features=available,
@@ -123,6 +168,10 @@ class PhysicalDevice:
             + "-"
             + bytes(properties.pipelineCacheUUID).hex(),
             problem=_problem(_version(version), self._queue_family),
+            vendor_id=properties.vendorID,
+            device_id=properties.deviceID,
+            driver_id=driver_id,
+            uuid=_uuid(handle, version),
         )
         memory = vk.vkGetPhysicalDeviceMemoryProperties(handle)
         self.heap_sizes = [memory.memoryHeaps[i].size for i in range(memory.memoryHeapCount)]
@@ -195,15 +244,25 @@ def _features(handle: Any, version: int, extensions: frozenset[str]) -> frozense
     return names | features.query(handle, version, extensions)
 
 
-def _driver(handle: Any, properties: Any, extensions: frozenset[str]) -> str:
+def _uuid(handle: Any, version: int) -> str:
+    if version < vk.API_1_1:
+        return ""
+    identifiers = vk.VkPhysicalDeviceIDProperties()
+    properties = vk.VkPhysicalDeviceProperties2(pNext=identifiers)
+    vk.vkGetPhysicalDeviceProperties2(handle, properties)
+    return bytes(identifiers.deviceUUID).hex()
+
+
+def _driver(handle: Any, properties: Any, extensions: frozenset[str]) -> tuple[str, int]:
+    """Return the driver's name and version, and its VkDriverId."""
     version = properties.driverVersion
     if properties.apiVersion < vk.API_1_2 and _DRIVER_PROPERTIES not in extensions:
-        return f"version {_version(version)}"
+        return f"version {_version(version)}", 0
     driver = vk.VkPhysicalDeviceDriverProperties()
     chain = vk.VkPhysicalDeviceProperties2(pNext=driver)
     vk.vkGetPhysicalDeviceProperties2(handle, chain)
     name, details = vk.text(driver, "driverName"), vk.text(driver, "driverInfo")
-    return f"{name} {details or _version(version)}"
+    return f"{name} {details or _version(version)}", int(driver.driverID)
 
 
 def _version(number: int) -> str:
