@@ -6,9 +6,9 @@ import dataclasses
 
 import numpy as np
 import pytest
-from pwconv.kernels import conv2d_pw_choice
 
 import pwconv
+from pwconv.ops import matmul
 from pwconv.vk.commands import Plan
 from support import inside
 
@@ -71,7 +71,7 @@ def test_it_says_why(device):
     layer = pwconv.PointwiseConv2d(WEIGHT, device=device)
     explained = layer.explain((2, 9, 5, 7), "buffer")
     task = inside.task(layer, "buffer", (2, 9, 5, 7), (2, 21, 5, 7))
-    choice = conv2d_pw_choice.choose(inside.context(device), task.problem, task.weight_storage)
+    choice = matmul.choose(inside.context(device), task.problem, task.weight_storage)
     assert explained.reason == choice.reason
     lines = str(explained).splitlines()
     assert lines[0] == "x           (2, 9, 5, 7) → (2, 21, 5, 7), float32"

@@ -60,7 +60,7 @@ def test_importing_pwconv_needs_no_vulkan():
 
 
 def test_importing_pwconv_imports_little():
-    """What opening a device, graphs or the command line need comes when they are used."""
+    """What opening a device, layers, graphs or the command line need comes when they are used."""
     program = (
         "import sys, numpy; before = {*sys.modules}; import pwconv; print({*sys.modules} - before)"
     )
@@ -73,7 +73,18 @@ def test_importing_pwconv_imports_little():
         *("statistics", "tempfile", "vulkan"),
     }
     own = {name for name in imported if name.startswith("pwconv.")}
-    later = ("bench", "cache", "cli", "graph", "models", "reference", "timing", "tuning", "verify")
+    later = (
+        "bench",
+        "cache",
+        "cli",
+        "graph",
+        "layers",
+        "models",
+        "ops",
+        "timing",
+        "tune",
+        "verify",
+    )
     assert not {name for name in own if name.split(".")[1] in later}
     assert len(own) <= 45
 

@@ -15,29 +15,25 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
-from pwconv.kernels import conv2d_pw_choice, conv2d_pw_pair_choice, linear, transfer
-from pwconv.kernels.channels import Piece, plan_channels
-from pwconv.kernels.conv2d_dw import plan_conv2d_dw
-from pwconv.kernels.conv2d_pw import Geometry, Problem, plan_conv2d_pw
-from pwconv.kernels.conv2d_pw_pair import PairProblem
-from pwconv.kernels.elementwise import ADD, plan_elementwise
-from pwconv.kernels.global_avg_pool import plan_global_avg_pool
-from pwconv.kernels.pack_linear_weight import packed_storage
-from pwconv.kernels.upsample import plan_upsample
 
 import pwconv
-from pwconv import shaders
-from pwconv.activation import parse_activation
+from pwconv import ops, shaders, transfer
 from pwconv.context import Context
 from pwconv.dtypes import FLOAT16, FLOAT32
 from pwconv.layout import Shape4, weight_rows_bytes
+from pwconv.ops import Choice, Epilogue, Site, linear, matmul
+from pwconv.ops.cases import no_numbers
+from pwconv.ops.convolution import Problem, plan_convolution
+from pwconv.ops.depthwise import Kernels
+from pwconv.ops.pair import PairProblem
+from pwconv.ops.window import Geometry
 from pwconv.tensor import choose_storage
 from pwconv.vk.commands import Plan
 from pwconv.vk.physical_device import ImageLimit
+from pwconv.weights import packed_storage
 from support import inside
 from support.cards import FIXED, FLEXIBLE, KHR, NV, card
 
-NONE = parse_activation(None)
 HUGE = {
     "maxStorageBufferRange": 2**32 - 1,
     "maxImageDimension2D": 2**15,
@@ -132,8 +128,8 @@ def test_pointwise(context, drawn, storage, dtype):
     assume(fits(context, storage, dtype, shape, out_shape))
     problem = Problem(storage, shape, out_shape, dtype, FLOAT32, geometry)
     check(lambda: [
-        plan_conv2d_pw(context, variant, problem, NONE)
-        for variant in conv2d_pw_choice.candidates(context, problem, "buffer").values()
+        plan_convolution(context, Choice(variant), problem, Epilogue())
+        for variant in matmul.candidates(context, problem, "buffer").values()
     ])  # fmt: skip
 
 
@@ -142,10 +138,11 @@ def test_linear(context, drawn, storage, dtype):
     shape, out_features = drawn
     assume(fits(context, storage, dtype, shape, (*shape[:3], out_features)))
     for batches in {1, shape[0]}:
-        problem = linear.Problem(storage, shape, out_features, batches, dtype, FLOAT32)
+        out_shape = (*shape[:3], out_features)
+        problem = linear.Problem(storage, shape, out_shape, dtype, FLOAT32, batches)
         check(lambda problem=problem: [
-            linear.plan_linear(context, variant, problem, NONE)
-            for variant in linear.candidates(context, problem, "buffer").values()
+            linear.plan_linear(context, Choice(variant), problem, Epilogue())
+            for variant in matmul.candidates(context, problem, "buffer").values()
         ])  # fmt: skip
 
 
@@ -153,20 +150,27 @@ def test_linear(context, drawn, storage, dtype):
 @on_edges
 def test_nodes(context, scale, drawn, storage, dtype):
     shape, _ = drawn
-    n, c, h, w = shape
+    c = shape[1]
     assume(fits(context, storage, dtype, shape))
-    where = context, storage
-    geometry = Geometry((1, 1), (1, 1), (3, 3))
-    check(lambda: [plan_elementwise(*where, ADD, shape, dtype, NONE)])
-    check(lambda: [plan_global_avg_pool(*where, shape, dtype)])
-    if fits(*where, dtype, (n, c, h * scale, w * scale)):
-        check(lambda: [plan_upsample(*where, shape, dtype, scale)])
-    if fits(*where, dtype, geometry.output_shape(shape, c)):
-        check(lambda: [plan_conv2d_dw(*where, shape, dtype, geometry, NONE)])
-    if fits(*where, dtype, (n, 2 * c, h, w)):
-        pieces = [Piece(0, c, 0, c), Piece(1, c, 0, c)]
-        doubled = (n, 2 * c, h, w)
-        check(lambda: [each.plan for each in plan_channels(*where, pieces, doubled, dtype)])
+    site = Site(context, storage, dtype)
+    kernels = Kernels(no_numbers(c, 1, 3, 3), None)
+    for operator, inputs in (
+        (ops.Elementwise(function="add"), [shape, shape]),
+        (ops.GlobalAvgPool(), [shape]),
+        (ops.Upsample(scale=scale), [shape]),
+        (
+            ops.DepthwiseConvolution(
+                geometry=Geometry((1, 1), (1, 1), (3, 3)), parameters=(kernels,)
+            ),
+            [shape],
+        ),
+        (ops.Concat(), [shape, shape]),
+    ):
+        out = operator.shape(*inputs)
+        if fits(context, storage, dtype, out):
+            check(lambda operator=operator, inputs=inputs, out=out: [
+                each.plan for each in operator.plan(site, inputs, out)
+            ])  # fmt: skip
 
 
 @on_edges
@@ -210,11 +214,11 @@ def test_a_grid_that_cannot_be_counted():
         "conv2d_pw_staged_buffer", dtype="fp16", weight="buffer", tile="32x32x32s4"
     )
     with pytest.raises(pwconv.UnsupportedError, match=r"takes 8,589,.* invocations along x"):
-        plan_conv2d_pw(context, variant, problem, NONE)
-    chosen = conv2d_pw_choice.choose(
+        plan_convolution(context, Choice(variant), problem, Epilogue())
+    chosen = matmul.choose(
         huge_device(65535, maxComputeSharedMemorySize=48 << 10), problem, "buffer"
     )
-    assert_countable(plan_conv2d_pw(context, chosen.variant, problem, NONE))
+    assert_countable(plan_convolution(context, chosen, problem, Epilogue()))
 
 
 # -- what lies in buffers besides tensors ----------------------------------------------------------
@@ -229,13 +233,13 @@ def test_rows_of_a_weight_past_the_largest_buffer(n, k):
     for most, fit in ((weight_rows_bytes(n, k), True), (weight_rows_bytes(n, k) - 1, False)):
         for features, matrices in ((KHR, (FIXED,)), (NV, FLEXIBLE)):
             small = card(features=features, matrices=matrices, maxStorageBufferRange=most)
-            able = conv2d_pw_choice.candidates(small, problem, "buffer")
+            able = matmul.candidates(small, problem, "buffer")
             assert any("coopmat" in name for name in able) == fit
             assert any("staged" in name for name in able)
     rows = weight_rows_bytes(n * k, 8), weight_rows_bytes(8, n * k)
     for most, fit in ((max(rows), True), (max(rows) - 1, False)):
         small = card(features=NV, matrices=FLEXIBLE, maxStorageBufferRange=most)
-        able = conv2d_pw_pair_choice.candidates(small, pair, "buffer")
+        able = pair.candidates(small, pair, "buffer")
         assert any("coopmat" in variant.name for variant in able) == fit
 
 

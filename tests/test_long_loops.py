@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from pwconv.kernels import conv2d_pw_pair, tiling
 
 import pwconv
 from pwconv import dispatch, reference, shaders
 from pwconv.dispatch import MOST_TRIPS
+from pwconv.ops import matmul
+from pwconv.ops.pair import pair_trips
 from support import inside
 from support.accuracy import assert_within
 
@@ -66,7 +67,7 @@ def test_a_pointwise_convolution_of_many_channels(device, rng):
 
 
 def test_what_no_variant_computes_is_refused(device, monkeypatch):
-    monkeypatch.setattr(tiling, "MOST_TRIPS", 10)
+    monkeypatch.setattr(matmul, "MOST_TRIPS", 10)
     weight = np.ones((3, 4096), np.float32)
     for make in (pwconv.Linear, pwconv.PointwiseConv2d):
         with pytest.raises(
@@ -90,7 +91,7 @@ def test_every_loop_over_sizes_is_counted():
     for family in shaders.families():
         for variant in shaders.variants(family):
             if family.startswith(("conv2d_pw_pair",)):
-                assert conv2d_pw_pair.pair_trips(variant, 192, 10**6) > 1000
+                assert pair_trips(variant, 192, 10**6) > 1000
             elif family.startswith(("conv2d_pw", "linear")):
-                assert 1000 < tiling.trips(variant, 10**6) <= 250_000
+                assert 1000 < matmul.trips(variant, 10**6) <= 250_000
     assert dispatch.MOST_TRIPS < PAST

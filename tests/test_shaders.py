@@ -8,7 +8,6 @@ import shutil
 from pathlib import Path
 
 import pytest
-from pwconv.kernels import elementwise
 
 from pwconv import PwconvError, shaders
 from pwconv import activation as activations
@@ -156,8 +155,9 @@ def test_stale_code_is_refused_beside_its_sources(copied, tmp_path):
 
 def test_elementwise_numbers_are_the_shaders():
     text = (ROOT / "shaders/elementwise.comp").read_text()
-    for name in ("FIRST", "ADD", "MULTIPLY"):
-        assert f"const uint OPERATION_{name} = {getattr(elementwise, name)};" in text
+    names = {"activation": "FIRST", "add": "ADD", "mul": "MULTIPLY"}
+    for function, number in inside.ELEMENTWISE_NUMBERS.items():
+        assert f"const uint OPERATION_{names[function]} = {number};" in text
 
 
 def test_a_kernel_writes_its_output_alone():

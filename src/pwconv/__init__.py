@@ -13,9 +13,6 @@ from pwconv.errors import (
     UnsupportedError,
     ValidationError,
 )
-from pwconv.explanation import Explanation
-from pwconv.functional import conv2d_pw, linear, pack_linear_weight
-from pwconv.layers import Linear, PointwiseConv2d
 from pwconv.tensor import Tensor
 from pwconv.version import __version__
 from pwconv.vk.physical_device import DeviceInfo
@@ -23,25 +20,31 @@ from pwconv.weights import PackedWeight
 
 if TYPE_CHECKING:
     from pwconv import models, reference
+    from pwconv.explanation import Explanation
+    from pwconv.functional import conv2d_pw, linear, pack_linear_weight
     from pwconv.graph import Graph
+    from pwconv.layers import Linear, PointwiseConv2d
 else:
+    _MODULES = {
+        "Explanation": "explanation",
+        "Graph": "graph",
+        "Linear": "layers",
+        "PointwiseConv2d": "layers",
+        "conv2d_pw": "functional",
+        "linear": "functional",
+        "pack_linear_weight": "functional",
+    }
 
     def __getattr__(name):
-        """Import graphs, models and reference on first use: layers do without them."""
-        if name == "Graph":
-            from pwconv.graph import Graph
+        """Import what computes on first use: listing devices and moving tensors do without it."""
+        from importlib import import_module
 
-            globals()[name] = Graph
-            return Graph
-        if name == "models":
-            import pwconv.models
-
-            return pwconv.models
-        if name == "reference":
-            import pwconv.reference
-
-            return pwconv.reference
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        if name in ("models", "reference"):
+            return import_module(f"pwconv.{name}")
+        if name not in _MODULES:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        found = globals()[name] = getattr(import_module(f"pwconv.{_MODULES[name]}"), name)
+        return found
 
 
 __all__ = [

@@ -10,11 +10,11 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from pwconv.kernels import conv2d_pw_choice
 
 import pwconv
 from pwconv import reference
 from pwconv.cache import cache_folder, read_pipelines
+from pwconv.ops import matmul
 from pwconv.tuning import race
 from pwconv.tuning.store import Store
 from support import inside
@@ -26,9 +26,9 @@ PROCESSES = 4
 def measure_and_compute(index: int, number: int, barrier: Barrier) -> None:
     """Open the device at the same moment as others; tune, compute, and write what was found."""
     # Two in the race are enough: there are many more variants, and each would be compiled.
-    race.conv2d_pw_choice = SimpleNamespace(
-        choose=conv2d_pw_choice.choose,
-        candidates=lambda *given: dict([*conv2d_pw_choice.candidates(*given).items()][:2]),
+    race.matmul = SimpleNamespace(
+        choose=matmul.choose,
+        candidates=lambda *given: dict([*matmul.candidates(*given).items()][:2]),
     )
     setattr(*inside.slots.workgroups, ((8, 8, 1),))
     setattr(*inside.slots.race_rounds, (1, 1))

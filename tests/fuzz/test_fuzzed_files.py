@@ -11,13 +11,12 @@ from typing import Any
 import numpy as np
 import pytest
 from hypothesis import strategies as st
-from pwconv.kernels import conv2d_pw_choice
-from pwconv.kernels.conv2d_pw import plan_conv2d_pw
 
 import pwconv
 from pwconv import shaders
 from pwconv.cache import read_pipelines
 from pwconv.models import parameters
+from pwconv.ops import matmul
 from pwconv.tuning.store import Store
 from pwconv.tuning.tuner import Tuner
 from support import inside
@@ -101,8 +100,8 @@ def test_tuning_file(fuzz, own_device, task, tmp_path, monkeypatch):
     """Whatever it says, a layer takes a variant that computes its problem."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     context = inside.context(own_device)
-    default = conv2d_pw_choice.choose(context, task.problem, task.weight_storage)
-    able = conv2d_pw_choice.candidates(context, task.problem, task.weight_storage)
+    default = matmul.choose(context, task.problem, task.weight_storage)
+    able = matmul.candidates(context, task.problem, task.weight_storage)
     other = next(name for name in able if name != default.variant.name)
     store = Store(own_device.info)
     entry = {
@@ -142,9 +141,7 @@ def test_tuning_file(fuzz, own_device, task, tmp_path, monkeypatch):
         assert not (problem and verdicts)
         choice = Tuner(context, "cached").choose(task)
         assert choice.variant.name in able
-        plan = plan_conv2d_pw(
-            context, choice.variant, task.problem, task.activation, choice.workgroup
-        )
+        plan = task.dispatch(choice).plan
         assert np.prod(plan.workgroup) <= context.limits["maxComputeWorkGroupInvocations"]
 
     fuzz(150, case)

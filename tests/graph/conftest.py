@@ -3,9 +3,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
-from pwconv.kernels import conv2d_pw_pair_choice
 
 from pwconv.heuristics import Choice
+from pwconv.ops import pair
 
 
 @pytest.fixture(scope="module")
@@ -16,7 +16,7 @@ def any_pair() -> Iterator[None]:
     """
 
     def choose_pair(context, problem, weight_storage):
-        able = conv2d_pw_pair_choice.candidates(context, problem, weight_storage)
+        able = pair.candidates(context, problem, weight_storage)
         staged = [v for v in able if "_staged_" in v.family]
         matrix_units = [v for v in able if v not in staged]
         able = [*sorted(staged, key=lambda v: v.shared_memory)[:2], *matrix_units]
@@ -24,5 +24,5 @@ def any_pair() -> Iterator[None]:
         return Choice(able[drawn % len(able)], (1, 1, 1), "drawn") if able else None
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(conv2d_pw_pair_choice, "choose_pair", choose_pair)
+        patch.setattr(pair, "choose_pair", choose_pair)
         yield

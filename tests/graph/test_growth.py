@@ -6,13 +6,12 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
-from pwconv.graph.resampling import GlobalAvgPool
-from pwconv.kernels.channels import Piece, plan_channels
 
 import pwconv
 from pwconv.graph.network import Network, Node
 from pwconv.graph.placement import Lifetime, place
 from pwconv.graph.schedule import schedule
+from pwconv.ops import Concat, GlobalAvgPool, Site
 from pwconv.vk.barriers import Hazards
 from pwconv.vk.resources import Span
 from support import inside
@@ -87,10 +86,8 @@ def test_hazards_of_steps_that_do_not_depend():
 def test_pieces_of_a_concatenation(device):
     def plan(size: int) -> None:
         inside.plans(inside.context(device)).clear()
-        pieces = [Piece(i, 3, 0, 3) for i in range(size)]
-        planned = plan_channels(
-            inside.context(device), "texture3d", pieces, (1, 3 * size, 1, 1), np.dtype("float32")
-        )
+        site = Site(inside.context(device), "texture3d", np.dtype("float32"))
+        planned = Concat().plan(site, [(1, 3, 1, 1)] * size, (1, 3 * size, 1, 1))
         operands = {i for dispatch in planned for i in dispatch.resources.values()}
         assert operands == {-1, *range(size)}
 

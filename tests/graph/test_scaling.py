@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from pwconv.kernels import conv2d_pw_choice
 
 import pwconv
+from pwconv import heuristics
 from support import inside
 from support.mirror import Mirror, Pair, random_weight
 
@@ -21,9 +21,7 @@ def dtype(request: pytest.FixtureRequest) -> str:
 @pytest.fixture(params=["texture3d", "buffer"])
 def storage(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """Where it is a buffer, have scales folded that the device would be slower with."""
-    monkeypatch.setattr(
-        conv2d_pw_choice, "scale_pays", lambda _, variant: conv2d_pw_choice.takes_scale(variant)
-    )
+    monkeypatch.setattr(heuristics, "scale_pays", lambda *_: True)
     return request.param
 
 
@@ -115,7 +113,7 @@ def test_what_is_stored_all_the_same(mirror, conv, rng):
 
 
 def test_where_it_does_not_pay(device, rng, monkeypatch):
-    monkeypatch.setattr(conv2d_pw_choice, "scale_pays", lambda *_: False)
+    monkeypatch.setattr(heuristics, "scale_pays", lambda *_: False)
     mirror = Mirror(device, "float32", "auto")
     x, s = scale_of(mirror, SHAPE)
     mirror.output("y", mirror.conv2d_pw(mirror.mul(x, s), *random_weight(rng, "float32", 4, 5)))

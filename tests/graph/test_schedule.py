@@ -6,10 +6,10 @@ import itertools
 
 from hypothesis import given
 from hypothesis import strategies as st
-from pwconv.graph.resampling import GlobalAvgPool
 
 from pwconv.graph.network import Network, Node
 from pwconv.graph.schedule import schedule
+from pwconv.ops import GlobalAvgPool
 
 
 def network(*inputs: tuple[int, ...], outputs: tuple[int, ...]) -> Network:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from pwconv.graph.resampling import GlobalAvgPool
 
 import pwconv
 from pwconv.graph.network import Network, Node
+from pwconv.ops import GlobalAvgPool
 from support import inside
 from support.mirror import Mirror, Pair, random_weight
 

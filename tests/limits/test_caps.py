@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from pwconv.kernels import conv2d_pw, conv2d_pw_choice, conv2d_pw_pair_choice, linear
 
 import pwconv
 from pwconv import reference
 from pwconv.dtypes import FLOAT16, FLOAT32
 from pwconv.heuristics import Choice
+from pwconv.ops import convolution, linear, matmul, pair
 from pwconv.vk import memory
 from support import inside
 from support.accuracy import assert_within, check_layer, check_linear, random_linear, random_problem
@@ -125,11 +125,9 @@ def test_what_a_device_is_said_to_run_is_within_its_limits(limited):
     for storage, weight_storage, dtype in itertools.product(
         STORAGES, ("texture2d", "buffer"), (FLOAT32, FLOAT16)
     ):
-        setting = storage, one, one, dtype, FLOAT32
-        pointwise = conv2d_pw.Problem(*setting, conv2d_pw.Geometry())
-        assert conv2d_pw_choice.candidates(context, pointwise, weight_storage)
-        rows = linear.Problem(storage, one, 1, 1, dtype, FLOAT32)
-        assert linear.candidates(context, rows, weight_storage)
+        for kind in (convolution, linear):
+            problem = kind.Problem(storage, one, one, dtype, FLOAT32)
+            assert matmul.candidates(context, problem, weight_storage)
     for family in {v.family for v in inside.manifest().values()} - SOME_DEVICES_ONLY:
         assert any(v.family == family for v in taken), family
 
@@ -208,11 +206,11 @@ def test_pairs(limited, rng, monkeypatch, storage):
     found = []
 
     def choose_pair(*asked):
-        able = conv2d_pw_pair_choice.candidates(*asked)
+        able = pair.candidates(*asked)
         found.extend(able[:1])
         return Choice(able[0], (1, 1, 1), "the test asks for it") if able else None
 
-    monkeypatch.setattr(conv2d_pw_pair_choice, "choose_pair", choose_pair)
+    monkeypatch.setattr(pair, "choose_pair", choose_pair)
     mirror = Mirror(limited.device, "float32", storage)
     x = mirror.input("x", (1, 20, 9, 13))
     h = mirror.conv2d_pw(x, *random_weight(rng, "float32", 45, 20), activation="relu")

@@ -18,7 +18,7 @@ from pwconv import context as context_module
 from pwconv import device as device_module
 from pwconv.bench import graphs as bench_graphs
 from pwconv.graph import graph as graph_module
-from pwconv.ops import convolution
+from pwconv.ops import convolution, elementwise
 from pwconv.timing import ceilings, clocks
 from pwconv.tuning import race
 from pwconv.vk import (
@@ -38,6 +38,8 @@ validate_by_default = device_module._validate_by_default
 SLOWEST_RATE = dispatch._SLOWEST
 host = cache._host
 CONV_FAMILIES = convolution._FAMILIES
+ELEMENTWISE_NUMBERS = elementwise._NUMBERS
+convolution_weight_storage = convolution._weight_storage
 as_pair = reference._pair
 SHADERS = shaders._folder()
 manifest = shaders._manifest

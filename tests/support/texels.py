@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from pwconv.verify.poison import poison
 
 import pwconv
+from pwconv import transfer
 from pwconv.vk import api as vk
 from pwconv.vk.resources import DOWNLOAD, Buffer, Image
 from support import inside
@@ -15,7 +15,7 @@ from support import inside
 
 def fill(tensor: pwconv.Tensor, value: float) -> None:
     """Set every lane of a tensor's image, or every element of its buffer, padding too."""
-    poison(inside.context(tensor.device), tensor.resource, tensor.dtype, value)
+    transfer.fill(inside.context(tensor.device), tensor.resource, tensor.dtype, value)
 
 
 def poisoned(

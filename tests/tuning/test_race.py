@@ -8,12 +8,12 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 import pytest
-from pwconv.kernels import conv2d_pw, conv2d_pw_choice
 
 import pwconv
 from pwconv import reference
 from pwconv.errors import OutOfMemoryError
 from pwconv.heuristics import Choice
+from pwconv.ops import convolution, matmul
 from pwconv.timing.clocks import ClockCheck, Clocks
 from pwconv.timing.samples import summarize
 from pwconv.tuning import race as race_module
@@ -89,9 +89,9 @@ def test_every_candidate_enters_once_and_the_default_first(device, storage):
     task = task_on(device, storage)
     context = inside.context(device)
     found = entrants(context, task)
-    default = conv2d_pw_choice.choose(context, task.problem, task.weight_storage)
+    default = matmul.choose(context, task.problem, task.weight_storage)
     assert found[0][0] == default
-    able = conv2d_pw_choice.candidates(context, task.problem, task.weight_storage)
+    able = matmul.candidates(context, task.problem, task.weight_storage)
     assert {choice.variant.name for choice, _ in found} == set(able)
     runs = [(choice.variant.name, plan.workgroup) for choice, plan in found]
     assert len(set(runs)) == len(runs)
@@ -118,12 +118,14 @@ def test_a_variant_that_the_driver_cannot_compile_is_left_out(device, monkeypatc
     everyone = entrants(inside.context(device), task)
     broken = everyone[1][0].variant.name
 
-    def plan(context, variant, *rest):
-        if variant.name == broken:
-            raise pwconv.PwconvError("vkCreateComputePipelines: VkErrorUnknown")
-        return conv2d_pw.plan_conv2d_pw(context, variant, *rest)
+    real = convolution.plan_convolution
 
-    monkeypatch.setattr(race_module, "plan_conv2d_pw", plan)
+    def plan(context, choice, *rest):
+        if choice.variant.name == broken:
+            raise pwconv.PwconvError("vkCreateComputePipelines: VkErrorUnknown")
+        return real(context, choice, *rest)
+
+    monkeypatch.setattr(convolution, "plan_convolution", plan)
     found = [choice.variant.name for choice, _ in entrants(inside.context(device), task)]
     assert found == [c.variant.name for c, _ in everyone if c.variant.name != broken]
     broken = everyone[0][0].variant.name

@@ -16,11 +16,12 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from pwconv.kernels.conv2d_pw import Geometry, Problem
 
 import pwconv
 from pwconv.cache import MOST_BYTES, MOST_TEXT
 from pwconv.dtypes import FLOAT16, FLOAT32
+from pwconv.ops.convolution import Problem
+from pwconv.ops.window import Geometry
 from pwconv.tuning.store import Key, Store, Verdict
 from support import inside
 

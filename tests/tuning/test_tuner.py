@@ -9,12 +9,12 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
-from pwconv.kernels import conv2d_pw_choice
 
 import pwconv
 from pwconv import reference, shaders
 from pwconv.errors import OutOfMemoryError
 from pwconv.heuristics import Choice
+from pwconv.ops import matmul
 from pwconv.tuning import race, tuner
 from pwconv.tuning.store import Key, Store, Verdict
 from support import inside, texels
@@ -37,9 +37,7 @@ def task_of(layer: pwconv.PointwiseConv2d, storage: str, shape: tuple = SHAPE) -
 def verdicts_for(layer: pwconv.PointwiseConv2d, storage: str, choice: Choice) -> dict[Key, Verdict]:
     """Return a verdict that a choice is best, as a race would give it."""
     task = task_of(layer, storage)
-    default = conv2d_pw_choice.choose(
-        inside.context(layer.device), task.problem, task.weight_storage
-    )
+    default = matmul.choose(inside.context(layer.device), task.problem, task.weight_storage)
     verdict = Verdict(
         choice.variant.name, choice.workgroup, 2e-6, default.variant.name, default.workgroup, 3e-6
     )

@@ -13,13 +13,13 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from pwconv.kernels import conv2d_pw_choice, linear
 
 import pwconv
 from pwconv import cache, shaders
 from pwconv.context import Denied
 from pwconv.deny_list import Denial, DenyList
 from pwconv.device import open_context
+from pwconv.ops import matmul
 from pwconv.tuning.store import Key, Verdict
 from pwconv.verify.run import selected, verify
 from support import inside
@@ -187,11 +187,11 @@ def test_one_variant_is_enough_and_none_is_said_with_the_file(
     """Whatever is left is taken, even what no device prefers."""
     if kind == "convolution":
         x, weight, bias = random_problem(rng, 13, 27, (5, 7), "float32", batch=2)
-        make, choice = pwconv.PointwiseConv2d, conv2d_pw_choice
+        make = pwconv.PointwiseConv2d
     else:
         x, weight, bias = random_linear(rng, (41, 13), (27, 13), "float32")
-        make, choice = pwconv.Linear, linear
-    candidates = choice.candidates
+        make = pwconv.Linear
+    candidates = matmul.candidates
     able: list[str] = []
 
     def spy(*arguments):
@@ -201,7 +201,7 @@ def test_one_variant_is_enough_and_none_is_said_with_the_file(
 
     denials = DenyList(device.info)
     with monkeypatch.context() as patched:
-        patched.setattr(choice, "candidates", spy)
+        patched.setattr(matmul, "candidates", spy)
         usual = make(weight, bias, storage=storage, device=open_device())
         assert usual.explain(x.shape).variant in able
     assert len(able) > 2
@@ -227,8 +227,8 @@ def test_a_tuned_winner_that_is_denied_is_not_taken(device, open_device, rng):
     layer = pwconv.PointwiseConv2d(weight, bias, storage="buffer", device=own)
     task = inside.task(layer, "buffer", x.shape, (2, 27, 5, 7))
     key = Key(task.problem, task.weight_storage)
-    default = conv2d_pw_choice.choose(inside.context(own), *(task.problem, task.weight_storage))
-    able = conv2d_pw_choice.candidates(inside.context(own), task.problem, task.weight_storage)
+    default = matmul.choose(inside.context(own), *(task.problem, task.weight_storage))
+    able = matmul.candidates(inside.context(own), task.problem, task.weight_storage)
     winner = next(name for name in able if name != default.variant.name)
     inside.tuner(own).store.add(
         {

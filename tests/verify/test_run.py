@@ -12,16 +12,16 @@ from typing import Any
 
 import numpy as np
 import pytest
-from pwconv.kernels import tiling
-from pwconv.verify.workbench import Workbench, storage_of
 
 import pwconv
 from pwconv import dispatch, shaders
 from pwconv.context import Context
 from pwconv.dispatch import MOST_TRIPS
-from pwconv.verify import linear, pointwise
+from pwconv.ops import convolution, linear, matmul
+from pwconv.ops.limits import Limits
 from pwconv.verify.report import describe, make_table, to_document
 from pwconv.verify.run import FAMILIES, Verification, selected, verify
+from pwconv.verify.trials import Workbench
 from pwconv.vk import pipelines
 from pwconv.vk.commands import Plan
 from support import inside
@@ -91,7 +91,7 @@ def test_each_case_is_what_its_name_says(device):
     (variant,) = selected([CONV])
     most = device.info.limits["maxImageDimension3D"]
     with Workbench(inside.another_context(device)) as bench:
-        trials = {trial.case: trial for trial in pointwise.trials(bench, variant)}
+        trials = {trial.case: trial for trial in FAMILIES[variant.family](bench, variant)}
     shapes = {name: trial.expected.shape for name, trial in trials.items()}
     for name, axis in (("widest", 3), ("tallest", 2)):
         assert 0.98 * most <= shapes[name][axis] <= most
@@ -142,7 +142,7 @@ def test_each_loop_over_sizes_has_a_case_as_long_as_any_that_is_planned(device, 
 @pytest.mark.parametrize("name", LOOPS[:2])
 def test_a_driver_that_ends_a_loop_is_found(device, monkeypatch, name):
     """What is planned is short enough for llvmpipe; were it not, its users would be told."""
-    for module in (dispatch, tiling, linear, pointwise):
+    for module in (dispatch, matmul, linear, convolution):
         monkeypatch.setattr(module, "MOST_TRIPS", 2**17)
     found = verify(inside.another_context(device), [v for v in selected([name]) if v.name == name])
     wrong = {failure.case for result in found.failed for failure in result.failures}
@@ -180,7 +180,7 @@ def test_few_pipelines_have_every_flag_set_and_not(device, monkeypatch, family):
                 if trial.case != "longest loop":  # of few variants
                     trial.plan()
             shares = variant.has_constant("SHARED")  # once of images, in buffers of positions too
-            most = 2 + shares * (2 if storage_of(variant) == "buffer" else 1)
+            most = 2 + shares * (2 if Limits(context, variant).storage == "buffer" else 1)
             assert len(asked) <= most + (family == "conv2d_pw_coopmat2"), variant.name
             for name in FLAGS & inside.constant_ids(variant).keys():
                 values = {
@@ -332,14 +332,14 @@ def test_a_lane_past_the_channels_is_looked_at(device, monkeypatch):
 
 def test_an_error_fails_a_variant_and_the_rest_goes_on(device, monkeypatch):
     variants = selected(["conv2d_pw_tiled_fp32_buffer_m1n1k1", "upsample_buffer_fp32"])
-    plan = pointwise.plan_conv2d_pw
+    plan = convolution.plan_convolution
 
-    def fail(context, variant, problem, *arguments, **options):
+    def fail(context, choice, problem, *arguments):
         if problem.x_shape[1] > 1000:
             raise pwconv.PwconvError("the compiler failed")
-        return plan(context, variant, problem, *arguments, **options)
+        return plan(context, choice, problem, *arguments)
 
-    monkeypatch.setattr(pointwise, "plan_conv2d_pw", fail)
+    monkeypatch.setattr(convolution, "plan_convolution", fail)
     found = verify(inside.another_context(device), variants)
     assert [result.passed for result in found.results] == [False, True]
     assert str(found.results[0].failures[0]) == "large-K: the compiler failed"
@@ -406,7 +406,7 @@ def test_a_lost_device_ends_it(device, monkeypatch):
     def lose(*_: Any, **__: Any) -> None:
         raise pwconv.DeviceLostError("the driver lost the device")
 
-    monkeypatch.setattr(pointwise, "plan_conv2d_pw", lose)
+    monkeypatch.setattr(convolution, "plan_convolution", lose)
     found = verify(inside.another_context(device), variants)
     assert found.lost == "the driver lost the device"
     assert [r.failures[0].kind for r in found.results] == ["error"]
@@ -454,4 +454,3 @@ def test_the_document_and_the_table(device, monkeypatch):
     assert make_table(found).row_count == 2
     assert f"FAILED {CONV}" in describe(found)
     assert describe(Verification())[-1] == "0 variants, 0 cases, 0 failed, in 0 s"
-    assert storage_of(selected([CONV])[0]) == "texture3d"

@@ -6,12 +6,12 @@ import json
 
 import numpy as np
 import pytest
-from pwconv.verify.workbench import Workbench
 
 from pwconv import PwconvError, cli
 from pwconv.cache import make_folder
 from pwconv.deny_list import DenyList
 from pwconv.verify.run import Result, Verification, selected
+from pwconv.verify.trials import Workbench
 from support.command_line import run
 
 NAME = "conv2d_pw_tiled_fp32_buffer_m1n1k1"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import multiprocessing
 import stat
@@ -13,11 +12,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from pwconv.kernels import elementwise
 
 import pwconv
-from pwconv.activation import parse_activation
 from pwconv.cache import cache_folder, replace_file
+from pwconv.ops import Elementwise, Epilogue, Site
 from pwconv.vk import api as vk
 from support import inside
 from support.accuracy import check_layer, random_problem
@@ -137,11 +135,12 @@ def slow_compiler(monkeypatch) -> list[str]:
 
 def add(device: pwconv.Device, activation: int) -> object:
     """Plan a sum, of another pipeline for each activation."""
-    return elementwise.plan_elementwise(
-        *(inside.context(device), "buffer", elementwise.ADD, (1, 4, 3, 5), np.dtype(np.float32)),
-        dataclasses.replace(parse_activation(None), number=activation),
-        broadcast=False,
-    )
+    name = (None, "relu", "hardswish", "silu")[activation]
+    operator = Elementwise(function="add", epilogue=Epilogue(name))
+    shape = (1, 4, 3, 5)
+    site = Site(inside.context(device), "buffer", np.dtype(np.float32))
+    (dispatch,) = operator.plan(site, [shape, shape], shape)
+    return dispatch.plan
 
 
 def test_threads_compile_at_once_and_nothing_twice(own_device, slow_compiler):

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
+from pwconv import heuristics
 from pwconv.graph.network import Network, Node, node_shape
-from pwconv.heuristics import stride_pays
 from pwconv.ops.base import Epilogue, Operator, Site
 from pwconv.ops.convolution import Convolution
 from pwconv.ops.elementwise import Elementwise
@@ -104,9 +104,9 @@ def split_stride(at: Rewriter, i: int) -> Node | None:
     copy. A convolution with padding keeps its stride.
     """
     node, convolution = at.nodes[i], at.operator(i)
-    if not isinstance(convolution, Convolution) or not stride_pays(
-        at.site.context.info, at.site.storage
-    ):
+    if not isinstance(convolution, Convolution):
+        return None
+    if not heuristics.stride_pays(at.site.context.info, at.site.storage):
         return None
     stride = convolution.geometry.stride
     if stride == (1, 1) or convolution.geometry != Geometry(stride):

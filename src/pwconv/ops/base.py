@@ -5,23 +5,23 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeVar
 
 from pwconv import shaders
 from pwconv.activation import Activation, ActivationLike, parse_activation
 from pwconv.context import Context
-from pwconv.dtypes import DType, axis_name
+from pwconv.dtypes import Array, DType, axis_name
 from pwconv.heuristics import Choice
 from pwconv.layout import sizes
+from pwconv.ops.limits import Limits
 from pwconv.shaders import Variant
 from pwconv.tensor import Shape, shape4
 from pwconv.vk.commands import OUT, Dispatch
 from pwconv.weights import Parameters
 
 if TYPE_CHECKING:
-    from pwconv.ops.cases import Case, Limits
     from pwconv.reference import Approximation
 
 
@@ -303,6 +303,50 @@ class Operator(ABC):
     @abstractmethod
     def cases(cls, limits: Limits) -> Iterator[Case]:
         """Yield the problems on which ``pwconv verify`` and the tests run a variant."""
+
+
+@dataclass(frozen=True, eq=False)
+class Arrays:
+    """Numbers of a case: of each input, and the weight and bias of each of the parameters."""
+
+    inputs: Sequence[Array]
+    parameters: Sequence[tuple[Array, Array]] = ()
+
+
+@dataclass(frozen=True, eq=False)
+class Case:
+    """A problem for an operator; nothing is made before it is needed.
+
+    Attributes
+    ----------
+    name : str
+    operator : Operator
+        Its parameters have shapes and no numbers yet.
+    inputs : tuple of tuple of int
+        Shapes of all inputs.
+    make : callable
+        Returns the numbers, the same every time.
+    exact : bool
+        True if the sums before the epilogue must be exact.
+    """
+
+    name: str
+    operator: Operator
+    inputs: tuple[Shape, ...]
+    make: Callable[[], Arrays]
+    exact: bool = False
+
+    @property
+    def key(self) -> tuple[object, ...]:
+        """What tells its numbers and its output from those of other cases of a family and type."""
+        shapes = tuple(each.shape for each in self.operator.parameters)
+        return self.name, self.inputs, shapes, self.operator.epilogue
+
+    def with_numbers(self, arrays: Arrays) -> Operator:
+        """Return the operator with its parameters on the host."""
+        kinds = map(type, self.operator.parameters)
+        made = (kind(*given) for kind, given in zip(kinds, arrays.parameters, strict=True))
+        return replace(self.operator, parameters=tuple(made))
 
 
 _T = TypeVar("_T", bound=Operator)

@@ -12,8 +12,9 @@ from pwconv import reference, shaders
 from pwconv.dtypes import Array, axis_name
 from pwconv.heuristics import Choice
 from pwconv.layout import Shape4, buffer_rows, ceil_div, sizes
-from pwconv.ops.base import Operator, Site, operator
-from pwconv.ops.cases import Case, Limits, of_integers, plane_sizes
+from pwconv.ops.base import Case, Operator, Site, operator
+from pwconv.ops.cases import of_integers, plane_sizes
+from pwconv.ops.limits import Limits
 from pwconv.reference import Approximation
 from pwconv.tensor import Shape, shape4
 from pwconv.vk.commands import OUT, Dispatch

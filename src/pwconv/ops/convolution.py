@@ -25,13 +25,12 @@ from pwconv.errors import UnsupportedError
 from pwconv.heuristics import Choice, block_shape
 from pwconv.layout import Shape4, ceil_div, row_pitch, sizes, weight_rows_extent
 from pwconv.matrix_units import plan_matrices
-from pwconv.ops import cases
-from pwconv.ops.base import Epilogue, Operator, Site, operator
-from pwconv.ops.cases import Arrays, Case, Limits, Maker
+from pwconv.ops import cases, matmul
+from pwconv.ops.base import Arrays, Case, Epilogue, Operator, Site, operator
+from pwconv.ops.cases import Maker
+from pwconv.ops.limits import Limits
 from pwconv.ops.matmul import (
     Product,
-    candidates,
-    choose,
     grid,
     preferred_weight_storage,
     rows_fit,
@@ -198,25 +197,15 @@ class Convolution(Operator):
         _, n, k = given.shape
         stored = given.storage_on(site.context, site.dtype, _weight_storage(site, n, k))
         problem = self.problem(site, (1, self.in_channels, 1, 1), (1, n, 1, 1))
-        candidates(site.context, problem, stored)
-
-    def choose(self, site: Site, inputs: Sequence[Shape], out: Shape) -> Choice:
-        """Return the variant: the tuner's, where it is asked, or that of the heuristics."""
-        if site.tuner and self.is_pointwise:
-            return site.tuner.choose(Task(self, site, inputs[0], out))
-        problem = self.problem(site, inputs[0], out)
-        choice = choose(site.context, problem, self.parameters[0].packed.storage)
-        if not problem.shared:
-            return choice
-        return replace(choice, reason=f"{choice.reason}; {out[0]} samples share tiles")
+        matmul.candidates(site.context, problem, stored)
 
     def plan(
         self, site: Site, inputs: Sequence[Shape], out: Shape, *, choice: Choice | None = None
     ) -> list[Dispatch]:
         """Plan the one dispatch that computes it, bias, residual and activation included."""
-        choice = choice or self.choose(site, inputs, out)
-        problem = self.problem(site, inputs[0], out)
-        plan = plan_convolution(site.context, choice, problem, self.epilogue)
+        task = Task(self, site, inputs[0], out)
+        choice = choice or task.choose()
+        plan = plan_convolution(site.context, choice, task.problem, self.epilogue)
         bindings = {
             **self.parameters[0].bindings(plan.variant),
             "t_in": 0,
@@ -230,7 +219,7 @@ class Convolution(Operator):
 
         conv2d_pw_coopmat2.comp cannot at all: a matrix is loaded as it lies in memory.
         """
-        variant = self.choose(site, inputs, out).variant
+        variant = Task(self, site, inputs[0], out).choose().variant
         return takes_scale(variant) and heuristics.scale_pays(site.context.info, variant)
 
     def reference(self, *inputs: Approximation) -> Approximation:
@@ -254,7 +243,7 @@ class Convolution(Operator):
 
 @dataclass(frozen=True)
 class Task:
-    """A pointwise convolution at a shape, for a tuner to measure: no residual, no scale."""
+    """A convolution at a shape, for which there is a variant to choose."""
 
     operator: Convolution
     site: Site
@@ -266,13 +255,20 @@ class Task:
         """What is to be computed."""
         return self.operator.problem(self.site, self.x, self.out)
 
-    @property
+    @cached_property
     def weight_storage(self) -> str:
         """Storage of the packed weight."""
         return self.operator.parameters[0].packed.storage
 
+    def choose(self) -> Choice:
+        """Return the variant: the tuner's, where it is asked, or that of the heuristics."""
+        site, problem = self.site, self.problem
+        if site.tuner and self.operator.is_pointwise:
+            return site.tuner.choose(self)
+        return matmul.choose(site.context, problem, self.weight_storage)
+
     def dispatch(self, choice: Choice) -> Dispatch:
-        """Plan it; the input is operand 0."""
+        """Plan it by a variant, without residual and scale; the input is operand 0."""
         epilogue = Epilogue(self.operator.epilogue.activation)
         plain = replace(self.operator, epilogue=epilogue)
         (dispatch,) = plain.plan(self.site, (self.x,), self.out, choice=choice)
@@ -442,7 +438,6 @@ def plan_convolution(
         The device lacks a feature or a limit that the variant, or the residual with it, needs.
     """
     variant, geometry = choice.variant, problem.geometry
-    context.require(variant)
     _, c_out, k = *problem.out_shape[:2], problem.products
     if epilogue.residual and "t_residual" not in variant.binding_names:
         most = context.limits["maxPerStageDescriptorStorageBuffers"]
@@ -465,7 +460,7 @@ def plan_convolution(
             "M": outputs[0],
             "C": problem.x_shape[1],
             "K": k,
-            "K4": ceil_div(k, 4),
+            "K4": -(-k // 4),
             "pitch_weight": weight_rows_extent(c_out, k)[1],
             **geometry.push_constants,
             "activation_a": activation.a,
@@ -495,7 +490,9 @@ def _matrix_constants(context: Context, variant: shaders.Variant) -> dict[str, i
     if variant.family != "conv2d_pw_coopmat":
         return {}
     plan = plan_matrices(variant, context.info)
-    assert plan is not None  # the context has refused the variant else
+    if plan is None:
+        context.require(variant)
+    assert plan is not None
     return {
         "MATRIX_M": plan.matrix.m,
         "MATRIX_N": plan.matrix.n,

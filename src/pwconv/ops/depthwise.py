@@ -16,9 +16,9 @@ from pwconv.dtypes import FLOAT32, Array, DType, convert
 from pwconv.heuristics import Choice
 from pwconv.layout import Shape4, ceil_div
 from pwconv.ops import cases
-from pwconv.ops.base import Epilogue, Operator, Site, operator
-from pwconv.ops.cases import Arrays, Case, Limits
+from pwconv.ops.base import Arrays, Case, Epilogue, Operator, Site, operator
 from pwconv.ops.convolution import add_bias, check_kernel
+from pwconv.ops.limits import Limits
 from pwconv.ops.window import Geometry, as_geometry, window_shape
 from pwconv.reference import Approximation
 from pwconv.shaders import Variant

@@ -6,8 +6,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from pwconv.heuristics import Choice
-from pwconv.ops.base import Operator, Site, operator
-from pwconv.ops.cases import Case, Limits, at_sizes
+from pwconv.ops.base import Case, Operator, Site, operator
+from pwconv.ops.cases import at_sizes
+from pwconv.ops.limits import Limits
 from pwconv.reference import Approximation
 from pwconv.tensor import Shape
 from pwconv.vk.commands import Dispatch

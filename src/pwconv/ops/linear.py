@@ -23,13 +23,12 @@ from pwconv.dtypes import FLOAT32, Array, DType, as_float_array
 from pwconv.errors import UnsupportedError
 from pwconv.heuristics import Choice
 from pwconv.layout import ceil_div, sizes
-from pwconv.ops import cases
-from pwconv.ops.base import Epilogue, Operator, Site, operator
-from pwconv.ops.cases import Arrays, Case, Limits, Maker
+from pwconv.ops import cases, matmul
+from pwconv.ops.base import Arrays, Case, Epilogue, Operator, Site, operator
+from pwconv.ops.cases import Maker
+from pwconv.ops.limits import Limits
 from pwconv.ops.matmul import (
     Product,
-    candidates,
-    choose,
     grid,
     preferred_weight_storage,
     step_along_k,
@@ -152,7 +151,7 @@ class Linear(Operator):
         stored = given.storage_on(site.context, site.dtype, wanted)
         shapes = (1, 1, 1, k), (1, 1, 1, 1)
         problem = Problem(site.storage, *shapes, site.dtype, self.accumulate)
-        candidates(site.context, problem, stored)
+        matmul.candidates(site.context, problem, stored)
 
     def plan(
         self, site: Site, inputs: Sequence[Shape], out: Shape, *, choice: Choice | None = None
@@ -160,8 +159,8 @@ class Linear(Operator):
         """Plan the one dispatch that computes it, bias and activation included."""
         (given,) = self.parameters
         problem = self.problem(site, inputs[0], out)
-        choice = choice or choose(site.context, problem, given.packed.storage)
-        plan = _plan(site.context, choice, problem, self.epilogue)
+        choice = choice or matmul.choose(site.context, problem, given.packed.storage)
+        plan = plan_linear(site.context, choice, problem, self.epilogue)
         bindings: dict[str, Resource | int] = {
             **given.bindings(plan.variant),
             "t_in": 0,
@@ -219,7 +218,7 @@ def make_linear(
     )
 
 
-def _plan(context: Context, choice: Choice, problem: Problem, epilogue: Epilogue) -> Plan:
+def plan_linear(context: Context, choice: Choice, problem: Problem, epilogue: Epilogue) -> Plan:
     """Plan a linear layer over at least one row."""
     variant = choice.variant
     _, _, h, k = problem.x_shape

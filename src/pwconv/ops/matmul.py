@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import functools
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 from pwconv import heuristics, shaders
@@ -64,6 +64,11 @@ class Product(ABC):
         """True where x is gathered by a stride, padding or taps."""
         return False
 
+    @property
+    def shared(self) -> int:
+        """Positions that each sample takes of M where the batch's share tiles, and else 0."""
+        return 0
+
     @abstractmethod
     def considered(self, context: Context, weight_storage: str) -> tuple[shaders.Variant, ...]:
         """Return every variant that computes such problems."""
@@ -73,7 +78,7 @@ def blocks(variant: shaders.Variant, outputs: Size3) -> Size3:
     """Return how many blocks outputs are cut into: along M, along N, and batches."""
     m, n, batches = outputs
     tile_m, tile_n = block_shape(variant)
-    return ceil_div(m, tile_m), ceil_div(n, tile_n), batches
+    return -(-m // tile_m), -(-n // tile_n), batches
 
 
 def grid(variant: shaders.Variant, outputs: Size3) -> Size3:
@@ -173,7 +178,7 @@ def choose(context: Context, problem: Product, weight_storage: str) -> Choice:
     UnsupportedError
         As :func:`runnable`.
     """
-    return heuristics.choose(
+    choice = heuristics.choose(
         problem.kind,
         context.info,
         candidates(context, problem, weight_storage),
@@ -184,6 +189,9 @@ def choose(context: Context, problem: Product, weight_storage: str) -> Choice:
         lanes=problem.lanes,
         gathered=problem.gathered,
     )
+    if not problem.shared:
+        return choice
+    return replace(choice, reason=f"{choice.reason}; {problem.out_shape[0]} samples share tiles")
 
 
 def preferred_weight_storage(

@@ -23,9 +23,9 @@ from pwconv.heuristics import Choice
 from pwconv.layout import Shape4, ceil_div, row_pitch, weight_rows_extent
 from pwconv.matrix_units import flexible_pair_matrix, plan_pair_matrices
 from pwconv.ops import cases
-from pwconv.ops.base import Epilogue, Operator, Site, operator
-from pwconv.ops.cases import Arrays, Case, Limits
+from pwconv.ops.base import Arrays, Case, Epilogue, Operator, Site, operator
 from pwconv.ops.convolution import MOST_SHARED, Convolution, add_bias
+from pwconv.ops.limits import Limits
 from pwconv.ops.matmul import rows_fit
 from pwconv.ops.window import POINTWISE
 from pwconv.reference import Approximation
@@ -213,7 +213,6 @@ def _plan(
         The problem has more channels than the variant's block, or the device lacks something that
         the variant needs.
     """
-    context.require(variant)
     activation = epilogue.function
     batches, k, _, width = problem.x_shape
     m, n, h = problem.positions, problem.out_channels, problem.hidden
@@ -267,7 +266,9 @@ def _matrix_constants(
     info = context.info
     if variant.family == "conv2d_pw_pair_coopmat":
         plan = plan_pair_matrices(variant, info)
-        assert plan is not None  # the context has refused the variant else
+        if plan is None:
+            context.require(variant)
+        assert plan is not None
         return {
             "MATRIX_M": plan.matrix.m,
             "MATRIX_N": plan.matrix.n,
@@ -277,6 +278,8 @@ def _matrix_constants(
         }
     if variant.family == "conv2d_pw_pair_coopmat2":
         matrix = flexible_pair_matrix(variant, info)
+        if matrix is None:
+            context.require(variant)
         assert matrix is not None
         k, n = problem.x_shape[1], problem.out_channels
         block_k, block_n = ceil_div(k, matrix.k) * matrix.k, ceil_div(n, matrix.n) * matrix.n

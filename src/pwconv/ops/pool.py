@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from pwconv import reference
 from pwconv.heuristics import Choice
 from pwconv.layout import ceil_div, sizes
-from pwconv.ops.base import Operator, Site, operator
-from pwconv.ops.cases import Case, Limits, at_sizes, of_integers
+from pwconv.ops.base import Case, Operator, Site, operator
+from pwconv.ops.cases import at_sizes, of_integers
+from pwconv.ops.limits import Limits
 from pwconv.reference import Approximation
 from pwconv.tensor import Shape, shape4
 from pwconv.vk.commands import OUT, Dispatch

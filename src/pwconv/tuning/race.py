@@ -28,8 +28,8 @@ from pwconv.errors import (
 )
 from pwconv.heuristics import Choice
 from pwconv.layout import Shape4
+from pwconv.ops import matmul
 from pwconv.ops.convolution import Problem, Task
-from pwconv.ops.matmul import candidates, choose
 from pwconv.tensor import acquire_resource
 from pwconv.timing.chains import chain_lengths, rotation, serial
 from pwconv.timing.clocks import ClockCheck, Clocks
@@ -155,8 +155,8 @@ def entrants(context: Context, task: Task) -> list[tuple[Choice, Dispatch]]:
     A variant that the driver cannot compile is left out.
     """
     problem = task.problem
-    default = choose(context, problem, task.weight_storage)
-    able = candidates(context, problem, task.weight_storage)
+    default = matmul.choose(context, problem, task.weight_storage)
+    able = matmul.candidates(context, problem, task.weight_storage)
     choices = [default]
     for variant in able.values():
         shapes = [default.workgroup] if variant.workgroup else _WORKGROUPS

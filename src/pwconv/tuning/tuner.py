@@ -9,8 +9,8 @@ import os
 from pwconv.context import Context
 from pwconv.errors import OutOfMemoryError, PwconvError
 from pwconv.heuristics import Choice
+from pwconv.ops import matmul
 from pwconv.ops.convolution import Task
-from pwconv.ops.matmul import candidates, choose
 from pwconv.timing.clocks import Clocks
 from pwconv.timing.stopwatch import make_stopwatch
 from pwconv.tuning.race import Outcome, race
@@ -63,7 +63,7 @@ class Tuner:
         UnsupportedError
             The device can run no variant, for lack of a feature or because all are denied.
         """
-        default = choose(self._context, task.problem, task.weight_storage)
+        default = matmul.choose(self._context, task.problem, task.weight_storage)
         if self._mode == "off":
             return default
         with self._context.lock:
@@ -127,7 +127,7 @@ class Tuner:
         if (verdict.variant, verdict.workgroup) == (default.variant.name, default.workgroup):
             reason = f"{default.reason}; measured on this device, where nothing beats it"
             return dataclasses.replace(default, reason=reason)
-        able = candidates(self._context, task.problem, task.weight_storage)
+        able = matmul.candidates(self._context, task.problem, task.weight_storage)
         if verdict.variant not in able:
             _log.info("%r is no variant that this device runs", verdict.variant)
             return None

@@ -12,7 +12,8 @@ import numpy as np
 from pwconv import reference, transfer, weights
 from pwconv.dtypes import FLOAT16, FLOAT32, Array, DType
 from pwconv.layout import Shape4, buffer_rows, ceil_div, texture3d_extent, weight_rows_extent
-from pwconv.ops.cases import Limits, plane_sizes
+from pwconv.ops.cases import plane_sizes
+from pwconv.ops.limits import Limits
 from pwconv.shaders import Variant
 from pwconv.verify.trials import Trial, Workbench, pad_lanes
 from pwconv.vk.resources import Image, Resource

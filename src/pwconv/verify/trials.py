@@ -17,7 +17,8 @@ from pwconv.dtypes import Array, DType
 from pwconv.errors import UnsupportedError
 from pwconv.layout import Shape4, ceil_div
 from pwconv.ops import Choice, Operator, Site
-from pwconv.ops.cases import Arrays, Case, Limits
+from pwconv.ops.base import Arrays, Case
+from pwconv.ops.limits import Limits
 from pwconv.shaders import Variant
 from pwconv.tensor import VK_FORMATS, acquire_resource, shape4
 from pwconv.vk import api as vk

@@ -6,11 +6,10 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from pwconv.kernels.subsample import plan_subsample
 
 import pwconv
 from pwconv.dtypes import as_dtype
-from pwconv.vk.commands import Dispatch
+from pwconv.ops import Site, Subsample
 from support import inside, texels
 
 DTYPES = ("float32", "float16")
@@ -21,8 +20,9 @@ def check(device: pwconv.Device, array: np.ndarray, stride: tuple[int, int]) -> 
     expected = array[:, :, :: stride[0], :: stride[1]]
     x = device.tensor(array, storage="buffer")
     out = texels.poisoned(device, expected.shape, array.dtype, "buffer")
-    plan = plan_subsample(inside.context(device), array.shape, as_dtype(array.dtype), stride)
-    inside.context(device).submit(Dispatch(plan, {"t_in": x.resource, "t_out": out.resource}))
+    site = Site(inside.context(device), "buffer", as_dtype(array.dtype))
+    (dispatch,) = Subsample(stride=stride).plan(site, [array.shape], expected.shape)
+    site.context.submit(dispatch.bind([x.resource], out.resource))
     bits = f"u{array.dtype.itemsize}"
     np.testing.assert_array_equal(out.numpy().view(bits), np.ascontiguousarray(expected).view(bits))
 

@@ -6,14 +6,14 @@ from typing import Any
 
 import numpy as np
 import pytest
-from pwconv.kernels.conv2d_pw_pair import PairProblem, most_channels, plan_conv2d_pw_pair
 
 import pwconv
 from pwconv import reference, shaders
-from pwconv.activation import parse_activation
-from pwconv.dtypes import as_dtype, axis_name
+from pwconv.dtypes import FLOAT32, as_dtype, axis_name
 from pwconv.matrix_units import flexible_pair_matrix, plan_pair_matrices
-from pwconv.vk.commands import Dispatch
+from pwconv.ops import Choice, Epilogue, PointwisePair, Site
+from pwconv.ops.pair import most_channels
+from pwconv.weights import Parameters
 from support import inside, texels
 from support.accuracy import assert_within, random_problem
 from support.mirror import convolution
@@ -58,45 +58,27 @@ class PairOfLayers:
     ) -> None:
         self.device, self.variant, self.storage = device, variant, storage
         self.weights, self.biases, self.activations = weights, biases, activations
-        self.layers = [
-            pwconv.PointwiseConv2d(
-                pwconv.pack_linear_weight(
-                    w, storage=variant.axes.get("weight", "auto"), device=device
-                ),
-                b,
-            )
-            for w, b in zip(weights, biases, strict=True)
-        ]
 
     def __call__(self, x: np.ndarray, residual: np.ndarray | None = None) -> np.ndarray:
         """Run into poisoned outputs; assert zeros in lanes past C."""
-        first, second = self.layers
-        problem = PairProblem(
-            self.storage, x.shape, first.out_channels, second.out_channels, as_dtype(x.dtype)
-        )
-        plan = plan_conv2d_pw_pair(
-            inside.context(self.device),
-            self.variant,
-            problem,
-            *(parse_activation(activation) for activation in self.activations),
-            residual=residual is not None,
-        )
-        t_in = self.device.tensor(x, storage=self.storage)
-        added = t_in if residual is None else self.device.tensor(residual, storage=self.storage)
-        out = texels.poisoned(self.device, problem.out_shape, x.dtype, self.storage)
-        resources = {
-            "t_in": t_in.resource,
-            "t_out": out.resource,
-            "t_residual": added.resource,
-            "first_bias": inside.bias(first),
-            "second_bias": inside.bias(second),
-        }
-        for which, layer in (("first", first), ("second", second)):
-            if f"{which}_rows" in plan.variant.binding_names:
-                resources[f"{which}_rows"] = inside.weight(layer).rows()
-            else:
-                resources[f"{which}_packed"] = inside.weight(layer).resource
-        inside.context(self.device).submit(Dispatch(plan, resources))
+        site = Site(inside.context(self.device), self.storage, as_dtype(x.dtype))
+        pair = PointwisePair(
+            dtype=site.dtype,
+            hidden_activation=self.activations[0],
+            epilogue=Epilogue(self.activations[1], residual=residual is not None),
+            parameters=tuple(
+                Parameters(weight[None], bias.astype(FLOAT32))
+                for weight, bias in zip(self.weights, self.biases, strict=True)
+            ),
+        ).pack(site, self.variant.axes.get("weight", "buffer"))
+        given = [x] if residual is None else [x, residual]
+        inputs = [array.shape for array in given]
+        out_shape = pair.output_shape(inputs)
+        (dispatch,) = pair.plan(site, inputs, out_shape, choice=Choice(self.variant))
+        tensors = [self.device.tensor(array, storage=self.storage) for array in given]
+        out = texels.poisoned(self.device, out_shape, x.dtype, self.storage)
+        bound = dispatch.bind([tensor.resource for tensor in tensors], out.resource)
+        inside.context(self.device).submit(bound)
         y = out.numpy()
         if self.storage == "texture3d":
             np.testing.assert_array_equal(texels.read(out), texels.channels_packed(y))

@@ -8,13 +8,14 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from pwconv.kernels import linear
-from pwconv.kernels.tiling import step_along_k
 
 import pwconv
 from pwconv import reference, shaders
 from pwconv.dtypes import FLOAT32
 from pwconv.heuristics import Choice
+from pwconv.ops import matmul
+from pwconv.ops.linear import Problem
+from pwconv.ops.matmul import step_along_k
 from support import inside, texels
 from support.accuracy import assert_within, check_infinite_weight, check_linear, random_linear
 from support.sweep import sweep
@@ -63,11 +64,11 @@ def force(device: pwconv.Device, monkeypatch: pytest.MonkeyPatch):
                 pytest.skip(f"{device.info.name} lacks {lack}")
 
         def choose(context, problem, weight_storage):
-            able = linear.candidates(context, problem, weight_storage).values()
+            able = matmul.candidates(context, problem, weight_storage).values()
             (variant,) = (v for v in able if v.family == family and v.axes["tile"] == tile)
             return Choice(variant, (8, 8, 1), "the test asks for it")
 
-        monkeypatch.setattr(linear, "choose", choose)
+        monkeypatch.setattr(matmul, "choose", choose)
 
     return force
 
@@ -300,8 +301,8 @@ def test_the_tile_follows_shape_and_device(device, monkeypatch, storage, kind):
     monkeypatch.setattr(inside.context(device), "info", info)
 
     def tile(shape: tuple[int, int, int, int], n: int) -> str:
-        problem = linear.Problem(storage, shape, n, 1, FLOAT32, FLOAT32)
-        return linear.choose(inside.context(device), problem, "buffer").variant.axes["tile"]
+        problem = Problem(storage, shape, (*shape[:3], n), FLOAT32, FLOAT32)
+        return matmul.choose(inside.context(device), problem, "buffer").variant.axes["tile"]
 
     for shape in ((1, 8192, 1, 256), (1, 1, 8192, 256)):
         lanes = lanes_of(storage, shape)

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from pwconv.kernels.conv2d_pw_pair import PairProblem
-from pwconv.kernels.conv2d_pw_pair_choice import candidates, choose_pair
 
+from pwconv.ops.pair import PairProblem, candidates, choose_pair
 from support.cards import FIXED, FLEXIBLE, KHR, NV, card
 
 

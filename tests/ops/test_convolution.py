@@ -6,15 +6,14 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from pwconv.kernels import conv2d_pw_choice
-from pwconv.kernels.conv2d_pw import takes_scale
-from pwconv.kernels.tiling import step_along_k
 
 import pwconv
-from pwconv import shaders
+from pwconv import heuristics, shaders
 from pwconv.dtypes import axis_name
 from pwconv.heuristics import Choice
 from pwconv.matrix_units import has_flexible_matrix, plan_matrices
+from pwconv.ops import matmul
+from pwconv.ops.matmul import step_along_k
 from support import inside
 from support.accuracy import check_infinite_weight, check_layer, random_problem
 from support.mirror import Mirror, random_weight
@@ -86,13 +85,13 @@ def force(device: pwconv.Device, monkeypatch: pytest.MonkeyPatch):
                 pytest.skip(f"{device.info.name} lists no flexible matrix that divides {tile}")
 
         def choose(context, problem, weight_storage):
-            able = conv2d_pw_choice.candidates(context, problem, weight_storage).values()
+            able = matmul.candidates(context, problem, weight_storage).values()
             (variant,) = (v for v in able if v.family == family and v.axes["tile"] == tile)
             return Choice(variant, (8, 8, 1), "the test asks for it")
 
-        monkeypatch.setattr(conv2d_pw_choice, "choose", choose)
+        monkeypatch.setattr(matmul, "choose", choose)
         # A scale is folded wherever it can be.
-        monkeypatch.setattr(conv2d_pw_choice, "scale_pays", lambda _, v: takes_scale(v))
+        monkeypatch.setattr(heuristics, "scale_pays", lambda *_: True)
 
     return force
 
@@ -261,10 +260,10 @@ def test_matrix_units_scale_as_a_product_would(device, rng, monkeypatch, force, 
         scale = rng.standard_normal((batch, c_in, 1, 1)).astype(np.float16)
         finite, infinite = [], []
         for pays, families in (
-            (takes_scale, [variant.family]),
-            (lambda _: False, ["elementwise", variant.family]),
+            (True, [variant.family]),
+            (False, ["elementwise", variant.family]),
         ):
-            monkeypatch.setattr(conv2d_pw_choice, "scale_pays", lambda _, v, pays=pays: pays(v))
+            monkeypatch.setattr(heuristics, "scale_pays", lambda *_, pays=pays: pays)
             mirror = Mirror(device, "float16", "buffer")
             scaled = mirror.mul(mirror.input("x", x.shape), mirror.input("scale", scale.shape))
             mirror.output("y", mirror.conv2d_pw(scaled, weight, bias))

@@ -6,15 +6,14 @@ from typing import Any
 
 import numpy as np
 import pytest
-from pwconv.kernels.conv2d_pw import Geometry, Problem
-from pwconv.kernels.conv2d_pw_choice import (
-    candidates,
-    choose,
-    preferred_weight_storage,
-    scale_pays,
-)
 
 import pwconv
+from pwconv import heuristics
+from pwconv.ops import Site
+from pwconv.ops.convolution import Problem, takes_scale
+from pwconv.ops.matmul import candidates, choose
+from pwconv.ops.window import Geometry
+from support import inside
 from support.cards import FIXED, FLEXIBLE, KHR, NV, card
 
 
@@ -101,7 +100,8 @@ def test_where_a_scale_pays():
     """Not where matrices are loaded as they lie, and not by workgroups on a CPU."""
 
     def pays(context: Any, wanted: Problem) -> bool:
-        return scale_pays(context, choose(context, wanted, "buffer").variant)
+        variant = choose(context, wanted, "buffer").variant
+        return takes_scale(variant) and heuristics.scale_pays(context.info, variant)
 
     halves = problem(96, 192, 128, "float16")
     assert pays(card(), halves)
@@ -131,7 +131,8 @@ def test_four_storage_buffers_are_enough(most):
     for dtype in ("float32", "float16"):
         assert "four_buffers" in chosen(few, problem(96, 192, 128, dtype))
         # A weight in a texture leaves a buffer to a residual.
-        assert preferred_weight_storage(few, "buffer", np.dtype(dtype), 192, 96) == "auto"
+        site = Site(few, "buffer", np.dtype(dtype))
+        assert inside.convolution_weight_storage(site, 192, 96) == "auto"
         assert "four_buffers" not in chosen(card(), problem(96, 192, 128, dtype))
     assert "staged_texture3d" in chosen(few, problem(96, 192, 128, storage="texture3d"))
 
