@@ -85,7 +85,7 @@ def test_importing_pwconv_imports_little():
         "tune",
         "verify",
     )
-    assert not {name for name in own if name.split(".")[1] in later}
+    assert not {name for name in own if name.split(".")[1] in later | {"verify"}}
     assert len(own) <= 45
 
 
