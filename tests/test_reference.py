@@ -259,6 +259,15 @@ def test_whole_multiples_are_summed_exactly_up_to_what_the_type_holds():
     assert (zeros == 0).all()
 
 
+def test_a_bias_of_each_row(rng):
+    """As verify has for residuals."""
+    x, weight, bias = (rng.standard_normal(shape) for shape in ((6, 9), (5, 9), (6, 5)))
+    bounds = reference.linear_bound(x, weight, bias)
+    for row in range(6):
+        alone = reference.linear_bound(x[row], weight, bias[row])
+        np.testing.assert_allclose(bounds[row], alone, rtol=1e-12)
+
+
 def test_what_is_declared_exact():
     sums = reference.linear_rows(exact([[0.1, 0.3]]), [[1.0, 0.7]])
     assert sums.error > 0

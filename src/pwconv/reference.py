@@ -383,7 +383,7 @@ def conv2d_pw_bound(
     """
     kernel = _pointwise(weight)
     y = convolve(exact(x), kernel, stride=stride, padding=padding, accumulate=accumulate)
-    return _finished(y, bias, (-1, 1, 1), activation, dtype)
+    return _finished(y, bias, (..., None, None), activation, dtype)
 
 
 @np.errstate(all="ignore")
@@ -442,7 +442,7 @@ def linear_bound(
     numpy.ndarray of float64
         Of the result's shape; infinite where a sum or the result may overflow.
     """
-    return _finished(linear_rows(exact(x), weight, accumulate), bias, (-1,), activation, dtype)
+    return _finished(linear_rows(exact(x), weight, accumulate), bias, ..., activation, dtype)
 
 
 @np.errstate(all="ignore")
@@ -508,7 +508,7 @@ def conv2d_bound(
         Of the result's shape; infinite where a sum or the result may overflow.
     """
     y = convolve(exact(x), weight, stride=stride, padding=padding, groups=groups)
-    return _finished(y, bias, (-1, 1, 1), activation, dtype)
+    return _finished(y, bias, (..., None, None), activation, dtype)
 
 
 def pack_linear_weight(
@@ -546,7 +546,7 @@ def _finished(
 ) -> Array:
     """Return the bound after bias, activation and rounding, for sums of exact numbers."""
     if bias is not None:
-        y = y.plus(exact(_float64(bias).reshape(axes)))
+        y = y.plus(exact(_float64(bias)[axes]))
     y = y.activated(activation).stored(dtype)
     # Where they overflow beside an infinity, the device's sum is that or NaN, and NaN from here on.
     return np.where(np.isnan(y.value), 0.0, y.error)
