@@ -13,7 +13,7 @@ from vulkan import _vulkan
 
 import pwconv
 from pwconv import reference
-from pwconv.timing.fma import FmaKernel
+from pwconv.timing.clocks import FmaKernel
 from pwconv.vk.commands import Recording
 from support import inside
 from support.accuracy import assert_within, random_problem

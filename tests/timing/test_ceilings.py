@@ -8,8 +8,8 @@ import pytest
 import pwconv
 from pwconv import shaders
 from pwconv.staging import download_chunks, upload_buffer
-from pwconv.timing.fma import FmaKernel
-from pwconv.timing.matrix import MatrixKernel, measurable
+from pwconv.timing.ceilings import measurable
+from pwconv.timing.clocks import FmaKernel, MatrixKernel
 from pwconv.vk import api as vk
 from pwconv.vk.commands import Dispatch, Recording
 from pwconv.vk.resources import DEVICE, Buffer

@@ -14,7 +14,7 @@ from pwconv import reference
 from pwconv.errors import OutOfMemoryError
 from pwconv.kernels import conv2d_pw, conv2d_pw_choice
 from pwconv.timing.clocks import ClockCheck, Clocks
-from pwconv.timing.samples import summarize
+from pwconv.timing.stopwatch import summarize
 from pwconv.tuning import race as race_module
 from pwconv.tuning.race import LEAST_GAIN, Outcome, Task, entrants, race
 from pwconv.vk.commands import Dispatch, Groups

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 import pwconv
-from pwconv.timing.fma import FmaKernel
+from pwconv.timing.clocks import FmaKernel
 from pwconv.vk.timestamps import TimedRecording, TimestampClock, timestamp_clock
 from support import inside
 

@@ -15,8 +15,7 @@ from pwconv.graph.program import Program
 from pwconv.tensor import Shape, empty, from_array
 from pwconv.timing.ceilings import Ceiling, Roofline, measure_ceilings, roofline
 from pwconv.timing.clocks import ClockCheck, Clocks
-from pwconv.timing.samples import Sample, summarize
-from pwconv.timing.stopwatch import make_stopwatch
+from pwconv.timing.stopwatch import Sample, make_stopwatch, summarize
 from pwconv.vk.commands import Groups
 
 

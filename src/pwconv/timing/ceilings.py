@@ -10,10 +10,8 @@ import numpy as np
 from pwconv import shaders
 from pwconv.context import Context
 from pwconv.staging import upload_buffer
-from pwconv.timing.clocks import ClockCheck, Clocks
-from pwconv.timing.fma import FmaKernel
-from pwconv.timing.matrix import MatrixKernel, measurable
-from pwconv.timing.samples import Sample
+from pwconv.timing.clocks import ClockCheck, Clocks, FmaKernel, MatrixKernel
+from pwconv.timing.stopwatch import Sample
 from pwconv.vk import api as vk
 from pwconv.vk.commands import Dispatch
 from pwconv.vk.cooperative_matrix import Matrix
@@ -69,6 +67,23 @@ def measure_ceilings(context: Context, clocks: Clocks) -> Iterator[Ceiling]:
         yield _fma(context, clocks, "fp16", ("float16",))
     for matrix, variant in measurable(context):
         yield _matrix(context, clocks, matrix, variant)
+
+
+def measurable(context: Context) -> list[tuple[Matrix, shaders.Variant]]:
+    """Return the products that the device lists and the shader is built for.
+
+    A device whose subgroup size is not known has none: its rate could not be told.
+    """
+    info = context.info
+    return [
+        (matrix, variant)
+        for matrix in info.matrices
+        if matrix.scope == "subgroup" and not matrix.flexible
+        for variant in shaders.variants(
+            "bench_matrix", product=f"{matrix.operand}_{matrix.accumulator}"
+        )
+        if not context.unmet(variant) and info.limits["subgroupSize"]
+    ]
 
 
 def roofline(flop: int, least_bytes: int, dtype: str, ceilings: Sequence[Ceiling]) -> Roofline:

@@ -7,18 +7,20 @@ taken while the clocks changed, and are thrown away.
 
 from __future__ import annotations
 
+import itertools
+import math
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
+from pwconv import shaders
 from pwconv.context import Context
 from pwconv.dispatch import MOST_TRIPS
-from pwconv.timing.chains import serial
-from pwconv.timing.fma import FmaKernel
-from pwconv.timing.samples import Sample, summarize
-from pwconv.timing.stopwatch import Stopwatch
-from pwconv.vk.commands import Groups, Recording
+from pwconv.timing.stopwatch import Sample, Stopwatch, summarize
+from pwconv.vk.commands import Dispatch, Groups, Recording
+from pwconv.vk.cooperative_matrix import Matrix
+from pwconv.vk.resources import DEVICE, Buffer
 
 MAX_DRIFT = 0.05
 ATTEMPTS = 4
@@ -26,6 +28,133 @@ SPIN_SECONDS = 0.35
 
 _CALIBRATIONS = 5
 _T = TypeVar("_T")
+
+# Twice the last-level cache of the largest GPUs: what a chain comes back to has left the cache.
+ROTATED_BYTES = 100 << 20
+_MOST_PAIRS = 256
+_MOST_PAIRS_CPU = 2
+
+SAMPLE_SECONDS = 200e-6
+LAYER_SECONDS = 0.3
+_MOST_SAMPLES, _LEAST_SAMPLES = 50, 5
+# Each dispatch of a chain is recorded by Python: 20 µs or so.
+_MOST_DISPATCHES = 5000
+
+
+def rotation(activation_bytes: int, *, is_cpu: bool = False) -> int:
+    """Return how many inputs and outputs of so many bytes to rotate over."""
+    most = _MOST_PAIRS_CPU if is_cpu else _MOST_PAIRS
+    return min(most, max(2, math.ceil(ROTATED_BYTES / activation_bytes)))
+
+
+def chain_lengths(estimate: float, least: float = SAMPLE_SECONDS) -> tuple[int, int]:
+    """Return repetitions a sample, and samples, for a kernel that takes about so long.
+
+    A sample takes at least ``least`` seconds.
+    """
+    repetitions = min(math.ceil(least / estimate), _MOST_DISPATCHES // _LEAST_SAMPLES)
+    fitting = int(LAYER_SECONDS / (estimate * repetitions))
+    most = min(_MOST_SAMPLES, _MOST_DISPATCHES // repetitions)
+    return repetitions, max(_LEAST_SAMPLES, min(fitting, most))
+
+
+def serial(items: Iterable[Groups]) -> Groups:
+    """Return items one after the other, a barrier before each, whatever depends on what."""
+    return [group for item in items for group in ((), *item)]
+
+
+def chain(items: Sequence[Groups], repetitions: int, samples: int) -> list[Groups]:
+    """Return ``samples`` segments of ``repetitions`` items, going round the items."""
+    endless = itertools.cycle(items)
+    return [serial(itertools.islice(endless, repetitions)) for _ in range(samples)]
+
+
+class FmaKernel:
+    """A kernel of a given length, that needs no memory to speak of.
+
+    Parameters
+    ----------
+    context : Context
+    dtype : "fp32" or "fp16"
+    invocations : int
+        Fewer where a buffer cannot hold a vec4 of each.
+    """
+
+    def __init__(self, context: Context, dtype: str, invocations: int) -> None:
+        self._context = context
+        self._variant = shaders.variant("bench_fma", dtype=dtype)
+        most: int = context.limits["maxStorageBufferRange"] // 16
+        self._invocations = min(invocations, most)
+        self._result = Buffer(context, 16 * self._invocations, DEVICE)
+
+    def dispatch(self, iterations: int) -> Dispatch:
+        """Return a dispatch of so many rounds of the shader's loop."""
+        plan = self._context.plan(
+            self._variant,
+            (self._invocations, 1, 1),
+            {
+                "invocations": self._invocations,
+                "iterations": iterations,
+                # Towards 1, from anywhere: neither infinite nor denormal, in either type.
+                "factor": 0.5,
+                "addend": 0.5,
+            },
+            shape=(256, 1, 1),
+        )
+        return Dispatch(plan, {"result": self._result})
+
+    def flop(self, iterations: int) -> int:
+        """Return the multiplications and additions of :meth:`dispatch`."""
+        defines = self._variant.defines
+        multiply_adds = 4 * int(defines["CHAINS"]) * int(defines["STEPS"]) * iterations
+        return 2 * multiply_adds * self._invocations
+
+
+class MatrixKernel:
+    """A kernel of a given length, that needs no memory to speak of.
+
+    Parameters
+    ----------
+    context : Context
+    matrix : Matrix
+    variant : Variant
+        As :func:`measurable` pairs them.
+    invocations : int
+        A multiple of the workgroup's; fewer where a buffer cannot hold a number of each.
+    """
+
+    def __init__(
+        self, context: Context, matrix: Matrix, variant: shaders.Variant, invocations: int
+    ) -> None:
+        self._context = context
+        self._matrix = matrix
+        self._variant = variant
+        assert variant.workgroup is not None
+        width = variant.workgroup[0]
+        most: int = context.limits["maxStorageBufferRange"] // 4 // width * width
+        self._invocations = min(invocations, most)
+        self._result = Buffer(context, 4 * self._invocations, DEVICE)
+
+    def dispatch(self, iterations: int) -> Dispatch:
+        """Return a dispatch of so many rounds of the shader's loop."""
+        plan = self._context.plan(
+            self._variant,
+            (self._invocations, 1, 1),
+            {"iterations": iterations, "factor": 1.0},
+            {
+                "MATRIX_M": self._matrix.m,
+                "MATRIX_N": self._matrix.n,
+                "MATRIX_K": self._matrix.k,
+            },
+        )
+        return Dispatch(plan, {"result": self._result})
+
+    def flop(self, iterations: int) -> int:
+        """Return the multiplications and additions of :meth:`dispatch`."""
+        defines, matrix = self._variant.defines, self._matrix
+        subgroups = self._invocations // int(self._context.limits["subgroupSize"])
+        products = int(defines["CHAINS"]) * int(defines["STEPS"]) * iterations * subgroups
+        return 2 * matrix.m * matrix.n * matrix.k * products
 
 
 @dataclass(frozen=True)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import statistics
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 from pwconv.context import Context
@@ -12,6 +14,48 @@ from pwconv.vk.commands import Groups, Recording
 from pwconv.vk.timestamps import TimedRecording, timestamp_clock
 
 Segments = Sequence[Groups]
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Median and quartiles of a duration, in seconds.
+
+    Attributes
+    ----------
+    median, q1, q3 : float
+    count : int
+        Count of samples.
+    repetitions : int
+        Runs that each sample is the mean of.
+    """
+
+    median: float
+    q1: float
+    q3: float
+    count: int
+    repetitions: int
+
+    @property
+    def spread(self) -> float:
+        """The distance of the quartiles, as a share of the median."""
+        return (self.q3 - self.q1) / self.median
+
+
+def summarize(seconds: Sequence[float], repetitions: int = 1) -> Sample:
+    """Return median and quartiles of durations, each of so many runs.
+
+    Raises
+    ------
+    ValueError
+        There are none.
+    """
+    if not seconds:
+        raise ValueError("there are no samples")
+    each = [duration / repetitions for duration in seconds]
+    q1, median, q3 = (
+        statistics.quantiles(each, n=4, method="inclusive") if len(each) > 1 else each * 3
+    )
+    return Sample(median, q1, q3, len(each), repetitions)
 
 
 class Stopwatch(Protocol):

@@ -30,9 +30,8 @@ from pwconv.kernels.conv2d_pw import Problem, Task, plan_conv2d_pw
 from pwconv.kernels.tiling import Choice
 from pwconv.layout import Shape4
 from pwconv.tensor import acquire_resource
-from pwconv.timing.chains import chain_lengths, rotation, serial
-from pwconv.timing.clocks import ClockCheck, Clocks
-from pwconv.timing.samples import Sample, summarize
+from pwconv.timing.clocks import ClockCheck, Clocks, chain_lengths, rotation, serial
+from pwconv.timing.stopwatch import Sample, summarize
 from pwconv.vk.commands import Dispatch, Groups, Plan, Size3
 from pwconv.vk.resources import Resource
 
