@@ -63,7 +63,6 @@ def test_calibration_on_a_device(device):
     assert note is None
     clocks = Clocks(inside.context(device), stopwatch)
     assert clocks.calibrate() > 0
-    assert clocks.iterations >= 1
 
 
 def test_without_timestamps_the_host_times(device, monkeypatch):

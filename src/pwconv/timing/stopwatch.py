@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import statistics
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import ClassVar
 
 from pwconv.context import Context
 from pwconv.errors import UnsupportedError
 from pwconv.vk.commands import Groups, Recording
 from pwconv.vk.timestamps import TimedRecording, timestamp_clock
-
-Segments = Sequence[Groups]
 
 
 @dataclass(frozen=True)
@@ -58,7 +57,7 @@ def summarize(seconds: Sequence[float], repetitions: int = 1) -> Sample:
     return Sample(median, q1, q3, len(each), repetitions)
 
 
-class Stopwatch(Protocol):
+class Stopwatch(ABC):
     """Times segments of dispatches.
 
     Attributes
@@ -67,9 +66,15 @@ class Stopwatch(Protocol):
         How, in words.
     """
 
-    method: str
+    method: ClassVar[str]
 
-    def run(self, segments: Segments, before: Callable[[], None] = lambda: None) -> list[float]:
+    def __init__(self, context: Context) -> None:
+        self._queue = context.queue
+
+    @abstractmethod
+    def run(
+        self, segments: Sequence[Groups], before: Callable[[], None] = lambda: None
+    ) -> list[float]:
         """Return the seconds that each segment took.
 
         ``before`` is called when everything is recorded: what it submits runs first, and the
@@ -77,42 +82,35 @@ class Stopwatch(Protocol):
         """
 
 
-class GpuStopwatch:
-    """Timestamps that the device writes."""
+class GpuStopwatch(Stopwatch):
+    """Timestamps that the device writes, in one submission."""
 
     method = "GPU timestamps around chains of dispatches, a barrier between any two"
 
-    def __init__(self, context: Context) -> None:
-        timestamp_clock(context)  # raises where there is none
-        self._context = context
-
-    def run(self, segments: Segments, before: Callable[[], None] = lambda: None) -> list[float]:
-        """Time the segments in one submission."""
-        recording = TimedRecording(self._context.queue, segments)
+    def run(
+        self, segments: Sequence[Groups], before: Callable[[], None] = lambda: None
+    ) -> list[float]:
+        recording = TimedRecording(self._queue, segments)
         before()
-        queue = self._context.queue
-        queue.wait(queue.submit(recording.command_buffer, awaited=True))
+        self._queue.wait(self._queue.submit(recording.command_buffer, awaited=True))
         return recording.seconds()
 
 
-class HostStopwatch:
+class HostStopwatch(Stopwatch):
     """The host's clock, around a submission and a wait for each segment."""
 
     method = "host clock around submissions, waited for: their overhead is included"
 
-    def __init__(self, context: Context) -> None:
-        self._context = context
-
-    def run(self, segments: Segments, before: Callable[[], None] = lambda: None) -> list[float]:
-        """Time the segments, a submission each."""
-        queue = self._context.queue
-        recordings = [Recording(queue, groups) for groups in segments]
+    def run(
+        self, segments: Sequence[Groups], before: Callable[[], None] = lambda: None
+    ) -> list[float]:
+        recordings = [Recording(self._queue, groups) for groups in segments]
         before()
-        queue.wait()
+        self._queue.wait()
         seconds = []
         for recording in recordings:
             start = time.perf_counter()
-            queue.wait(recording.submit(awaited=True))
+            self._queue.wait(recording.submit(awaited=True))
             seconds.append(time.perf_counter() - start)
         return seconds
 
@@ -120,6 +118,7 @@ class HostStopwatch:
 def make_stopwatch(context: Context) -> tuple[Stopwatch, str | None]:
     """Return the best stopwatch for a device, and a note on it for reports."""
     try:
-        return GpuStopwatch(context), None
+        timestamp_clock(context)
     except UnsupportedError as error:
         return HostStopwatch(context), f"{error}; times are the host's"
+    return GpuStopwatch(context), None
