@@ -57,9 +57,8 @@ def interrupted() -> Iterator[Callable[[Callable[[], object]], None]]:
 def keep_busy(device: pwconv.Device) -> None:
     """Submit work for some seconds, in pieces that no driver takes for a hang."""
     queue = inside.context(device).queue
-    kernel = ArithmeticKernel(
-        inside.context(device), shaders.variant("bench_fma", dtype="fp32"), 2**14
-    )
+    fma = shaders.variant("bench_fma", dtype="fp32")
+    kernel = ArithmeticKernel(inside.context(device), fma, 2**14)
     iterations, seconds = 64, 0.0
     while seconds < BUSY_SECONDS / 30:
         iterations *= 2

@@ -14,7 +14,6 @@ from pwconv.timing.clocks import (
     rotation,
     until_settled,
 )
-from pwconv.timing.stopwatch import HostStopwatch, make_stopwatch
 from pwconv.vk import timestamps
 from support import inside
 
@@ -59,9 +58,8 @@ def test_what_never_settles_is_said():
 
 
 def test_calibration_on_a_device(device):
-    stopwatch, note = make_stopwatch(inside.context(device))
-    assert note is None
-    clocks = Clocks(inside.context(device), stopwatch)
+    clocks = Clocks(inside.context(device))
+    assert clocks.stopwatch.note is None
     assert clocks.calibrate() > 0
 
 
@@ -73,12 +71,11 @@ def test_without_timestamps_the_host_times(device, monkeypatch):
         return real(context)
 
     monkeypatch.setattr("pwconv.timing.stopwatch.timestamp_clock", none)
-    stopwatch, note = make_stopwatch(inside.context(device))
-    assert isinstance(stopwatch, HostStopwatch)
-    assert "timestampPeriod = 0.0 ns; times are the host's" in note
+    clocks = Clocks(inside.context(device))
+    assert clocks.stopwatch.method.startswith("host clock")
+    assert "timestampPeriod = 0.0 ns; times are the host's" in clocks.stopwatch.note
     with pytest.raises(UnsupportedError, match="has no timestamps"):
         real(inside.context(device))
-    clocks = Clocks(inside.context(device), stopwatch)
     assert clocks.calibrate() > 0
 
 

@@ -20,9 +20,7 @@ def test_timestamps_wrap():
 
 def test_more_work_takes_longer(own_device):
     context = inside.context(own_device)
-    kernel = ArithmeticKernel(
-        inside.context(own_device), shaders.variant("bench_fma", dtype="fp32"), 4096
-    )
+    kernel = ArithmeticKernel(context, shaders.variant("bench_fma", dtype="fp32"), 4096)
     group = [kernel.dispatch(200)]
     recording = TimedRecording(context.queue, [[group], [], [group] * 20, [group]])
     for _ in range(2):  # a recording can be submitted again

@@ -15,7 +15,7 @@ from pwconv.graph.program import Program
 from pwconv.tensor import Shape, empty, from_array
 from pwconv.timing.ceilings import Ceiling, Roofline, measure_ceilings, roofline
 from pwconv.timing.clocks import ClockCheck, Clocks
-from pwconv.timing.stopwatch import Sample, make_stopwatch, summarize
+from pwconv.timing.stopwatch import Sample, summarize
 from pwconv.vk.commands import Groups
 
 
@@ -114,8 +114,7 @@ def measure(
     device: Device, program: Program, runs: int, ceilings: Sequence[Ceiling]
 ) -> tuple[Profile, list[Ceiling]]:
     """Time a program's nodes; return the device's ceilings too, measured unless given."""
-    stopwatch, _ = make_stopwatch(device._context)
-    clocks = Clocks(device._context, stopwatch)
+    clocks = Clocks(device._context)
     network, setting = program.network, program.setting
     rng = np.random.default_rng(0)
     tensors = {
@@ -150,4 +149,4 @@ def measure(
                 roofline=roofline(flop, least_bytes, setting.dtype.name, known),
             )
         )
-    return Profile(tuple(nodes), total, stopwatch.method, check), known
+    return Profile(tuple(nodes), total, clocks.stopwatch.method, check), known

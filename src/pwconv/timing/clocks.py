@@ -168,7 +168,7 @@ class Clocks:
     Parameters
     ----------
     context : Context
-    stopwatch : Stopwatch
+    stopwatch : Stopwatch, optional
 
     Attributes
     ----------
@@ -180,8 +180,8 @@ class Clocks:
         Of the calibration kernel.
     """
 
-    def __init__(self, context: Context, stopwatch: Stopwatch) -> None:
-        self.stopwatch = stopwatch
+    def __init__(self, context: Context, stopwatch: Stopwatch | None = None) -> None:
+        self.stopwatch = stopwatch or Stopwatch(context)
         self.is_cpu = context.info.type == "cpu"
         # A CPU's other work makes the check fail at random: its figures are kept, once taken.
         self.attempts = 1 if self.is_cpu else ATTEMPTS

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import statistics
 import time
-from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
 
 from pwconv.context import Context
 from pwconv.errors import UnsupportedError
@@ -57,68 +55,48 @@ def summarize(seconds: Sequence[float], repetitions: int = 1) -> Sample:
     return Sample(median, q1, q3, len(each), repetitions)
 
 
-class Stopwatch(ABC):
-    """Times segments of dispatches.
+class Stopwatch:
+    """Times segments of dispatches: by timestamps of the device, or by the host's clock.
 
     Attributes
     ----------
     method : str
         How, in words.
+    note : str or None
+        Why the device has no timestamps, for reports.
     """
-
-    method: ClassVar[str]
 
     def __init__(self, context: Context) -> None:
         self._queue = context.queue
+        self.method = "GPU timestamps around chains of dispatches, a barrier between any two"
+        self.note: str | None = None
+        try:
+            timestamp_clock(context)
+        except UnsupportedError as error:
+            self.method = "host clock around submissions, waited for: their overhead is included"
+            self.note = f"{error}; times are the host's"
 
-    @abstractmethod
     def run(
         self, segments: Sequence[Groups], before: Callable[[], None] = lambda: None
     ) -> list[float]:
         """Return the seconds that each segment took.
 
         ``before`` is called when everything is recorded: what it submits runs first, and the
-        segments follow on the queue with no work of the host's between.
+        segments follow on the queue with no work of the host's between. By timestamps they are one
+        submission; the host waits for each.
         """
-
-
-class GpuStopwatch(Stopwatch):
-    """Timestamps that the device writes, in one submission."""
-
-    method = "GPU timestamps around chains of dispatches, a barrier between any two"
-
-    def run(
-        self, segments: Sequence[Groups], before: Callable[[], None] = lambda: None
-    ) -> list[float]:
-        recording = TimedRecording(self._queue, segments)
+        queue = self._queue
+        if self.note is None:
+            timed = TimedRecording(queue, segments)
+            before()
+            queue.wait(queue.submit(timed.command_buffer, awaited=True))
+            return timed.seconds()
+        recordings = [Recording(queue, groups) for groups in segments]
         before()
-        self._queue.wait(self._queue.submit(recording.command_buffer, awaited=True))
-        return recording.seconds()
-
-
-class HostStopwatch(Stopwatch):
-    """The host's clock, around a submission and a wait for each segment."""
-
-    method = "host clock around submissions, waited for: their overhead is included"
-
-    def run(
-        self, segments: Sequence[Groups], before: Callable[[], None] = lambda: None
-    ) -> list[float]:
-        recordings = [Recording(self._queue, groups) for groups in segments]
-        before()
-        self._queue.wait()
+        queue.wait()
         seconds = []
         for recording in recordings:
             start = time.perf_counter()
-            self._queue.wait(recording.submit(awaited=True))
+            queue.wait(recording.submit(awaited=True))
             seconds.append(time.perf_counter() - start)
         return seconds
-
-
-def make_stopwatch(context: Context) -> tuple[Stopwatch, str | None]:
-    """Return the best stopwatch for a device, and a note on it for reports."""
-    try:
-        timestamp_clock(context)
-    except UnsupportedError as error:
-        return HostStopwatch(context), f"{error}; times are the host's"
-    return GpuStopwatch(context), None

@@ -12,7 +12,6 @@ from pwconv.kernels import conv2d_pw_choice
 from pwconv.kernels.conv2d_pw import Task
 from pwconv.kernels.tiling import Choice
 from pwconv.timing.clocks import Clocks
-from pwconv.timing.stopwatch import make_stopwatch
 from pwconv.tuning.race import Outcome, race
 from pwconv.tuning.store import Key, Store, Verdict
 
@@ -85,8 +84,7 @@ class Tuner:
         """
         with self._context.lock:
             if self._clocks is None:
-                stopwatch, _ = make_stopwatch(self._context)
-                self._clocks = Clocks(self._context, stopwatch)
+                self._clocks = Clocks(self._context)
             outcome = race(self._context, self._clocks, task)
             if outcome.held:
                 winner, sample = outcome.winner
