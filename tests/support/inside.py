@@ -13,7 +13,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pwconv
-from pwconv import activation, cache, cli, dispatch, reference, shaders, staging, weights
+from pwconv import activation, cache, cli, dispatch, reference, shaders, staging, tune, weights
 from pwconv import context as context_module
 from pwconv import device as device_module
 from pwconv.bench import graphs as bench_graphs
@@ -21,7 +21,6 @@ from pwconv.graph import graph as graph_module
 from pwconv.kernels import conv2d_pw_choice, pack_linear_weight
 from pwconv.kernels import linear as linear_kernel
 from pwconv.timing import ceilings, clocks
-from pwconv.tuning import race
 from pwconv.vk import (
     api,
     commands,
@@ -49,8 +48,8 @@ as_pair = reference._pair
 SHADERS = shaders._folder()
 manifest = shaders._manifest
 families = shaders._families
-DUEL_ROUNDS = race._DUEL_ROUNDS
-race_scratch = race._scratch
+FINAL_ROUNDS = tune._FINAL_ROUNDS
+tune_scratch = tune._scratch
 vulkan_package = api._package
 raising = api._raising
 FENCE_EVERY = queue._FENCE_EVERY
@@ -69,7 +68,7 @@ RESOURCE = "_resource"  # of a tensor
 SIGNALED = "_signaled"  # of a queue
 SPIN = "_spin"  # of a queue
 SPIN_SECONDS = "_spin_seconds"  # of a queue
-VERDICTS = "_verdicts"  # of a tuner
+WINNERS = "_winners"  # of a tuner
 WAIT = "_wait"  # of a queue
 WAIT_SLICE = "_wait_slice"  # of a queue
 
@@ -80,8 +79,9 @@ slots = SimpleNamespace(
     compute_queue_family=(physical_device, "_compute_queue_family"),
     copy_bytes=(ceilings, "_COPY_BYTES"),
     default=(device_module, "_default"),
-    duel_rounds=(race, "_DUEL_ROUNDS"),
     graph_empty=(graph_module, "empty"),
+    final_rounds=(tune, "_FINAL_ROUNDS"),
+    first_rounds=(tune, "_FIRST_ROUNDS"),
     folder=(shaders, "_folder"),
     ask_matrices=(cooperative_matrix, "_ask"),
     iterations=(clocks.Clocks, "iterations"),
@@ -95,7 +95,6 @@ slots = SimpleNamespace(
     parameter_buffer=(weights, "Buffer"),
     parameter_upload=(weights, "upload_buffer"),
     plans_kept=(context_module, "_PLANS_KEPT"),
-    race_rounds=(race, "_RACE_ROUNDS"),
     read_pipelines=(cache, "read_pipelines"),
     recordings_kept=(context_module, "_RECORDINGS_KEPT"),
     samples_cpu=(ceilings, "_SAMPLES_CPU"),
@@ -104,7 +103,7 @@ slots = SimpleNamespace(
     tune_layer=(cli, "_tune_layer"),
     unpack_rows=(pack_linear_weight, "unpack_rows"),
     version=(physical_device, "_version"),
-    workgroups=(race, "_WORKGROUPS"),
+    workgroups=(tune, "_WORKGROUPS"),
 )
 
 

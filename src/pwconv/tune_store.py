@@ -1,6 +1,6 @@
-"""Verdicts of tuning on a device, in a JSON file of its own.
+"""Winners of tuning on a device, in a JSON file of its own.
 
-An entry of the list, a verdict::
+An entry of the list, a winner::
 
     storage, x_shape, out_channels, dtype, accumulate, stride, padding, weight_storage
         the problem
@@ -28,14 +28,14 @@ from pwconv.vk.physical_device import DeviceInfo
 
 @dataclass(frozen=True)
 class Key:
-    """Key of a verdict: the problem, and the storage of the weight."""
+    """Key of a winner: the problem, and the storage of the weight."""
 
     problem: Problem
     weight_storage: str
 
 
 @dataclass(frozen=True)
-class Verdict:
+class Winner:
     """The variant to use: the fastest, or the default where none was faster beyond noise.
 
     Attributes
@@ -74,10 +74,10 @@ def _is_seconds(value: Any) -> bool:
     return type(value) is float and math.isfinite(value) and value > 0
 
 
-class Store(JsonFile[Key, Verdict]):
-    """The verdicts of one device, by problem and weight storage."""
+class Store(JsonFile[Key, Winner]):
+    """The winners of one device, by problem and weight storage."""
 
-    title, name, format = "tuning file", "verdicts", 1
+    title, name, format = "tuning file", "winners", 2
     checks: ClassVar[Checks] = {
         "storage": ("texture3d", "buffer").__contains__,
         "x_shape": _whole(4, 1),
@@ -101,8 +101,8 @@ class Store(JsonFile[Key, Verdict]):
             {"device": info.identity, "pwconv": __version__, "shaders": shaders.digest()},
         )
 
-    def add(self, verdicts: Mapping[Key, Verdict]) -> dict[Key, Verdict]:
-        """Write verdicts beside those that the file has; return all of them.
+    def add(self, winners: Mapping[Key, Winner]) -> dict[Key, Winner]:
+        """Write winners beside those that the file has; return all of them.
 
         Raises
         ------
@@ -111,15 +111,15 @@ class Store(JsonFile[Key, Verdict]):
         """
         with locked_folder(self.file.parent):
             merged = self.read()
-            for key, verdict in verdicts.items():
+            for key, winner in winners.items():
                 merged.pop(key, None)
-                merged[key] = verdict
+                merged[key] = winner
             for key in list(merged)[: -self.most]:
                 del merged[key]
             self._write(merged)
         return merged
 
-    def _decode(self, entry: dict[str, Any]) -> tuple[Key, Verdict]:
+    def _decode(self, entry: dict[str, Any]) -> tuple[Key, Winner]:
         # JSON has no tuples.
         given: dict[str, Any] = {k: tuple(v) if type(v) is list else v for k, v in entry.items()}
         geometry = Geometry(given["stride"], given["padding"])
@@ -131,10 +131,10 @@ class Store(JsonFile[Key, Verdict]):
             as_dtype(given["accumulate"]),
             geometry,
         )
-        verdict = Verdict(*(given[field.name] for field in fields(Verdict)))
-        return Key(problem, given["weight_storage"]), verdict
+        winner = Winner(*(given[field.name] for field in fields(Winner)))
+        return Key(problem, given["weight_storage"]), winner
 
-    def _encode(self, key: Key, value: Verdict) -> dict[str, Any]:
+    def _encode(self, key: Key, value: Winner) -> dict[str, Any]:
         problem = key.problem
         return {
             "storage": problem.storage,
