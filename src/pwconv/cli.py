@@ -475,11 +475,11 @@ def _outcome_cells(outcome: Outcome) -> tuple[str, ...]:
     from pwconv.bench.table import microseconds
     from pwconv.tune import LEAST_GAIN
 
-    winner, sample = outcome.winner
-    default = (_label(outcome.default), microseconds(outcome.default_time))
+    default = (_label(outcome.default.choice), microseconds(outcome.default.time))
     if outcome.rival_wins:
-        ratio = outcome.default_time.median / sample.median
-        return (*default, _label(winner), microseconds(sample), f"{ratio:.2f}×")
+        choice, time = outcome.winner
+        ratio = outcome.default.time.median / time.median
+        return (*default, _label(choice), microseconds(time), f"{ratio:.2f}×")
     if not outcome.held:
         return (*default, "", "", "clocks did not hold")
     return (*default, "the default", "", "noise" if outcome.gain >= LEAST_GAIN else "none")

@@ -16,6 +16,7 @@ import math
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -47,15 +48,11 @@ LEAST_GAIN = 0.02
 _WORKGROUPS: tuple[Size3, ...] = ((8, 8, 1), (32, 8, 1), (64, 1, 1), (32, 2, 1), (16, 4, 1))
 
 # Candidates are dropped at this multiple of the fastest time, and beyond so many.
-_BEHIND = 1.3
-_MOST_HEAD_TO_HEAD = 6
-_LEAST_SECONDS = 1e-7
-_SHORT_SECONDS, _LONG_SECONDS = 100e-6, 50e-3
+_BEHIND, _MOST_HEAD_TO_HEAD = 1.3, 6
+_SHORT_SECONDS, _LONG_SECONDS, _LEAST_SECONDS = 100e-6, 50e-3, 1e-7
 _SCREEN_REPETITIONS = 8  # a short dispatch is timed with a microsecond or two of its surroundings
-_FIRST_ROUNDS = (3, 9)
 # Between equals, quartiles of 15 rounds lie apart by chance once in some 300 times, of 31 never.
-_FINAL_ROUNDS = (15, 31)
-_ROUNDS_SECONDS = 0.5
+_FIRST_ROUNDS, _FINAL_ROUNDS = (3, 9), (15, 31)
 # Drivers take a submission that runs for seconds for one that hangs.
 _SUBMISSION_SECONDS = 0.5
 _NOISE_ELEMENTS = 2**20 - 3  # a prime: channels differ
@@ -129,12 +126,9 @@ class Tuner:
             self._clocks = self._clocks or Clocks(self._context)
             outcome = measure(self._context, self._clocks, task)
             if outcome.held:
-                (choice, time), default = outcome.winner, outcome.default
-                winner = Winner(
-                    *(choice.variant.name, choice.workgroup, time.median),
-                    *(default.variant.name, default.workgroup, outcome.default_time.median),
-                )
-                new = {Key(task.problem, task.weight_storage): winner}
+                new = {
+                    _key(task): Winner(*_described(outcome.winner), *_described(outcome.default))
+                }
                 self._winners = {**self._known(), **new}
                 self._winners.update(self.store.add(new))
         return outcome
@@ -150,25 +144,25 @@ class Tuner:
 
     def _recall(self, task: Task, default: Choice) -> Choice | None:
         """Return a task's winner, if its variant can still run."""
-        winner = self._known().get(Key(task.problem, task.weight_storage))
+        winner = self._known().get(_key(task))
         if winner is None:
             return None
-        name, unbeaten = winner.variant, (default.variant.name, default.workgroup)
+        unbeaten = default.variant.name, default.workgroup
         if (winner.default_variant, winner.default_workgroup) != unbeaten:
             _log.info("%s was measured against another default", task.problem)
             return None
-        if (name, winner.workgroup) == unbeaten:
+        if (winner.variant, winner.workgroup) == unbeaten:
             reason = f"{default.reason}; measured on this device, where nothing beats it"
             return dataclasses.replace(default, reason=reason)
         able = conv2d_pw_choice.candidates(self._context, task.problem, task.weight_storage)
-        if name not in able:
-            _log.info("%r is no variant that this device runs", name)
+        if winner.variant not in able:
+            _log.info("%r is no variant that this device runs", winner.variant)
             return None
         reason = (
             f"tuned on this device: {winner.seconds * 1e6:.1f} µs, against "
             f"{winner.default_seconds * 1e6:.1f} µs of the default, {winner.default_variant}"
         )
-        return Choice(able[name], winner.workgroup, reason)
+        return Choice(able[winner.variant], winner.workgroup, reason)
 
     def _known(self) -> dict[Key, Winner]:
         if self._winners is None:
@@ -176,55 +170,40 @@ class Tuner:
         return self._winners
 
 
+class Timed(NamedTuple):
+    """A candidate and its time."""
+
+    choice: Choice
+    time: Sample
+
+
 @dataclass(frozen=True)
 class Outcome:
-    """The default against its fastest rival.
+    """The default against its fastest rival, which is None where there is no other candidate.
 
-    Attributes
-    ----------
-    default : Choice
-    default_time : Sample
-    rival : Choice or None
-        None where the device can run the default alone.
-    rival_time : Sample or None
-    clocks : ClockCheck
-    held : bool
-        True if the clocks held; a CPU's are not checked, interleaving must do.
-    tried : int
-        Count of candidates, the default included.
+    ``held`` is true if the clocks held; a CPU's are not checked, interleaving must do.
     """
 
-    default: Choice
-    default_time: Sample
-    rival: Choice | None
-    rival_time: Sample | None
-    clocks: ClockCheck
+    default: Timed
+    rival: Timed | None
     held: bool
-    tried: int
 
     @property
     def gain(self) -> float:
         """The share of the default's time that the rival saves; below 0 it is slower."""
-        if self.rival_time is None:
-            return 0.0
-        return 1 - self.rival_time.median / self.default_time.median
+        return 1 - self.rival.time.median / self.default.time.median if self.rival else 0.0
 
     @property
     def rival_wins(self) -> bool:
         """True if the rival is faster by more than the noise."""
-        return (
-            self.held
-            and self.rival_time is not None
-            and self.gain >= LEAST_GAIN
-            and self.rival_time.q3 < self.default_time.q1
-        )
+        return self.winner is self.rival
 
     @property
-    def winner(self) -> tuple[Choice, Sample]:
-        """The winner, and its time."""
-        if self.rival is not None and self.rival_time is not None and self.rival_wins:
-            return self.rival, self.rival_time
-        return self.default, self.default_time
+    def winner(self) -> Timed:
+        """The rival, if it is faster by more than the noise, else the default."""
+        default, rival = self.default, self.rival
+        beaten = rival and self.gain >= LEAST_GAIN and rival.time.q3 < default.time.q1
+        return rival if rival and beaten and self.held else default
 
 
 def measure(context: Context, clocks: Clocks, task: Task) -> Outcome:
@@ -238,9 +217,9 @@ def measure(context: Context, clocks: Clocks, task: Task) -> Outcome:
         There is no room for the inputs and outputs.
     """
     found = candidates(context, task)
-    with _scratch(context, task.problem, is_cpu=clocks.is_cpu) as pairs:
+    with _inputs_and_outputs(context, task.problem, is_cpu=clocks.is_cpu) as pairs:
         default, *rivals = timed = [
-            _Timed(choice, itertools.cycle([task.bind(plan, x, out) for x, out in pairs]))
+            _Candidate(choice, itertools.cycle([task.bind(plan, *pair) for pair in pairs]))
             for choice, plan in found
         ]
         _screen(clocks, timed)
@@ -249,17 +228,11 @@ def measure(context: Context, clocks: Clocks, task: Task) -> Outcome:
         if len(rivals) > 1:
             rivals = rivals[:_MOST_HEAD_TO_HEAD]
             times, _ = _run_rounds(clocks, rivals, *_FIRST_ROUNDS)
-            rivals = [min(zip(times, rivals, strict=True), key=lambda pair: pair[0].median)[1]]
+            fastest = min(range(len(rivals)), key=lambda i: times[i].median)
+            rivals = [rivals[fastest]]
         times, check = _run_rounds(clocks, [default, *rivals], *_FINAL_ROUNDS)
-    return Outcome(
-        default=default.choice,
-        default_time=times[0],
-        rival=rivals[0].choice if rivals else None,
-        rival_time=times[1] if rivals else None,
-        clocks=check,
-        held=clocks.is_cpu or check.settled,
-        tried=len(timed),
-    )
+    rival = Timed(rivals[0].choice, times[1]) if rivals else None
+    return Outcome(Timed(default.choice, times[0]), rival, clocks.is_cpu or check.settled)
 
 
 def candidates(context: Context, task: Task) -> list[tuple[Choice, Plan]]:
@@ -290,8 +263,8 @@ def candidates(context: Context, task: Task) -> list[tuple[Choice, Plan]]:
 
 
 @dataclass
-class _Timed:
-    """A candidate, its dispatches over the inputs and outputs in turn, and its estimated time."""
+class _Candidate:
+    """A choice, its dispatches over the inputs and outputs in turn, and its estimated time."""
 
     choice: Choice
     dispatches: Iterator[Dispatch]
@@ -301,13 +274,13 @@ class _Timed:
         return serial([[each]] for each in itertools.islice(self.dispatches, repetitions))
 
 
-def _screen(clocks: Clocks, timed: Sequence[_Timed]) -> None:
+def _screen(clocks: Clocks, timed: Sequence[_Candidate]) -> None:
     """Estimate each candidate's time, in submissions sized by the time of the first."""
     first = timed[0].segment(1)
-    seconds = clocks.stopwatch.run([first, first], clocks.hold)[-1]
+    seconds = max(clocks.stopwatch.run([first, first], clocks.hold)[-1], _LEAST_SECONDS)
     repetitions = _SCREEN_REPETITIONS if seconds < _SHORT_SECONDS else 1
     turns = 2 if seconds < _LONG_SECONDS else 1
-    at_once = max(1, int(_SUBMISSION_SECONDS / (max(seconds, _LEAST_SECONDS) * repetitions)))
+    at_once = max(1, int(_SUBMISSION_SECONDS / (seconds * repetitions)))
     for start in range(0, len(timed), at_once):
         some = list(timed[start : start + at_once]) * turns
         times = clocks.stopwatch.run([each.segment(repetitions) for each in some], clocks.hold)
@@ -316,20 +289,19 @@ def _screen(clocks: Clocks, timed: Sequence[_Timed]) -> None:
 
 
 def _run_rounds(
-    clocks: Clocks, timed: Sequence[_Timed], least: int, most: int
+    clocks: Clocks, timed: Sequence[_Candidate], least: int, most: int
 ) -> tuple[list[Sample], ClockCheck]:
     """Time candidates in interleaved rounds; return their samples and the worst clock check."""
     repetitions = [chain_lengths(each.estimate)[0] for each in timed]
     round_seconds = sum(x.estimate * r for x, r in zip(timed, repetitions, strict=True))
-    rounds = max(least, min(most, int(_ROUNDS_SECONDS / round_seconds)))
     at_once = max(1, int(_SUBMISSION_SECONDS / round_seconds))
+    rounds = max(least, min(most, at_once))
+    # Forwards, then backwards: none always follows the same one.
+    orders = [range(len(timed))[:: -1 if turn % 2 else 1] for turn in range(rounds)]
     times: list[list[float]] = [[] for _ in timed]
     checks = []
     for start in range(0, rounds, at_once):
-        order: list[int] = []
-        for turn in range(start, min(start + at_once, rounds)):
-            # Forwards, then backwards: none always follows the same one.
-            order += range(len(timed))[:: -1 if turn % 2 else 1]
+        order = list(itertools.chain(*orders[start : start + at_once]))
         seconds, check = clocks.time([timed[i].segment(repetitions[i]) for i in order])
         checks.append(check)
         for i, time in zip(order, seconds, strict=True):
@@ -339,7 +311,7 @@ def _run_rounds(
 
 
 @contextlib.contextmanager
-def _scratch(
+def _inputs_and_outputs(
     context: Context, problem: Problem, *, is_cpu: bool
 ) -> Iterator[list[tuple[Resource, Resource]]]:
     """Give noise as inputs, and outputs, more of them than the device's cache holds."""
@@ -347,20 +319,24 @@ def _scratch(
     elements = math.prod(problem.x_shape) + math.prod(problem.out_shape)
     noise = np.random.default_rng(0).standard_normal(_NOISE_ELEMENTS, np.float32)
     array = np.resize(noise.astype(dtype, copy=False), problem.x_shape)
-    resources: list[Resource] = []
+    with contextlib.ExitStack() as stack:
 
-    def acquire(shape: Shape4) -> Resource:
-        resource = acquire_resource(context, shape, dtype, problem.storage, "scratch")
-        assert resource is not None
-        resources.append(resource)
-        return resource
+        def acquire(shape: Shape4) -> Resource:
+            resource = acquire_resource(context, shape, dtype, problem.storage, "scratch")
+            assert resource is not None
+            stack.callback(context.resources.release, resource)
+            return resource
 
-    try:
         pairs = []
         for _ in range(rotation(elements * dtype.itemsize, is_cpu=is_cpu)):
             pairs.append((acquire(problem.x_shape), acquire(problem.out_shape)))
             transfer.upload(context, array, pairs[-1][0], dtype)
         yield pairs
-    finally:
-        for resource in resources:
-            context.resources.release(resource)
+
+
+def _key(task: Task) -> Key:
+    return Key(task.problem, task.weight_storage)
+
+
+def _described(timed: Timed) -> tuple[str, Size3, float]:
+    return timed.choice.variant.name, timed.choice.workgroup, timed.time.median

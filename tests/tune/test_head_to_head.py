@@ -14,9 +14,9 @@ from pwconv import reference, tune
 from pwconv.errors import OutOfMemoryError
 from pwconv.kernels import conv2d_pw, conv2d_pw_choice
 from pwconv.kernels.conv2d_pw import Task
-from pwconv.timing.clocks import ClockCheck, Clocks
+from pwconv.timing.clocks import Clocks
 from pwconv.timing.stopwatch import summarize
-from pwconv.tune import LEAST_GAIN, Outcome, candidates, measure
+from pwconv.tune import LEAST_GAIN, Outcome, Timed, candidates, measure
 from pwconv.vk.commands import Dispatch, Groups
 from pwconv.vk.pipelines import Pipeline
 from support import inside
@@ -133,22 +133,22 @@ def test_a_variant_that_the_driver_cannot_compile_is_left_out(device, monkeypatc
 def test_the_fastest_wins(fake):
     outcome, _ = fake([steady(30), steady(20), steady(10), steady(25)])
     assert outcome.rival_wins
-    assert outcome.winner == (outcome.rival, outcome.rival_time)
-    assert outcome.rival_time.median == pytest.approx(10e-6)
-    assert outcome.default_time.median == pytest.approx(30e-6)
+    assert outcome.winner == outcome.rival
+    assert outcome.rival.time.median == pytest.approx(10e-6)
+    assert outcome.default.time.median == pytest.approx(30e-6)
     assert outcome.gain == pytest.approx(2 / 3)
 
 
 def test_the_default_stands_where_it_is_fastest(fake):
     outcome, _ = fake([steady(10), steady(20), steady(10.5)])
     assert not outcome.rival_wins
-    assert outcome.winner == (outcome.default, outcome.default_time)
+    assert outcome.winner == outcome.default
     assert outcome.gain == pytest.approx(-0.05)
 
 
 def test_a_gain_too_small_to_matter_does_not_win(fake):
     outcome, _ = fake([steady(100), steady(100 * (1 - 0.9 * LEAST_GAIN))])
-    assert outcome.rival_time.q3 < outcome.default_time.q1
+    assert outcome.rival.time.q3 < outcome.default.time.q1
     assert not outcome.rival_wins
 
 
@@ -172,13 +172,13 @@ def test_luck_in_the_first_rounds_does_not_last_through_the_final_ones(fake):
     # A segment of these is two runs: fast in the screen and the first rounds, and never again.
     lucky = lambda: 150e-6 if next(calls) < 20 else 400e-6  # noqa: E731
     outcome, _ = fake([steady(300), lucky, steady(180)])
-    assert outcome.rival_time.median == pytest.approx(400e-6, rel=0.2)
+    assert outcome.rival.time.median == pytest.approx(400e-6, rel=0.2)
     assert not outcome.rival_wins
 
 
 def test_the_final_rounds_run_in_turns_there_and_back(fake):
     outcome, stopwatch = fake([steady(300), steady(200)])
-    default, rival = outcome.default_time.count, outcome.rival_time.count
+    default, rival = outcome.default.time.count, outcome.rival.time.count
     assert default == rival >= 15
     pipelines = [s[0].pipeline for s in stopwatch.segments if s[0].pipeline in stopwatch.seconds]
     final = pipelines[-2 * default :]
@@ -217,8 +217,7 @@ def test_inputs_and_outputs_rotate(fake):
 
 def outcome_of(default: list[float], rival: list[float], *, held: bool) -> Outcome:
     choice = conv2d_pw_choice.Choice(None, (8, 8, 1), "")
-    check = ClockCheck(1.0, 1.0, 1)
-    return Outcome(choice, summarize(default), choice, summarize(rival), check, held, 2)
+    return Outcome(Timed(choice, summarize(default)), Timed(choice, summarize(rival)), held)
 
 
 def test_nothing_wins_while_the_clocks_change():
@@ -246,14 +245,14 @@ def test_without_rivals_the_default_is_timed_alone(own_device, monkeypatch):
     outcome = measure(inside.context(own_device), clocks, task)
     assert outcome.rival is None
     assert not outcome.rival_wins
-    assert outcome.winner[1].median == pytest.approx(50e-6)
+    assert outcome.winner.time.median == pytest.approx(50e-6)
 
 
 @pytest.mark.parametrize("storage", ["texture3d", "buffer"])
 def test_scratch_is_real_data_and_is_given_back(own_device, storage):
     task = task_on(own_device, storage)
     memory = inside.context(own_device).memory
-    with inside.tune_scratch(inside.context(own_device), task.problem, is_cpu=True) as pairs:
+    with inside.inputs_and_outputs(inside.context(own_device), task.problem, is_cpu=True) as pairs:
         assert len({x.uid for x, _ in pairs} | {out.uid for _, out in pairs}) == 2 * len(pairs) > 2
         tensor = own_device.empty(SHAPE, "float32", storage)
         for x, _ in pairs:
@@ -264,10 +263,10 @@ def test_scratch_is_real_data_and_is_given_back(own_device, storage):
             assert 0.5 < values.std() < 2
             assert len(np.unique(values)) > 0.9 * math.prod(SHAPE)
     for _ in range(3):  # as many copies on their way at once as there will be
-        with inside.tune_scratch(inside.context(own_device), task.problem, is_cpu=True):
+        with inside.inputs_and_outputs(inside.context(own_device), task.problem, is_cpu=True):
             own_device.synchronize()
     before = memory.used
-    with inside.tune_scratch(inside.context(own_device), task.problem, is_cpu=True):
+    with inside.inputs_and_outputs(inside.context(own_device), task.problem, is_cpu=True):
         assert memory.used == before
 
 
@@ -284,7 +283,7 @@ def test_scratch_is_given_back_when_memory_runs_out(own_device, monkeypatch):
     monkeypatch.setattr(inside.context(own_device).resources, "release", released.append)
     with (
         pytest.raises(OutOfMemoryError, match="none left"),
-        inside.tune_scratch(inside.context(own_device), task.problem, is_cpu=True),
+        inside.inputs_and_outputs(inside.context(own_device), task.problem, is_cpu=True),
     ):
         pass
     assert len(released) == 3
