@@ -8,10 +8,9 @@ import numpy as np
 import pytest
 
 import pwconv
+from pwconv.graph.memory import Lifetime, place, schedule
 from pwconv.graph.network import Network, Node
-from pwconv.graph.placement import Lifetime, place
 from pwconv.graph.resampling import GlobalAvgPool
-from pwconv.graph.schedule import schedule
 from pwconv.kernels.channels import Piece, plan_channels
 from pwconv.vk.barriers import Hazards
 from pwconv.vk.resources import Span

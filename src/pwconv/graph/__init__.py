@@ -1,7 +1,7 @@
 """Sequences of nodes, recorded once and resized at will."""
 
 from pwconv.graph.builder import Value
-from pwconv.graph.frames import Handle
 from pwconv.graph.graph import Graph, Memory
+from pwconv.graph.runs import Handle
 
 __all__ = ["Graph", "Handle", "Memory", "Value"]

@@ -12,18 +12,16 @@ from typing import Any
 from pwconv.device import DeviceLike, resolve_device
 from pwconv.dtypes import Array, as_dtype, as_float_array
 from pwconv.graph.builder import Builder, input_shape
-from pwconv.graph.dot import draw
 from pwconv.graph.folding import fold
-from pwconv.graph.frames import Frames, Handle
 from pwconv.graph.fusion import fuse
+from pwconv.graph.inspect import Profile, draw, measure, summarize_nodes
+from pwconv.graph.memory import Scratch
 from pwconv.graph.network import printable
 from pwconv.graph.operations import Setting
-from pwconv.graph.profile import Profile, measure
 from pwconv.graph.program import Program
+from pwconv.graph.runs import Frames, Handle
 from pwconv.graph.scaling import fold_scales
-from pwconv.graph.scratch import Scratch
 from pwconv.graph.striding import split_strides
-from pwconv.graph.table import summarize_nodes
 from pwconv.tensor import (
     Shape,
     Tensor,

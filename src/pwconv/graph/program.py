@@ -6,11 +6,9 @@ import math
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 
+from pwconv.graph.memory import Lifetime, Placement, Scratch, place, schedule
 from pwconv.graph.network import Network
 from pwconv.graph.operations import Setting
-from pwconv.graph.placement import Lifetime, Placement, place
-from pwconv.graph.schedule import schedule
-from pwconv.graph.scratch import Scratch
 from pwconv.layout import Shape4
 from pwconv.tensor import Shape, shape4
 from pwconv.vk.commands import Dispatch, Recording

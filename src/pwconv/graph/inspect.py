@@ -1,7 +1,8 @@
-"""Times of nodes, by the device's own clock, and as a trace."""
+"""Inspection of a program: its nodes timed, as a trace, as a table, and as a drawing."""
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,14 +10,22 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
 
 from pwconv.device import Device
+from pwconv.graph.network import printable
 from pwconv.graph.program import Program
 from pwconv.tensor import Shape, empty, from_array
 from pwconv.timing.ceilings import Ceiling, Roofline, measure_ceilings, roofline
 from pwconv.timing.clocks import ClockCheck, Clocks
 from pwconv.timing.stopwatch import Sample, summarize
 from pwconv.vk.commands import Groups
+
+# Wide enough for every column of the longest names: what is printed elsewhere is cut there.
+_WIDTH = 200
 
 
 @dataclass(frozen=True)
@@ -150,3 +159,70 @@ def measure(
             )
         )
     return Profile(tuple(nodes), total, clocks.stopwatch.method, check), known
+
+
+def summarize_nodes(program: Program, profile: Profile | None) -> str:
+    """Return a line a node, and one of all; with times where there are some."""
+    table = Table(box=box.SIMPLE, pad_edge=False, show_footer=True)
+    order = list(program.dispatches)
+    flop, moved = [program.flop(i) for i in order], [program.least_bytes(i) for i in order]
+    table.add_column("node", "total", overflow="fold")
+    table.add_column("shape")
+    table.add_column("variant", overflow="fold")
+    table.add_column("FLOP", _scaled(sum(flop)), justify="right")
+    table.add_column("bytes", _scaled(sum(moved)), justify="right")
+    if profile is not None:
+        table.add_column("µs", f"{profile.total.median * 1e6:.1f}", justify="right")
+        table.add_column("of roofline", justify="right")
+    for position, i in enumerate(order):
+        variants = dict.fromkeys(dispatch.plan.variant.name for dispatch in program.dispatches[i])
+        times = []
+        if profile is not None:
+            node = profile.nodes[position]
+            times = [f"{node.time.median * 1e6:.1f}", f"{node.share:.0%}"]
+        table.add_row(
+            Text(printable(program.network.nodes[i].name)),
+            " × ".join(map(str, program.shapes[i])),
+            ", ".join(variants),
+            _scaled(flop[position]),
+            _scaled(moved[position]),
+            *times,
+        )
+    text = io.StringIO()
+    Console(file=text, width=_WIDTH, color_system=None).print(table)
+    return "\n".join(line.rstrip() for line in text.getvalue().splitlines()).strip("\n")
+
+
+def _scaled(value: int) -> str:
+    """Return a number with a prefix, three figures or so."""
+    for factor, prefix in ((1e9, " G"), (1e6, " M"), (1e3, " k")):
+        if value >= factor:
+            return f"{value / factor:.3g}{prefix}"
+    return str(value)
+
+
+def draw(program: Program) -> str:
+    """Return a digraph: inputs and outputs as ellipses, nodes as boxes, shapes on the edges."""
+    network = program.network
+    lines = ["digraph {", "  node [shape=box];"]
+    for name, i in network.inputs.items():
+        lines.append(f"  n{i} [label={_quoted(name)}, shape=ellipse];")
+    for i in program.dispatches:
+        node = network.nodes[i]
+        assert node.operation is not None
+        lines.append(f"  n{i} [label={_quoted(f'{node.name}: {node.operation.kind}')}];")
+        lines += [f"  n{j} -> n{i} [label={_edge(program, j)}];" for j in node.inputs]
+    for position, (name, i) in enumerate(network.outputs.items()):
+        lines.append(f"  out{position} [label={_quoted(name)}, shape=ellipse];")
+        lines.append(f"  n{i} -> out{position} [label={_edge(program, i)}];")
+    return "\n".join([*lines, "}"]) + "\n"
+
+
+def _edge(program: Program, i: int) -> str:
+    return _quoted(" × ".join(map(str, program.shapes[i])))
+
+
+def _quoted(text: str) -> str:
+    """Return a label: Graphviz reads escapes in it, and entities as HTML has them."""
+    escaped = printable(text).replace("&", "&amp;").replace("\\", "\\\\").replace('"', '\\"')
+    return f'"{escaped}"'
