@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import heapq
-import itertools
 import math
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -14,6 +13,7 @@ from pwconv.dtypes import DType
 from pwconv.graph.network import Network
 from pwconv.layout import Shape4, buffer_bytes, ceil_div, texture3d_extent
 from pwconv.tensor import VK_FORMATS
+from pwconv.vk.commands import Size3
 from pwconv.vk.resources import (
     Arena,
     Buffer,
@@ -52,14 +52,14 @@ def schedule(network: Network, sizes: Mapping[int, int], flop: Callable[[int], i
         Gives a node's arithmetic operations.
     """
     readers = network.readers()
-    order = _Order(network, network.order, sizes)
+    order = _Order(network, sizes)
     most = _MOST_SCRATCH * order.peak
     for leaf in [i for i in order.numbers if i not in readers]:
         at = order.step[leaf]
         ahead = order.numbers[at + 1 : at + 1 + _AHEAD]
-        beside = [p for p, i in enumerate(ahead, at + 1) if i in readers and flop(i) > 0]
-        for p in sorted(beside, key=lambda p: -flop(order.numbers[p])):
-            if order.move(leaf, p, most):
+        beside = [p for p, i in enumerate(ahead, 1) if i in readers and flop(i) > 0]
+        for p in sorted(beside, key=lambda p: -flop(ahead[p - 1])):
+            if order.put(at, [*ahead[:p], leaf], most):
                 break
     return order.numbers
 
@@ -73,51 +73,43 @@ class _Order:
     step : dict
         The position of each node.
     peak : int
-        The most bytes in use at once, before any move.
+        The most bytes in use at once, in every order so far.
     """
 
-    def __init__(self, network: Network, numbers: list[int], sizes: Mapping[int, int]) -> None:
-        self._nodes = network.nodes
-        self._sizes = sizes
-        self.numbers = numbers
-        self.step = {i: step for step, i in enumerate(numbers)}
+    def __init__(self, network: Network, sizes: Mapping[int, int]) -> None:
+        self._nodes, self._sizes = network.nodes, sizes
+        self.numbers = network.order
+        self.step = dict.fromkeys(range(len(network.nodes)), -1)
         # The step at which each value is taken last, or made where nothing takes it.
         self._last = dict(self.step)
-        for step, reader in enumerate(numbers):
-            self._last.update(dict.fromkeys(self._nodes[reader].inputs, step))
-        freed = [0] * len(numbers)
-        for i in numbers:
-            freed[self._last[i]] += sizes.get(i, 0)
-        used = [sizes.get(i, 0) for i in numbers]
-        # In use when a step begins, without what it writes.
-        changes = (new - gone for new, gone in zip(used, freed, strict=True))
-        self._before = list(itertools.accumulate(changes, initial=0))
-        self.peak = max(map(sum, zip(self._before, used, strict=False)), default=0)
+        self._before = [0]  # in use when a step begins, without what it writes
+        self.peak = 0
+        self.put(0, self.numbers)
 
-    def move(self, i: int, to: int, most: float) -> bool:
-        """Move a node ahead to a position, unless more than ``most`` bytes are in use then.
+    def put(self, at: int, moved: list[int], most: float = math.inf) -> bool:
+        """Put nodes at a step and those after it, unless more than ``most`` bytes are in use then.
 
-        Only steps from one position to the other have other values in use than before.
+        Only these steps have other values in use than before.
         """
-        at = self.step[i]
-        moved = [*self.numbers[at + 1 : to + 1], i]
+        to = at + len(moved)
         last = {j: step for step, j in enumerate(moved, at) if self._last[j] == self.step[j]}
         for step, reader in enumerate(moved, at):
-            taken = self._nodes[reader].inputs
-            last.update((j, step) for j in taken if self._last[j] <= to)
-        freed: dict[int, int] = {}
+            last.update((j, step) for j in self._nodes[reader].inputs if self._last[j] < to)
+        freed = dict.fromkeys(range(at, to), 0)
         for j, step in last.items():
-            freed[step] = freed.get(step, 0) + self._sizes.get(j, 0)
-        before = [self._before[at]]
+            freed[step] += self._sizes.get(j, 0)
+        before, peak = [self._before[at]], self.peak
         for step, j in enumerate(moved, at):
             in_use = before[-1] + self._sizes.get(j, 0)
             if in_use > most:
                 return False
-            before.append(in_use - freed.get(step, 0))
-        self.numbers[at : to + 1] = moved
+            peak = max(peak, in_use)
+            before.append(in_use - freed[step])
+        self.numbers[at:to] = moved
         self.step.update((j, step) for step, j in enumerate(moved, at))
         self._last.update(last)
-        self._before[at : to + 2] = before
+        self._before[at : to + 1] = before
+        self.peak = peak
         return True
 
 
@@ -154,10 +146,10 @@ def place(lifetimes: Sequence[Lifetime]) -> Placement:
     for offsets in _attempts(lifetimes, by_time, least, pairs):
         ends = (offset + x.size for offset, x in zip(offsets, lifetimes, strict=True))
         placement = Placement(tuple(offsets), max(ends, default=0))
-        if placement.size <= least:
-            return placement
         if best is None or placement.size < best.size:
             best = placement
+        if best.size <= least:
+            break
     assert best is not None
     return best
 
@@ -167,12 +159,11 @@ def _in_use(lifetimes: Sequence[Lifetime], by_time: Sequence[int]) -> tuple[int,
     in_use = most = pairs = 0
     ending: list[tuple[int, int]] = []
     for i in by_time:
-        value = lifetimes[i]
-        while ending and ending[0][0] < value.first:
+        while ending and ending[0][0] < lifetimes[i].first:
             in_use -= heapq.heappop(ending)[1]
         pairs += len(ending)
-        heapq.heappush(ending, (value.last, value.size))
-        in_use += value.size
+        heapq.heappush(ending, (lifetimes[i].last, lifetimes[i].size))
+        in_use += lifetimes[i].size
         most = max(most, in_use)
     return most, pairs
 
@@ -194,93 +185,58 @@ def _placed_by_time(
     With a capacity, a value goes to the top of it where something else is at the bottom.
     """
     offsets = [0] * len(lifetimes)
-    gaps = _Gaps()
+    gaps: list[tuple[int, float]] = [(0, math.inf)]  # first byte, and the one after; in order
     ending: list[tuple[int, int]] = []
     for i in by_time:
-        value = lifetimes[i]
-        while ending and ending[0][0] < value.first:
-            _, ended = heapq.heappop(ending)
-            gaps.give(offsets[ended], offsets[ended] + lifetimes[ended].size)
-        high = None
-        if capacity is not None and gaps.begins_above_bottom:
-            high = gaps.highest(value.size, capacity)
-        offsets[i] = gaps.lowest(value.size) if high is None else high
-        gaps.take(offsets[i], offsets[i] + value.size)
-        heapq.heappush(ending, (value.last, i))
+        size = lifetimes[i].size
+        while ending and ending[0][0] < lifetimes[i].first:
+            ended = heapq.heappop(ending)[1]
+            _give(gaps, offsets[ended], offsets[ended] + lifetimes[ended].size)
+        found = None
+        if capacity is not None and gaps[0][0] > 0:
+            tops = ((first, min(after, capacity)) for first, after in reversed(gaps))
+            found = next((int(top) - size for first, top in tops if top - first >= size), None)
+        if found is None:
+            found = next(first for first, after in gaps if after - first >= size)
+        offsets[i] = found
+        k = bisect_right(gaps, (found, math.inf)) - 1
+        rest = ((gaps[k][0], found), (found + size, gaps[k][1]))
+        gaps[k : k + 1] = [(first, after) for first, after in rest if first < after]
+        heapq.heappush(ending, (lifetimes[i].last, i))
     return offsets
+
+
+def _give(gaps: list[tuple[int, float]], first: int, after: float) -> None:
+    """Add a gap, which becomes one with those that it touches."""
+    k = bisect_right(gaps, (first, after))
+    if k < len(gaps) and gaps[k][0] == after:
+        after = gaps.pop(k)[1]
+    if k > 0 and gaps[k - 1][1] == first:
+        k -= 1
+        first = gaps.pop(k)[0]
+    gaps.insert(k, (first, after))
 
 
 def _placed_by_size(lifetimes: Sequence[Lifetime], by_time: Sequence[int]) -> list[int]:
     """Place values, the largest first, each as low as it can be."""
+    meeting: list[list[int]] = [[] for _ in lifetimes]  # what is in use at one of a value's steps
+    in_use: list[int] = []
+    for i in by_time:
+        in_use = [j for j in in_use if lifetimes[j].last >= lifetimes[i].first]
+        meeting[i] += in_use
+        for j in in_use:
+            meeting[j].append(i)
+        in_use.append(i)
     offsets: dict[int, int] = {}
-    meeting = _meeting(lifetimes, by_time)
     for i in sorted(range(len(lifetimes)), key=lambda i: -lifetimes[i].size):
-        taken = sorted(
-            (offsets[j], offsets[j] + lifetimes[j].size) for j in meeting[i] if j in offsets
-        )
+        taken = ((offsets[j], offsets[j] + lifetimes[j].size) for j in meeting[i] if j in offsets)
         end = 0
-        for first, after in taken:
+        for first, after in sorted(taken):
             if first - end >= lifetimes[i].size:
                 break
             end = max(end, after)
         offsets[i] = end
     return [offsets[i] for i in range(len(lifetimes))]
-
-
-def _meeting(lifetimes: Sequence[Lifetime], by_time: Sequence[int]) -> list[list[int]]:
-    """Return, for each value, those that are in use at one of its steps."""
-    found: list[list[int]] = [[] for _ in lifetimes]
-    in_use: list[int] = []
-    for i in by_time:
-        in_use = [j for j in in_use if lifetimes[j].last >= lifetimes[i].first]
-        for j in in_use:
-            found[j].append(i)
-        found[i] += in_use
-        in_use.append(i)
-    return found
-
-
-class _Gaps:
-    """Free ranges of an arena without an end, in order."""
-
-    def __init__(self) -> None:
-        self._firsts: list[int] = [0]
-        self._afters: list[float] = [math.inf]
-
-    @property
-    def begins_above_bottom(self) -> bool:
-        return self._firsts[0] > 0
-
-    def lowest(self, size: int) -> int:
-        """Return the first byte of the lowest gap of that size."""
-        gaps = zip(self._firsts, self._afters, strict=True)
-        return next(first for first, after in gaps if after - first >= size)
-
-    def highest(self, size: int, capacity: int) -> int | None:
-        """Return the first byte of a value at the top of the highest such gap below a capacity."""
-        after: float = capacity
-        for first, end in zip(reversed(self._firsts), reversed(self._afters), strict=True):
-            after = min(after, end)
-            if after - first >= size:
-                return int(after) - size
-        return None
-
-    def take(self, first: int, after: int) -> None:
-        """Take a range that lies in a gap."""
-        k = bisect_right(self._firsts, first) - 1
-        rest = [(self._firsts[k], first), (after, self._afters[k])]
-        kept = [(begin, end) for begin, end in rest if begin < end]
-        self._firsts[k : k + 1] = [begin for begin, _ in kept]
-        self._afters[k : k + 1] = [end for _, end in kept]
-
-    def give(self, first: int, after: int) -> None:
-        """Give back a range that was taken."""
-        k = bisect_right(self._firsts, first)
-        # It becomes one with the gaps that it touches.
-        begin = k - 1 if k > 0 and self._afters[k - 1] == first else k
-        end = k + 1 if self._firsts[k] == after else k
-        firsts, afters = [*self._firsts[begin:k], first], [after, *self._afters[k:end]]
-        self._firsts[begin:end], self._afters[begin:end] = firsts[:1], afters[-1:]
 
 
 class Scratch:
@@ -289,8 +245,8 @@ class Scratch:
     def __init__(self, context: Context) -> None:
         self._context = context
         self._arenas: dict[str, Arena] = {}
-        # By storage and what a resource is made from: asking means making one.
-        self._requirements: dict[tuple[object, ...], Requirements] = {}
+        # By what a resource is made from: asking means making one.
+        self._requirements: dict[int | tuple[Size3, int], Requirements] = {}
 
     @property
     def reserved(self) -> int:
@@ -299,19 +255,13 @@ class Scratch:
 
     def requirements(self, storage: str, shape: Shape4, dtype: DType) -> Requirements:
         """Return the requirements of a value, its size a multiple of its alignment."""
-        made_of: tuple[object, ...]
-        if storage == "buffer":
-            size = buffer_bytes(shape, dtype.itemsize)
-            made_of = (storage, size)
-        else:
-            extent = texture3d_extent(shape)
-            made_of = (storage, extent, dtype)
+        made_of = _made_of(storage, shape, dtype)
         found = self._requirements.get(made_of)
         if found is None:
-            if storage == "buffer":
-                found = buffer_requirements(self._context, size)
+            if isinstance(made_of, int):
+                found = buffer_requirements(self._context, made_of)
             else:
-                found = image_requirements(self._context, extent, VK_FORMATS[dtype])
+                found = image_requirements(self._context, *made_of)
             found = found._replace(size=ceil_div(found.size, found.alignment) * found.alignment)
             self._requirements[made_of] = found
         return found
@@ -334,6 +284,14 @@ class Scratch:
 
     def resource(self, storage: str, shape: Shape4, dtype: DType, place: Place) -> Resource:
         """Return a value's resource in an arena."""
-        if storage == "buffer":
-            return Buffer(self._context, buffer_bytes(shape, dtype.itemsize), place=place)
-        return Image(self._context, texture3d_extent(shape), VK_FORMATS[dtype], place)
+        made_of = _made_of(storage, shape, dtype)
+        if isinstance(made_of, int):
+            return Buffer(self._context, made_of, place=place)
+        return Image(self._context, *made_of, place)
+
+
+def _made_of(storage: str, shape: Shape4, dtype: DType) -> int | tuple[Size3, int]:
+    """Return a buffer's bytes, or an image's extent and format."""
+    if storage == "buffer":
+        return buffer_bytes(shape, dtype.itemsize)
+    return texture3d_extent(shape), VK_FORMATS[dtype]
