@@ -7,7 +7,6 @@ read an attribute of what they are given.
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from contextlib import nullcontext
 from types import SimpleNamespace
 from typing import Any
@@ -20,6 +19,7 @@ from pwconv.bench import graphs as bench_graphs
 from pwconv.graph import graph as graph_module
 from pwconv.kernels import conv2d_pw_choice, pack_linear_weight
 from pwconv.kernels import linear as linear_kernel
+from pwconv.lru import LruCache
 from pwconv.timing import ceilings, clocks
 from pwconv.vk import (
     api,
@@ -94,9 +94,7 @@ slots = SimpleNamespace(
     package=(api, "_package"),
     parameter_buffer=(weights, "Buffer"),
     parameter_upload=(weights, "upload_buffer"),
-    plans_kept=(context_module, "_PLANS_KEPT"),
     read_pipelines=(cache, "read_pipelines"),
-    recordings_kept=(context_module, "_RECORDINGS_KEPT"),
     samples_cpu=(ceilings, "_SAMPLES_CPU"),
     scratch=(graph_module, "Scratch"),
     seed_bytes=(ceilings, "_SEED_BYTES"),
@@ -128,7 +126,7 @@ def paper_context(info: pwconv.DeviceInfo, denied: Any = None, **parts: Any) -> 
 
 
 def _nothing_kept() -> dict[str, Any]:
-    return {"_lacks": {}, "_able": {}, "_plans": OrderedDict(), "recordings": OrderedDict()}
+    return {"_lacks": {}, "_able": {}, "_plans": LruCache(1024), "recordings": LruCache(256)}
 
 
 def tuner(device: pwconv.Device) -> Any:

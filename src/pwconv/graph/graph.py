@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import operator
-from collections import OrderedDict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -22,6 +21,7 @@ from pwconv.graph.program import Program
 from pwconv.graph.runs import Frames, Handle
 from pwconv.graph.scaling import fold_scales
 from pwconv.graph.striding import split_strides
+from pwconv.lru import LruCache
 from pwconv.tensor import (
     Shape,
     Tensor,
@@ -135,7 +135,7 @@ class Graph(Builder):
         super().__init__(resolve_device(device), as_dtype(dtype), storage)
         self._fuse = bool(fuse)
         self._scratch = Scratch(self.device._context)
-        self._programs: OrderedDict[tuple[Shape, ...], _Sized] = OrderedDict()
+        self._programs: LruCache[tuple[Shape, ...], _Sized] = LruCache(_PROGRAMS_KEPT)
         self._ceilings: list[Ceiling] = []
 
     @property
@@ -348,9 +348,8 @@ class Graph(Builder):
         """Return the program for these shapes of all nodes that were added."""
         network = self._finish()
         key = tuple(shapes[i] for i in self._inputs.values())
-        known = self._programs.get(key)
+        known = self._programs.find(key)
         if known is not None:
-            self._programs.move_to_end(key)
             return known
         context = self.device._context
         named = {f"node {self._nodes[i].name!r}": shape for i, shape in enumerate(shapes)}
@@ -362,10 +361,9 @@ class Graph(Builder):
             network = fuse(network, extended, setting)
         network = fold_scales(network, extended, setting)
         program = Program(setting, network, tuple(extended), self._scratch)
-        new = self._programs[key] = _Sized(tuple(shapes), program, Frames(self.device, program))
-        if len(self._programs) > _PROGRAMS_KEPT:
-            self._programs.popitem(last=False)
-        return new
+        return self._programs.keep(
+            key, _Sized(tuple(shapes), program, Frames(self.device, program))
+        )
 
     def _run_tensors(self, inputs: Mapping[str, Any]) -> tuple[dict[str, Any], int]:
         """Run on tensors, and on arrays that become some; return the outputs, and the serial."""
