@@ -88,24 +88,15 @@ class Profile:
         start = 0.0
         for node in self.nodes:
             duration = node.time.median * 1e6
-            events.append(
-                {
-                    "name": node.name,
-                    "cat": node.kind,
-                    "ph": "X",
-                    "ts": start,
-                    "dur": duration,
-                    "pid": 0,
-                    "tid": 0,
-                    "args": {
-                        "shape": list(node.shape),
-                        "variants": list(node.variants),
-                        "flop": node.flop,
-                        "bytes": node.least_bytes,
-                        "share of roofline": node.share,
-                    },
-                }
-            )
+            arguments = {
+                "shape": list(node.shape),
+                "variants": list(node.variants),
+                "flop": node.flop,
+                "bytes": node.least_bytes,
+                "share of roofline": node.share,
+            }
+            event = {"name": node.name, "cat": node.kind, "ph": "X", "pid": 0, "tid": 0}
+            events.append({**event, "ts": start, "dur": duration, "args": arguments})
             start += duration
         return {"traceEvents": events, "displayTimeUnit": "ns"}
 
@@ -125,18 +116,14 @@ def measure(
     """Time a program's nodes; return the device's ceilings too, measured unless given."""
     clocks = Clocks(device._context)
     network, setting = program.network, program.setting
+    dtype, storage = setting.dtype, setting.storage
     rng = np.random.default_rng(0)
-    tensors = {
-        i: from_array(
-            device,
-            rng.standard_normal(program.shapes[i], np.float32),
-            setting.dtype,
-            setting.storage,
-        )
-        for i in network.inputs.values()
-    }
+    tensors = {}
+    for i in network.inputs.values():
+        noise = rng.standard_normal(program.shapes[i], np.float32)
+        tensors[i] = from_array(device, noise, dtype, storage)
     for i in network.outputs.values():
-        tensors[i] = empty(device, program.shapes[i], setting.dtype, setting.storage)
+        tensors[i] = empty(device, program.shapes[i], dtype, storage)
     whole = program.groups({i: tensor.resource for i, tensor in tensors.items()})
     segments: list[Groups] = [[group] for group in whole]
     known = list(ceilings) or list(measure_ceilings(device._context, clocks))
@@ -151,11 +138,11 @@ def measure(
                 name=node.name,
                 kind=node.operation.kind,
                 shape=program.shapes[i],
-                variants=tuple(dispatch.plan.variant.name for dispatch in program.dispatches[i]),
+                variants=_variants(program, i),
                 flop=flop,
                 least_bytes=least_bytes,
                 time=time,
-                roofline=roofline(flop, least_bytes, setting.dtype.name, known),
+                roofline=roofline(flop, least_bytes, dtype.name, known),
             )
         )
     return Profile(tuple(nodes), total, clocks.stopwatch.method, check), known
@@ -175,15 +162,14 @@ def summarize_nodes(program: Program, profile: Profile | None) -> str:
         table.add_column("µs", f"{profile.total.median * 1e6:.1f}", justify="right")
         table.add_column("of roofline", justify="right")
     for position, i in enumerate(order):
-        variants = dict.fromkeys(dispatch.plan.variant.name for dispatch in program.dispatches[i])
         times = []
         if profile is not None:
             node = profile.nodes[position]
             times = [f"{node.time.median * 1e6:.1f}", f"{node.share:.0%}"]
         table.add_row(
             Text(printable(program.network.nodes[i].name)),
-            " × ".join(map(str, program.shapes[i])),
-            ", ".join(variants),
+            _shape(program, i),
+            ", ".join(dict.fromkeys(_variants(program, i))),
             _scaled(flop[position]),
             _scaled(moved[position]),
             *times,
@@ -191,6 +177,10 @@ def summarize_nodes(program: Program, profile: Profile | None) -> str:
     text = io.StringIO()
     Console(file=text, width=_WIDTH, color_system=None).print(table)
     return "\n".join(line.rstrip() for line in text.getvalue().splitlines()).strip("\n")
+
+
+def _variants(program: Program, i: int) -> tuple[str, ...]:
+    return tuple(dispatch.plan.variant.name for dispatch in program.dispatches[i])
 
 
 def _scaled(value: int) -> str:
@@ -207,19 +197,20 @@ def draw(program: Program) -> str:
     lines = ["digraph {", "  node [shape=box];"]
     for name, i in network.inputs.items():
         lines.append(f"  n{i} [label={_quoted(name)}, shape=ellipse];")
+    edges = {i: _quoted(_shape(program, i)) for i, _ in enumerate(program.shapes)}
     for i in program.dispatches:
         node = network.nodes[i]
         assert node.operation is not None
         lines.append(f"  n{i} [label={_quoted(f'{node.name}: {node.operation.kind}')}];")
-        lines += [f"  n{j} -> n{i} [label={_edge(program, j)}];" for j in node.inputs]
+        lines += [f"  n{j} -> n{i} [label={edges[j]}];" for j in node.inputs]
     for position, (name, i) in enumerate(network.outputs.items()):
         lines.append(f"  out{position} [label={_quoted(name)}, shape=ellipse];")
-        lines.append(f"  n{i} -> out{position} [label={_edge(program, i)}];")
+        lines.append(f"  n{i} -> out{position} [label={edges[i]}];")
     return "\n".join([*lines, "}"]) + "\n"
 
 
-def _edge(program: Program, i: int) -> str:
-    return _quoted(" × ".join(map(str, program.shapes[i])))
+def _shape(program: Program, i: int) -> str:
+    return " × ".join(map(str, program.shapes[i]))
 
 
 def _quoted(text: str) -> str:
