@@ -21,8 +21,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 import pwconv
-from pwconv import deny_list
-from pwconv.tuning import store
+from pwconv import deny_list, tune_store
 
 settings.register_profile(
     "pwconv",
@@ -125,7 +124,7 @@ def rng() -> np.random.Generator:
 @pytest.fixture
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder for tuning and deny lists; compiled pipelines stay where the suite finds them."""
-    for module in (deny_list, store):
+    for module in (deny_list, tune_store):
         monkeypatch.setattr(module, "cache_folder", lambda kind, **_: tmp_path / kind)
     return tmp_path
 

@@ -13,9 +13,8 @@ from typing import Any
 import torch
 
 from pwconv.errors import UnsupportedError
-from pwconv.timing.chains import chain_lengths
-from pwconv.timing.clocks import SPIN_SECONDS, ClockCheck, until_settled
-from pwconv.timing.samples import Sample, summarize
+from pwconv.timing.clocks import SPIN_SECONDS, ClockCheck, chain_lengths, until_settled
+from pwconv.timing.stopwatch import Sample, summarize
 from pwconv.vk.physical_device import DeviceInfo
 
 Call = Callable[[], object]

@@ -19,7 +19,7 @@ from pwconv.bench.report import Run
 from pwconv.dtypes import Array
 from pwconv.errors import PwconvError, UnsupportedError
 from pwconv.timing.clocks import SPIN_SECONDS, Clocks, until_settled
-from pwconv.timing.samples import summarize
+from pwconv.timing.stopwatch import summarize
 from pwconv.vk.physical_device import DeviceInfo
 
 # Pairs of layers that the long chain has more than the short one.

@@ -14,7 +14,7 @@ from peers.torch_network import TorchNetwork
 from pwconv.bench.cases import Case, Shape
 from pwconv.bench.report import Run
 from pwconv.dtypes import as_dtype
-from pwconv.timing.chains import rotation
+from pwconv.timing.clocks import rotation
 from pwconv.vk.physical_device import DeviceInfo
 
 Calls = tuple[list[Callable[[], Any]], int]

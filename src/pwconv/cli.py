@@ -21,13 +21,13 @@ from pwconv.cache import cache_problem, cache_root
 from pwconv.deny_list import DenyList
 from pwconv.device import choose_device, open_context, require_devices
 from pwconv.documents import require_writable, write_document
-from pwconv.tuning.store import Store
-from pwconv.tuning.tuner import tuning_mode
+from pwconv.tune import tuning_mode
+from pwconv.tune_store import Store
 
 if TYPE_CHECKING:
     from pwconv.bench.cases import Shape
     from pwconv.heuristics import Choice
-    from pwconv.tuning.race import Outcome
+    from pwconv.tune import Outcome
     from pwconv.verify.run import Result, Verification
 
 _DTYPES = ("float32", "float16")
@@ -258,7 +258,7 @@ def _tuning(device: pwconv.DeviceInfo) -> str:
     """Return where the tuning results of a device are, and whether layers use them."""
     mode = f"PWCONV_TUNE={tuning_mode()}"
     store = Store(device)
-    verdicts, problem = store.examine()
+    winners, problem = store.examine()
     start = f"tuning {device.index}: {store.file}"
     if problem:
         return f"{start} is ignored: {problem} ({mode})"
@@ -266,7 +266,7 @@ def _tuning(device: pwconv.DeviceInfo) -> str:
         made = "" if cache_problem() else "; 'pwconv tune' makes it"
         return f"{start} does not exist ({mode}){made}"
     used = "not used" if tuning_mode() == "off" else "used"
-    count = f"{len(verdicts)} {'verdict' if len(verdicts) == 1 else 'verdicts'}"
+    count = f"{len(winners)} {'winner' if len(winners) == 1 else 'winners'}"
     return f"{start}, {count}, {used} ({mode})"
 
 
@@ -407,7 +407,7 @@ def _tune(options: argparse.Namespace) -> bool:
     from pwconv.bench.cases import edgetam_shapes
     from pwconv.bench.table import make_table
     from pwconv.terminal import make_console, progress_bar, show
-    from pwconv.tuning.race import LEAST_GAIN
+    from pwconv.tune import LEAST_GAIN
 
     console = make_console()
     table = make_table("", "layer", "dtype", "storage", "default", "µs", "winner", "µs", "gain")
@@ -455,7 +455,7 @@ def _tune(options: argparse.Namespace) -> bool:
     )
     if tuning_mode() == "off":
         show(console, "note   PWCONV_TUNE is off: layers will not use what was found")
-    show(console, f"kept   {count} {'verdict' if count == 1 else 'verdicts'} in {store.file}")
+    show(console, f"kept   {count} {'winner' if count == 1 else 'winners'} in {store.file}")
     if unwritable:  # after what was found before
         raise unwritable
     return table.row_count > 0
@@ -475,13 +475,13 @@ def _tune_layer(device: pwconv.Device, shape: Shape, dtype: str, storage: str) -
 
 def _outcome_cells(outcome: Outcome) -> tuple[str, ...]:
     from pwconv.bench.table import microseconds
-    from pwconv.tuning.race import LEAST_GAIN
+    from pwconv.tune import LEAST_GAIN
 
-    winner, sample = outcome.winner
-    default = (_label(outcome.default), microseconds(outcome.default_time))
+    default = (_label(outcome.default.choice), microseconds(outcome.default.time))
     if outcome.rival_wins:
-        ratio = outcome.default_time.median / sample.median
-        return (*default, _label(winner), microseconds(sample), f"{ratio:.2f}×")
+        choice, time = outcome.winner
+        ratio = outcome.default.time.median / time.median
+        return (*default, _label(choice), microseconds(time), f"{ratio:.2f}×")
     if not outcome.held:
         return (*default, "", "", "clocks did not hold")
     return (*default, "the default", "", "noise" if outcome.gain >= LEAST_GAIN else "none")

@@ -6,7 +6,6 @@ Plans and recordings are kept, and found again by what they were made from.
 from __future__ import annotations
 
 import struct
-from collections import OrderedDict
 from collections.abc import Iterable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from pathlib import Path
 from pwconv import matrix_units
 from pwconv.dispatch import MOST_TRIPS, make_plan
 from pwconv.errors import UnsupportedError
+from pwconv.lru import LruCache
 from pwconv.shaders import Variant
 from pwconv.vk import process
 from pwconv.vk.commands import Dispatch, Plan, Recording, Size3
@@ -55,7 +55,7 @@ class Context(Core):
     pipelines : PipelineCache
     resources : ResourcePool
     staging : StagingPool
-    recordings : OrderedDict
+    recordings : LruCache
         What was submitted, by what it was made from.
     """
 
@@ -69,8 +69,8 @@ class Context(Core):
         self._cache_folder = cache_folder
         self._lacks: dict[str, str | None] = {}
         self._able: dict[tuple[Variant, ...], tuple[Variant, ...]] = {}
-        self._plans: OrderedDict[tuple[object, ...], Plan] = OrderedDict()
-        self.recordings: OrderedDict[tuple[object, ...], Recording] = OrderedDict()
+        self._plans: LruCache[tuple[object, ...], Plan] = LruCache(_PLANS_KEPT)
+        self.recordings: LruCache[tuple[object, ...], Recording] = LruCache(_RECORDINGS_KEPT)
         super().__init__(index, validate=validate)
 
     def _attach(self, made: ExitStack) -> None:
@@ -182,21 +182,18 @@ class Context(Core):
         numbers = (*push_constants.values(), *constants.values())
         key = (variant.name, grid, shape, struct.pack(f"{len(numbers)}d", *numbers))
         with self.lock:
-            plan = self._plans.get(key)
+            plan = self._plans.find(key)
             if plan is not None:
-                self._plans.move_to_end(key)
                 return plan
         # It may compile: without the lock, so that other threads go on.
         self.require_open()
-        self.require(variant)
+        if not self.able((variant,)):
+            self.require(variant)
         made = make_plan(
             self, self.pipelines, variant, grid, push_constants, constants, shape, flop
         )
         with self.lock:
-            plan = self._plans.setdefault(key, made)
-            if len(self._plans) > _PLANS_KEPT:
-                self._plans.popitem(last=False)
-            return plan
+            return self._plans.keep(key, made)
 
     # -- submissions ------------------------------------------------------------------------------
 
@@ -225,15 +222,11 @@ class Context(Core):
         self.queue.make_room()
         with self.lock:
             self.require_open()
-            recording = self.recordings.get(key)
+            recording = self.recordings.find(key)
             if recording is None:
                 groups = [(dispatch,) for dispatch in dispatches]
-                recording = Recording(self.queue, groups, host_reads=awaited)
-                self.recordings[key] = recording
-                if len(self.recordings) > _RECORDINGS_KEPT:
-                    self.recordings.popitem(last=False)
-            else:
-                self.recordings.move_to_end(key)
+                made = Recording(self.queue, groups, host_reads=awaited)
+                recording = self.recordings.keep(key, made)
             return recording.submit(awaited=awaited)
 
     def submit_recorded(self, recording: Recording) -> None:

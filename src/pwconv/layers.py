@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections import OrderedDict
 from collections.abc import Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -17,6 +16,7 @@ from pwconv.device import Device, DeviceLike, resolve_device
 from pwconv.dtypes import FLOAT16, Array, DType, as_dtype, as_float_array
 from pwconv.errors import UnsupportedError
 from pwconv.explanation import Explanation
+from pwconv.lru import LruCache
 from pwconv.ops import Convolution, Operator, Site, make_linear, make_pointwise
 from pwconv.ops import Linear as LinearOperator
 from pwconv.ops.convolution import Task
@@ -88,7 +88,7 @@ class Layer(ABC):
         self._recordings = context.recordings
         self._submit_again = context.queue.submit_again
         self._results: dict[int, tuple[Shape, DType, str]] = {}  # by the uid of x
-        self._plans: OrderedDict[tuple[str, Shape], tuple[Dispatch, Shape]] = OrderedDict()
+        self._plans: LruCache[tuple[str, Shape], tuple[Dispatch, Shape]] = LruCache(_PLANS_KEPT)
 
     @property
     def weight(self) -> PackedWeight:
@@ -286,18 +286,12 @@ class Layer(ABC):
         """Return the dispatch for a shape, and the output's shape."""
         lock = self._device._context.lock
         with lock:
-            known = self._plans.get((storage, x_shape))
+            known = self._plans.find((storage, x_shape))
             if known is not None:
-                self._plans.move_to_end((storage, x_shape))
                 return known
         (dispatch,) = self._operator.plan(self._site(storage), (x_shape,), out_shape)
         with lock:
-            new: tuple[Dispatch, Shape] = self._plans.setdefault(
-                (storage, x_shape), (dispatch, out_shape)
-            )
-            if len(self._plans) > _PLANS_KEPT:
-                self._plans.popitem(last=False)
-            return new
+            return self._plans.keep((storage, x_shape), (dispatch, out_shape))
 
     def _explain_storage(self, storage: str, x_shape: Shape, chosen: str) -> str:
         """Return why a call takes the storage that it takes."""
@@ -316,7 +310,8 @@ class Layer(ABC):
     def _place(self, x: Any, out: Any) -> tuple[Tensor, Shape]:
         """Return x on the device, stored so that it and its output fit, and the output's shape."""
         if isinstance(x, Tensor):
-            known = self._plans.get((x.storage, x.shape))
+            stored, shape = x.storage, x.shape
+            known = self._plans.get((stored, shape))
             if known and x.device is self._device and x.dtype == self._dtype:
                 return x, known[1]
             resolve_device(self._device, x)
@@ -325,13 +320,14 @@ class Layer(ABC):
                     f"x is a tensor of {x.dtype} and the layer computes in {self._dtype}: make one "
                     f"with device.tensor(…, dtype='{self._dtype}')"
                 )
-            self._check_tensor_storage(x.storage)
+            self._check_tensor_storage(stored)
         else:
             x = self._check_array(x)
-        out_shape, storage = self._choose_storage(x.shape, self._storages(x, out))
-        if not isinstance(x, Tensor):
+            stored, shape = None, x.shape
+        out_shape, storage = self._choose_storage(shape, self._storages(x, out))
+        if stored is None:
             return from_array(self._device, x, self._dtype, storage), out_shape
-        return x if x.storage == storage else as_buffer(x), out_shape
+        return x if stored == storage else as_buffer(x), out_shape
 
     def _check_array(self, x: Any) -> Array:
         array = as_float_array(x, "x")

@@ -8,14 +8,12 @@ from pwconv.bench.cases import Case, Shape, layer_case
 from pwconv.bench.graphs import Pwconv
 from pwconv.bench.run import Job, run
 from pwconv.timing.clocks import Clocks
-from pwconv.timing.stopwatch import make_stopwatch
 from support import inside
 
 
 @pytest.fixture
 def clocks(device):
-    stopwatch, _ = make_stopwatch(inside.context(device))
-    return Clocks(inside.context(device), stopwatch)
+    return Clocks(inside.context(device))
 
 
 def two_sums(graph):

@@ -10,7 +10,7 @@ import pytest
 
 import pwconv
 from pwconv import cli
-from pwconv.tuning.store import Store
+from pwconv.tune_store import Store
 from support import inside
 from support.command_line import run
 
@@ -24,17 +24,17 @@ def test_tune_then_info_then_use(device, home):
     assert result.returncode == 0, result.stdout + result.stderr
     store = Store(device.info)
     last = result.stdout.splitlines()[-1]
-    assert last == f"kept   2 verdicts in {store.file}"
+    assert last == f"kept   2 winners in {store.file}"
     for expected in (str(device.info), "16→8@8", "5→7@3×9 ×2", "float32", "texture3d", "tiled"):
         assert expected in result.stdout
     assert "float16" not in result.stdout
-    assert len(json.loads(store.file.read_text())["verdicts"]) == 2
+    assert len(json.loads(store.file.read_text())["winners"]) == 2
     assert len(store.read()) == 2
 
     info = run("info")
-    assert f"tuning {index}: {store.file}, 2 verdicts, used (PWCONV_TUNE=cached)" in info.stdout
+    assert f"tuning {index}: {store.file}, 2 winners, used (PWCONV_TUNE=cached)" in info.stdout
     off = run("info", PWCONV_TUNE="off")
-    assert "2 verdicts, not used (PWCONV_TUNE=off)" in off.stdout
+    assert "2 winners, not used (PWCONV_TUNE=off)" in off.stdout
     store.file.write_bytes(b"nonsense")
     assert "is ignored: it is no JSON" in run("info").stdout
 

@@ -12,7 +12,7 @@ import pytest
 import pwconv
 from pwconv.bench.cases import Case, Shape, layer_case
 from pwconv.timing.clocks import ClockCheck
-from pwconv.timing.samples import Sample
+from pwconv.timing.stopwatch import Sample
 from support.accuracy import assert_within
 from support.mirror import Mirror
 from workloads import workload

@@ -12,8 +12,8 @@ import pytest
 from vulkan import _vulkan
 
 import pwconv
-from pwconv import reference
-from pwconv.timing.fma import FmaKernel
+from pwconv import reference, shaders
+from pwconv.timing.clocks import ArithmeticKernel
 from pwconv.vk.commands import Recording
 from support import inside
 from support.accuracy import assert_within, random_problem
@@ -57,7 +57,8 @@ def interrupted() -> Iterator[Callable[[Callable[[], object]], None]]:
 def keep_busy(device: pwconv.Device) -> None:
     """Submit work for some seconds, in pieces that no driver takes for a hang."""
     queue = inside.context(device).queue
-    kernel = FmaKernel(inside.context(device), "fp32", 2**14)
+    fma = shaders.variant("bench_fma", dtype="fp32")
+    kernel = ArithmeticKernel(inside.context(device), fma, 2**14)
     iterations, seconds = 64, 0.0
     while seconds < BUSY_SECONDS / 30:
         iterations *= 2

@@ -12,11 +12,10 @@ import numpy as np
 import pytest
 
 import pwconv
-from pwconv import reference
+from pwconv import reference, tune
 from pwconv.cache import cache_folder, read_pipelines
 from pwconv.ops import matmul
-from pwconv.tuning import race
-from pwconv.tuning.store import Store
+from pwconv.tune_store import Store
 from support import inside
 from support.accuracy import assert_within, random_problem
 
@@ -25,14 +24,14 @@ PROCESSES = 4
 
 def measure_and_compute(index: int, number: int, barrier: Barrier) -> None:
     """Open the device at the same moment as others; tune, compute, and write what was found."""
-    # Two in the race are enough: there are many more variants, and each would be compiled.
-    race.matmul = SimpleNamespace(
+    # Two candidates are enough: there are many more variants, and each would be compiled.
+    tune.matmul = SimpleNamespace(
         choose=matmul.choose,
         candidates=lambda *given: dict([*matmul.candidates(*given).items()][:2]),
     )
     setattr(*inside.slots.workgroups, ((8, 8, 1),))
-    setattr(*inside.slots.race_rounds, (1, 1))
-    setattr(*inside.slots.duel_rounds, (2, 2))
+    setattr(*inside.slots.first_rounds, (1, 1))
+    setattr(*inside.slots.final_rounds, (2, 2))
     rng = np.random.default_rng(number)
     barrier.wait()
     with pwconv.Device(index) as device:
@@ -63,13 +62,13 @@ def test_started_at_once_with_empty_caches(
         worker.join(120)
     assert [worker.exitcode for worker in workers] == [0] * PROCESSES
     store = Store(device.info)
-    verdicts, problem = store.examine()
+    winners, problem = store.examine()
     assert problem is None
-    if device.info.type == "cpu":  # elsewhere clocks that do not hold leave no verdict
-        measured = {key.problem.x_shape[1] for key in verdicts}
+    if device.info.type == "cpu":  # elsewhere clocks that do not hold leave no winner
+        measured = {key.problem.x_shape[1] for key in winners}
         assert measured == {3, *(5 + number for number in range(PROCESSES))}
     compiled = cache_folder("pipelines") / f"{device.info.identity}.bin"
     assert read_pipelines(compiled)
     ours = store.file.parents[1]
     written = {Path(folder) / name for folder, _, names in os.walk(ours) for name in names}
-    assert written == ({store.file, compiled} if verdicts else {compiled})
+    assert written == ({store.file, compiled} if winners else {compiled})

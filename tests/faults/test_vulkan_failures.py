@@ -157,7 +157,7 @@ def calls(device: pwconv.Device, monkeypatch: pytest.MonkeyPatch) -> Iterator[In
     monkeypatch.setattr(*inside.slots.seed_bytes, 1 << 14)
     monkeypatch.setattr(*inside.slots.samples_cpu, 1)
     monkeypatch.setattr(*inside.slots.calibrations, 1)
-    monkeypatch.setattr(*inside.slots.scaled, lambda self, target: 1)
+    monkeypatch.setattr(*inside.slots.iterations, lambda *_: 1)
     pwconv.devices()  # the instance that stays, and is nobody's leak
     gc.collect()
     gc.freeze()  # or each collection below goes through all of the suite

@@ -23,7 +23,7 @@ with atheris.instrument_imports(include=["pwconv", "json"]):
     import pwconv
     from pwconv import cache, shaders
     from pwconv.models import parameters
-    from pwconv.tuning.store import Store
+    from pwconv.tune_store import Store
 
 _ENTRY = {
     "storage": "buffer",
@@ -47,15 +47,15 @@ _STORE = Store(
 
 
 def tuning_file(data: bytes, folder: Path) -> None:
-    """Read: verdicts, or why the file is ignored."""
+    """Read: winners, or why the file is ignored."""
     _STORE.file = folder / "tuning.json"
     _STORE.file.write_bytes(data)
-    verdicts, problem = _STORE.examine()
-    assert not (problem and verdicts)
-    for key, verdict in verdicts.items():
+    winners, problem = _STORE.examine()
+    assert not (problem and winners)
+    for key, winner in winners.items():
         assert min(key.problem.x_shape) > 0
-        assert min(verdict.workgroup) > 0
-        json.dumps(_STORE._encode(key, verdict)).encode()
+        assert min(winner.workgroup) > 0
+        json.dumps(_STORE._encode(key, winner)).encode()
 
 
 def pipeline_cache(data: bytes, folder: Path) -> None:
@@ -102,7 +102,7 @@ def state_dict(data: bytes, _: Path) -> None:
 def seed(name: str) -> bytes:
     """Return a file of the format that is right, to begin with."""
     if name == "tuning":
-        return json.dumps({**_STORE._header, "verdicts": [_ENTRY]}).encode()
+        return json.dumps({**_STORE._header, "winners": [_ENTRY]}).encode()
     if name == "pipelines":
         return cache._seal(b"data") + b"data"
     if name == "manifest":

@@ -17,8 +17,8 @@ from pwconv import shaders
 from pwconv.cache import read_pipelines
 from pwconv.models import parameters
 from pwconv.ops import matmul
-from pwconv.tuning.store import Store
-from pwconv.tuning.tuner import Tuner
+from pwconv.tune import Tuner
+from pwconv.tune_store import Store
 from support import inside
 from support.arguments import anything, attempt
 
@@ -120,7 +120,7 @@ def test_tuning_file(fuzz, own_device, task, tmp_path, monkeypatch):
         "default_workgroup": list(default.workgroup),
         "default_seconds": 2e-6,
     }
-    document = {**inside.header(store), "verdicts": [entry, {**entry, "x_shape": [1, 5, 4, 5]}]}
+    document = {**inside.header(store), "winners": [entry, {**entry, "x_shape": [1, 5, 4, 5]}]}
     store.file.parent.mkdir(parents=True)
     store.file.write_text(json.dumps(document))
     assert Tuner(context, "cached").choose(task).variant.name == other
@@ -130,15 +130,15 @@ def test_tuning_file(fuzz, own_device, task, tmp_path, monkeypatch):
     def case(draw):
         changed = json.loads(json.dumps(document))
         if draw(st.booleans()):
-            changed["verdicts"][0]["variant"] = draw(names)
+            changed["winners"][0]["variant"] = draw(names)
         if draw(st.booleans()):
             data = change_json(draw, changed)
         else:
             data = change_bytes(draw, json.dumps(changed).encode())
         store.file.write_bytes(data)
-        verdicts, problem = store.examine()
+        winners, problem = store.examine()
         assert isinstance(problem, str) or problem is None
-        assert not (problem and verdicts)
+        assert not (problem and winners)
         choice = Tuner(context, "cached").choose(task)
         assert choice.variant.name in able
         plan = task.dispatch(choice).plan
@@ -152,7 +152,7 @@ def test_a_document_as_deep_as_can_be_read(own_device, tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     store = Store(own_device.info)
     store.file.parent.mkdir(parents=True)
-    header = json.dumps({**inside.header(store), "verdicts": 0})[:-2]
+    header = json.dumps({**inside.header(store), "winners": 0})[:-2]
     for depth in (*range(1, 800, 50), *range(800, 1010)):
         nested = "[" * depth + "]" * depth
         for text in (
@@ -160,8 +160,8 @@ def test_a_document_as_deep_as_can_be_read(own_device, tmp_path, monkeypatch):
             header + f'[{{"x_shape": [{nested}]}}]}}',
         ):
             store.file.write_text(text)
-            verdicts, problem = store.examine()
-            assert verdicts == {}
+            winners, problem = store.examine()
+            assert winners == {}
             assert problem
 
 

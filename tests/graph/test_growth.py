@@ -8,9 +8,8 @@ import numpy as np
 import pytest
 
 import pwconv
+from pwconv.graph.memory import Lifetime, place, schedule
 from pwconv.graph.network import Network, Node
-from pwconv.graph.placement import Lifetime, place
-from pwconv.graph.schedule import schedule
 from pwconv.ops import Concat, GlobalAvgPool, Site
 from pwconv.vk.barriers import Hazards
 from pwconv.vk.resources import Span

@@ -7,20 +7,19 @@ read an attribute of what they are given.
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from contextlib import nullcontext
 from types import SimpleNamespace
 from typing import Any
 
 import pwconv
-from pwconv import activation, cache, cli, dispatch, reference, shaders, staging, weights
+from pwconv import activation, cache, cli, dispatch, reference, shaders, staging, tune, weights
 from pwconv import context as context_module
 from pwconv import device as device_module
 from pwconv.bench import graphs as bench_graphs
 from pwconv.graph import graph as graph_module
+from pwconv.lru import LruCache
 from pwconv.ops import convolution, elementwise
 from pwconv.timing import ceilings, clocks
-from pwconv.tuning import race
 from pwconv.vk import (
     api,
     commands,
@@ -44,8 +43,8 @@ as_pair = reference._pair
 SHADERS = shaders._folder()
 manifest = shaders._manifest
 families = shaders._families
-DUEL_ROUNDS = race._DUEL_ROUNDS
-race_scratch = race._scratch
+FINAL_ROUNDS = tune._FINAL_ROUNDS
+inputs_and_outputs = tune._inputs_and_outputs
 vulkan_package = api._package
 raising = api._raising
 FENCE_EVERY = queue._FENCE_EVERY
@@ -64,7 +63,7 @@ RESOURCE = "_resource"  # of a tensor
 SIGNALED = "_signaled"  # of a queue
 SPIN = "_spin"  # of a queue
 SPIN_SECONDS = "_spin_seconds"  # of a queue
-VERDICTS = "_verdicts"  # of a tuner
+WINNERS = "_winners"  # of a tuner
 WAIT = "_wait"  # of a queue
 WAIT_SLICE = "_wait_slice"  # of a queue
 
@@ -75,10 +74,12 @@ slots = SimpleNamespace(
     compute_queue_family=(physical_device, "_compute_queue_family"),
     copy_bytes=(ceilings, "_COPY_BYTES"),
     default=(device_module, "_default"),
-    duel_rounds=(race, "_DUEL_ROUNDS"),
     graph_empty=(graph_module, "empty"),
+    final_rounds=(tune, "_FINAL_ROUNDS"),
+    first_rounds=(tune, "_FIRST_ROUNDS"),
     folder=(shaders, "_folder"),
     ask_matrices=(cooperative_matrix, "_ask"),
+    iterations=(clocks.Clocks, "iterations"),
     kept_bytes=(pools, "_KEPT_BYTES"),
     lock_seconds=(cache, "_LOCK_SECONDS"),
     make_pipeline=(pipelines.Pipeline, "_make_pipeline"),
@@ -88,18 +89,14 @@ slots = SimpleNamespace(
     package=(api, "_package"),
     parameter_buffer=(weights, "Buffer"),
     parameter_upload=(weights, "upload_buffer"),
-    plans_kept=(context_module, "_PLANS_KEPT"),
-    race_rounds=(race, "_RACE_ROUNDS"),
     read_pipelines=(cache, "read_pipelines"),
-    recordings_kept=(context_module, "_RECORDINGS_KEPT"),
     samples_cpu=(ceilings, "_SAMPLES_CPU"),
-    scaled=(clocks.Clocks, "_scaled"),
     scratch=(graph_module, "Scratch"),
     seed_bytes=(ceilings, "_SEED_BYTES"),
     tune_layer=(cli, "_tune_layer"),
     unpack_rows=(weights, "unpack_rows"),
     version=(physical_device, "_version"),
-    workgroups=(race, "_WORKGROUPS"),
+    workgroups=(tune, "_WORKGROUPS"),
 )
 
 
@@ -124,7 +121,7 @@ def paper_context(info: pwconv.DeviceInfo, denied: Any = None, **parts: Any) -> 
 
 
 def _nothing_kept() -> dict[str, Any]:
-    return {"_lacks": {}, "_able": {}, "_plans": OrderedDict(), "recordings": OrderedDict()}
+    return {"_lacks": {}, "_able": {}, "_plans": LruCache(1024), "recordings": LruCache(256)}
 
 
 def tuner(device: pwconv.Device) -> Any:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pwconv.bench.report import HostCost, Report, Result, Run
 from pwconv.timing.ceilings import Ceiling, roofline
 from pwconv.timing.clocks import ClockCheck
-from pwconv.timing.samples import Sample
+from pwconv.timing.stopwatch import Sample
 
 CHECK = ClockCheck(1e-4, 1.01e-4, 2)
 

@@ -1,12 +1,19 @@
-"""The clock check: samples taken while the clocks changed are thrown away."""
+"""Samples taken while the clocks changed are thrown away; chains are long enough, and end."""
 
 from __future__ import annotations
 
 import pytest
 
 from pwconv.errors import UnsupportedError
-from pwconv.timing.clocks import ATTEMPTS, ClockCheck, Clocks, until_settled
-from pwconv.timing.stopwatch import HostStopwatch, make_stopwatch
+from pwconv.timing.clocks import (
+    ATTEMPTS,
+    ClockCheck,
+    Clocks,
+    chain,
+    chain_lengths,
+    rotation,
+    until_settled,
+)
 from pwconv.vk import timestamps
 from support import inside
 
@@ -51,11 +58,9 @@ def test_what_never_settles_is_said():
 
 
 def test_calibration_on_a_device(device):
-    stopwatch, note = make_stopwatch(inside.context(device))
-    assert note is None
-    clocks = Clocks(inside.context(device), stopwatch)
+    clocks = Clocks(inside.context(device))
+    assert clocks.stopwatch.note is None
     assert clocks.calibrate() > 0
-    assert clocks.iterations >= 1
 
 
 def test_without_timestamps_the_host_times(device, monkeypatch):
@@ -66,10 +71,34 @@ def test_without_timestamps_the_host_times(device, monkeypatch):
         return real(context)
 
     monkeypatch.setattr("pwconv.timing.stopwatch.timestamp_clock", none)
-    stopwatch, note = make_stopwatch(inside.context(device))
-    assert isinstance(stopwatch, HostStopwatch)
-    assert "timestampPeriod = 0.0 ns; times are the host's" in note
+    clocks = Clocks(inside.context(device))
+    assert clocks.stopwatch.method.startswith("host clock")
+    assert "timestampPeriod = 0.0 ns; times are the host's" in clocks.stopwatch.note
     with pytest.raises(UnsupportedError, match="has no timestamps"):
         real(inside.context(device))
-    clocks = Clocks(inside.context(device), stopwatch)
     assert clocks.calibrate() > 0
+
+
+def test_chains_are_long_enough_and_end():
+    assert chain_lengths(10e-6) == (20, 50)
+    assert chain_lengths(1e-3) == (1, 50)
+    assert chain_lengths(0.1) == (1, 5)
+    repetitions, samples = chain_lengths(1e-7)
+    assert repetitions * samples <= 5000
+
+
+def test_rotation_passes_the_cache():
+    assert rotation(10 << 20) == 10
+    assert rotation(500 << 20) == 2
+    assert rotation(100) == 256
+    assert rotation(100, is_cpu=True) == 2
+
+
+def test_a_chain_goes_round_its_items():
+    barrier = ()
+    found = chain([["a"], ["b", "B"], ["c"]], 2, 3)
+    assert found == [
+        [barrier, "a", barrier, "b", "B"],
+        [barrier, "c", barrier, "a"],
+        [barrier, "b", "B", barrier, "c"],
+    ]

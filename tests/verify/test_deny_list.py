@@ -20,7 +20,7 @@ from pwconv.context import Denied
 from pwconv.deny_list import Denial, DenyList
 from pwconv.device import open_context
 from pwconv.ops import matmul
-from pwconv.tuning.store import Key, Verdict
+from pwconv.tune_store import Key, Winner
 from pwconv.verify.run import selected, verify
 from support import inside
 from support.accuracy import check_layer, check_linear, random_linear, random_problem
@@ -92,7 +92,7 @@ DAMAGE: dict[str, Callable[[bytes], bytes]] = {
     "no digest": lambda data: data.replace(b'"shader"', b'"code"'),
     "a newer format": lambda data: data.replace(b'"format": 2', b'"format": 3'),
     "another device": lambda data: data.replace(b"card-1-driver-1", b"card-1-driver-2"),
-    "no denials": lambda data: data.replace(b'"denials"', b'"verdicts"'),
+    "no denials": lambda data: data.replace(b'"denials"', b'"winners"'),
 }
 
 
@@ -232,7 +232,7 @@ def test_a_tuned_winner_that_is_denied_is_not_taken(device, open_device, rng):
     winner = next(name for name in able if name != default.variant.name)
     inside.tuner(own).store.add(
         {
-            key: Verdict(
+            key: Winner(
                 *(winner, (8, 8, 1), 1e-6),
                 *(default.variant.name, default.workgroup, 2e-6),
             )

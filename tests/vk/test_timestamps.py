@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 import pwconv
-from pwconv.timing.fma import FmaKernel
+from pwconv import shaders
+from pwconv.timing.clocks import ArithmeticKernel
 from pwconv.vk.timestamps import TimedRecording, TimestampClock, timestamp_clock
 from support import inside
 
@@ -19,7 +20,7 @@ def test_timestamps_wrap():
 
 def test_more_work_takes_longer(own_device):
     context = inside.context(own_device)
-    kernel = FmaKernel(inside.context(own_device), "fp32", 4096)
+    kernel = ArithmeticKernel(context, shaders.variant("bench_fma", dtype="fp32"), 4096)
     group = [kernel.dispatch(200)]
     recording = TimedRecording(context.queue, [[group], [], [group] * 20, [group]])
     for _ in range(2):  # a recording can be submitted again

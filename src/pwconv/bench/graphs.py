@@ -13,9 +13,8 @@ from pwconv.device import Device
 from pwconv.errors import OutOfMemoryError, UnsupportedError
 from pwconv.graph import Graph
 from pwconv.graph.program import Program
-from pwconv.timing.chains import chain, chain_lengths, rotation
-from pwconv.timing.clocks import Clocks
-from pwconv.timing.samples import summarize
+from pwconv.timing.clocks import Clocks, chain, chain_lengths, rotation
+from pwconv.timing.stopwatch import summarize
 
 _SAMPLES_CPU = 3
 

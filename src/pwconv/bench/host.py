@@ -18,7 +18,7 @@ from pwconv.dtypes import Array
 from pwconv.graph import Graph
 from pwconv.tensor import Shape
 from pwconv.timing.clocks import Clocks
-from pwconv.timing.samples import Sample, summarize
+from pwconv.timing.stopwatch import Sample, summarize
 from pwconv.vk.resources import DOWNLOAD, UPLOAD, Buffer
 
 _RUNS, _RUNS_CPU = 200, 3

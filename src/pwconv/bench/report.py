@@ -34,7 +34,7 @@ from typing import Any
 
 from pwconv.timing.ceilings import Ceiling, Roofline
 from pwconv.timing.clocks import ClockCheck
-from pwconv.timing.samples import Sample
+from pwconv.timing.stopwatch import Sample
 
 SCHEMA = 3
 OURS = "pwconv"

@@ -18,7 +18,7 @@ from pwconv.bench.report import Report, Result, Run
 from pwconv.device import Device
 from pwconv.timing.ceilings import measure_ceilings, roofline
 from pwconv.timing.clocks import SPIN_SECONDS, Clocks
-from pwconv.timing.stopwatch import make_stopwatch
+from pwconv.timing.stopwatch import Stopwatch
 from pwconv.version import __version__
 
 
@@ -70,9 +70,9 @@ def run(
     open_others : callable
         Returns the peers that run each graph in turns with pwconv, and adds their versions.
     """
-    stopwatch, note = make_stopwatch(device._context)
+    stopwatch = Stopwatch(device._context)
     report = _empty_report(device, job, stopwatch.method)
-    report.notes += [note] if note else []
+    report.notes += [stopwatch.note] if stopwatch.note else []
     progress("raising the clocks", 0.0)
     clocks = Clocks(device._context, stopwatch)
     if clocks.is_cpu:

@@ -9,7 +9,7 @@ from rich import box
 from rich.table import Table
 
 from pwconv.bench.report import HostCost, Report, Result, Run
-from pwconv.timing.samples import Sample
+from pwconv.timing.stopwatch import Sample
 
 _HOST_ROWS = {
     "numpy_to_numpy": "graph.run, array to array",

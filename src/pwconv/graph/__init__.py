@@ -2,7 +2,7 @@
 
 from pwconv.graph.builder import Value
 from pwconv.graph.check import Check, CheckedNode
-from pwconv.graph.frames import Handle
 from pwconv.graph.graph import Graph, Memory
+from pwconv.graph.runs import Handle
 
 __all__ = ["Check", "CheckedNode", "Graph", "Handle", "Memory", "Value"]

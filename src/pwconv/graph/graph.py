@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import operator as builtin
-from collections import OrderedDict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -13,14 +12,13 @@ from pwconv.device import DeviceLike, resolve_device
 from pwconv.dtypes import Array, as_dtype, as_float_array
 from pwconv.graph.builder import Builder, input_shape
 from pwconv.graph.check import Check, check_nodes
-from pwconv.graph.dot import draw
-from pwconv.graph.frames import Frames, Handle
+from pwconv.graph.inspect import Profile, draw, measure, summarize_nodes
+from pwconv.graph.memory import Scratch
 from pwconv.graph.network import printable
 from pwconv.graph.passes import apply_rules
-from pwconv.graph.profile import Profile, measure
 from pwconv.graph.program import Program
-from pwconv.graph.scratch import Scratch
-from pwconv.graph.table import summarize_nodes
+from pwconv.graph.runs import Frames, Handle
+from pwconv.lru import LruCache
 from pwconv.tensor import (
     Shape,
     Tensor,
@@ -134,7 +132,7 @@ class Graph(Builder):
         super().__init__(resolve_device(device), as_dtype(dtype), storage)
         self._fuse = bool(fuse)
         self._scratch = Scratch(self.device._context)
-        self._programs: OrderedDict[tuple[Shape, ...], _Sized] = OrderedDict()
+        self._programs: LruCache[tuple[Shape, ...], _Sized] = LruCache(_PROGRAMS_KEPT)
         self._ceilings: list[Ceiling] = []
 
     @property
@@ -377,9 +375,8 @@ class Graph(Builder):
         """Return the program for these shapes of all nodes that were added."""
         network = self._finish()
         key = tuple(shapes[i] for i in self._inputs.values())
-        known = self._programs.get(key)
+        known = self._programs.find(key)
         if known is not None:
-            self._programs.move_to_end(key)
             return known
         context = self.device._context
         named = {f"node {self._nodes[i].name!r}": shape for i, shape in enumerate(shapes)}
@@ -388,10 +385,9 @@ class Graph(Builder):
         site = replace(self._site, storage=storage)
         network, extended = apply_rules(network, shapes, site, fuse=self._fuse)
         program = Program(site, network, tuple(extended), self._scratch)
-        new = self._programs[key] = _Sized(tuple(shapes), program, Frames(self.device, program))
-        if len(self._programs) > _PROGRAMS_KEPT:
-            self._programs.popitem(last=False)
-        return new
+        return self._programs.keep(
+            key, _Sized(tuple(shapes), program, Frames(self.device, program))
+        )
 
     def _run_tensors(self, inputs: Mapping[str, Any]) -> tuple[dict[str, Any], int]:
         """Run on tensors, and on arrays that become some; return the outputs, and the serial."""

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 
+from pwconv.graph.memory import Lifetime, Placement, Scratch, place, schedule
 from pwconv.graph.network import Network
-from pwconv.graph.placement import Lifetime, Placement, place
-from pwconv.graph.schedule import schedule
-from pwconv.graph.scratch import Scratch
 from pwconv.layout import Shape4
+from pwconv.lru import LruCache
 from pwconv.ops.base import Site
 from pwconv.tensor import Shape, shape4
 from pwconv.vk.commands import Dispatch, Recording
@@ -56,7 +54,7 @@ class Program:
         self._placement, self._wanted = self._place(order)
         self._arena: Arena | None = None
         self._resources: dict[int, Resource] = {}
-        self._recordings: OrderedDict[tuple[int, ...], Recording] = OrderedDict()
+        self._recordings: LruCache[tuple[int, ...], Recording] = LruCache(_RECORDINGS_KEPT)
         self._rebind()
 
     @property
@@ -91,14 +89,10 @@ class Program:
         """Return the recording over the resources of inputs and outputs, by node."""
         self._rebind()
         key = tuple(resource.uid for resource in given.values())
-        known = self._recordings.get(key)
+        known = self._recordings.find(key)
         if known is not None:
-            self._recordings.move_to_end(key)
             return known
-        new = self._recordings[key] = Recording(self._queue, self.groups(given))
-        if len(self._recordings) > _RECORDINGS_KEPT:
-            self._recordings.popitem(last=False)
-        return new
+        return self._recordings.keep(key, Recording(self._queue, self.groups(given)))
 
     def groups(self, given: Mapping[int, Resource]) -> list[list[Dispatch]]:
         """Return each node's dispatches, in order, over the inputs' and outputs' resources."""

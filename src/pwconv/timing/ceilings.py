@@ -10,12 +10,10 @@ import numpy as np
 from pwconv import shaders
 from pwconv.context import Context
 from pwconv.staging import upload_buffer
-from pwconv.timing.clocks import ClockCheck, Clocks
-from pwconv.timing.fma import FmaKernel
-from pwconv.timing.matrix import MatrixKernel, measurable
-from pwconv.timing.samples import Sample
+from pwconv.timing.clocks import ArithmeticKernel, ClockCheck, Clocks
+from pwconv.timing.stopwatch import Sample
 from pwconv.vk import api as vk
-from pwconv.vk.commands import Dispatch
+from pwconv.vk.commands import Dispatch, Groups
 from pwconv.vk.cooperative_matrix import Matrix
 from pwconv.vk.resources import DEVICE, Buffer
 
@@ -23,11 +21,9 @@ _SEED_BYTES = 16 << 20
 # Long enough that what a dispatch costs beside its work, some microseconds, is lost in it.
 _COPY_BYTES = {"cpu": 64 << 20, "discrete": 512 << 20}
 _COPY_BYTES_ELSEWHERE = 128 << 20
-_CALIBRATIONS_LONG = 5
-# Products of a dispatch, on GPUs and on CPUs: a millisecond or so.
-_MATRIX_FLOP = (5e11, 1e9)
-_SAMPLES = 20
-_SAMPLES_CPU = 5
+# On GPUs and on CPUs.
+_ARITHMETIC_SECONDS = (1e-3, 10e-3)
+_SAMPLES, _SAMPLES_CPU = 20, 5
 
 
 @dataclass(frozen=True)
@@ -64,11 +60,33 @@ class Roofline:
 def measure_ceilings(context: Context, clocks: Clocks) -> Iterator[Ceiling]:
     """Measure each ceiling that the device has; a layer is held to the fastest of its type."""
     yield _copy(context, clocks)
-    yield _fma(context, clocks, "fp32", ("float32", "float16"))
-    if "shaderFloat16" in context.features:
-        yield _fma(context, clocks, "fp16", ("float16",))
+    for precision, dtypes in (("fp32", ("float32", "float16")), ("fp16", ("float16",))):
+        variant = shaders.variant("bench_fma", dtype=precision)
+        if not context.unmet(variant):
+            kernel = ArithmeticKernel(context, variant, clocks.invocations)
+            yield _arithmetic(clocks, f"{precision} FMA", kernel, dtypes)
     for matrix, variant in measurable(context):
-        yield _matrix(context, clocks, matrix, variant)
+        kernel = ArithmeticKernel(context, variant, clocks.invocations, matrix)
+        # Other types are shown for themselves: no layer computes in them.
+        serves = (matrix.operand, matrix.accumulator) == ("float16", "float32")
+        yield _arithmetic(clocks, f"matrix {matrix}", kernel, ("float16",) if serves else ())
+
+
+def measurable(context: Context) -> list[tuple[Matrix, shaders.Variant]]:
+    """Return the products that the device lists and the shader is built for.
+
+    A device whose subgroup size is not known has none: its rate could not be told.
+    """
+    info = context.info
+    return [
+        (matrix, variant)
+        for matrix in info.matrices
+        if matrix.scope == "subgroup" and not matrix.flexible
+        for variant in shaders.variants(
+            "bench_matrix", product=f"{matrix.operand}_{matrix.accumulator}"
+        )
+        if not context.unmet(variant) and info.limits["subgroupSize"]
+    ]
 
 
 def roofline(flop: int, least_bytes: int, dtype: str, ceilings: Sequence[Ceiling]) -> Roofline:
@@ -102,29 +120,19 @@ def _copy(context: Context, clocks: Clocks) -> Ceiling:
         variant, (invocations, 1, 1), {"invocations": invocations}, shape=(256, 1, 1)
     )
     dispatch = Dispatch(plan, {"source": source, "target": target})
-    sample, check = clocks.sample([[[dispatch]]] * _samples(clocks))
+    sample, check = clocks.sample(_segments(clocks, dispatch))
     rate = 2 * size / sample.median
     return Ceiling("copy, read + written", "byte/s", rate, ("float32", "float16"), sample, check)
 
 
-def _fma(context: Context, clocks: Clocks, precision: str, dtypes: tuple[str, ...]) -> Ceiling:
-    kernel = FmaKernel(context, precision, clocks.invocations)
-    iterations = clocks.iterations * (1 if clocks.is_cpu else _CALIBRATIONS_LONG)
-    sample, check = clocks.sample([[[kernel.dispatch(iterations)]]] * _samples(clocks))
-    rate = kernel.flop(iterations) / sample.median
-    return Ceiling(f"{precision} FMA", "flop/s", rate, dtypes, sample, check)
+def _arithmetic(
+    clocks: Clocks, name: str, kernel: ArithmeticKernel, dtypes: tuple[str, ...]
+) -> Ceiling:
+    iterations = clocks.iterations(kernel, _ARITHMETIC_SECONDS[clocks.is_cpu])
+    sample, check = clocks.sample(_segments(clocks, kernel.dispatch(iterations)))
+    rate = kernel.flop * iterations / sample.median
+    return Ceiling(name, "flop/s", rate, dtypes, sample, check)
 
 
-def _matrix(context: Context, clocks: Clocks, matrix: Matrix, variant: shaders.Variant) -> Ceiling:
-    kernel = MatrixKernel(context, matrix, variant, clocks.invocations)
-    iterations = max(1, round(_MATRIX_FLOP[clocks.is_cpu] / kernel.flop(1)))
-    sample, check = clocks.sample([[[kernel.dispatch(iterations)]]] * _samples(clocks))
-    # Other types are shown for themselves: no layer computes in them.
-    serves = (matrix.operand, matrix.accumulator) == ("float16", "float32")
-    dtypes = ("float16",) if serves else ()
-    rate = kernel.flop(iterations) / sample.median
-    return Ceiling(f"matrix {matrix}", "flop/s", rate, dtypes, sample, check)
-
-
-def _samples(clocks: Clocks) -> int:
-    return _SAMPLES_CPU if clocks.is_cpu else _SAMPLES
+def _segments(clocks: Clocks, dispatch: Dispatch) -> list[Groups]:
+    return [[[dispatch]]] * (_SAMPLES_CPU if clocks.is_cpu else _SAMPLES)

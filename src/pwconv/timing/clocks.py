@@ -7,25 +7,116 @@ taken while the clocks changed, and are thrown away.
 
 from __future__ import annotations
 
+import itertools
+import math
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
 from pwconv.context import Context
 from pwconv.dispatch import MOST_TRIPS
-from pwconv.timing.chains import serial
-from pwconv.timing.fma import FmaKernel
-from pwconv.timing.samples import Sample, summarize
-from pwconv.timing.stopwatch import Stopwatch
-from pwconv.vk.commands import Groups, Recording
+from pwconv.shaders import Variant, variant
+from pwconv.timing.stopwatch import Sample, Stopwatch, summarize
+from pwconv.vk.commands import Dispatch, Groups, Recording
+from pwconv.vk.cooperative_matrix import Matrix
+from pwconv.vk.resources import DEVICE, Buffer
 
 MAX_DRIFT = 0.05
 ATTEMPTS = 4
 SPIN_SECONDS = 0.35
 
 _CALIBRATIONS = 5
+_SPIN_SUBMISSIONS, _SPIN_DISPATCH_SECONDS = 10, 1e-3
 _T = TypeVar("_T")
+
+# Twice the last-level cache of the largest GPUs: what a chain comes back to has left the cache.
+ROTATED_BYTES = 100 << 20
+_MOST_PAIRS, _MOST_PAIRS_CPU = 256, 2
+
+SAMPLE_SECONDS = 200e-6
+LAYER_SECONDS = 0.3
+_MOST_SAMPLES, _LEAST_SAMPLES = 50, 5
+# Each dispatch of a chain is recorded by Python: 20 µs or so.
+_MOST_DISPATCHES = 5000
+
+
+def rotation(activation_bytes: int, *, is_cpu: bool = False) -> int:
+    """Return how many inputs and outputs of so many bytes to rotate over."""
+    most = _MOST_PAIRS_CPU if is_cpu else _MOST_PAIRS
+    return min(most, max(2, math.ceil(ROTATED_BYTES / activation_bytes)))
+
+
+def chain_lengths(estimate: float, least: float = SAMPLE_SECONDS) -> tuple[int, int]:
+    """Return repetitions a sample, and samples, for a kernel that takes about so long.
+
+    A sample takes at least ``least`` seconds.
+    """
+    repetitions = min(math.ceil(least / estimate), _MOST_DISPATCHES // _LEAST_SAMPLES)
+    fitting = int(LAYER_SECONDS / (estimate * repetitions))
+    most = min(_MOST_SAMPLES, _MOST_DISPATCHES // repetitions)
+    return repetitions, max(_LEAST_SAMPLES, min(fitting, most))
+
+
+def serial(items: Iterable[Groups]) -> Groups:
+    """Return items one after the other, a barrier before each, whatever depends on what."""
+    return [group for item in items for group in ((), *item)]
+
+
+def chain(items: Sequence[Groups], repetitions: int, samples: int) -> list[Groups]:
+    """Return ``samples`` segments of ``repetitions`` items, going round the items."""
+    endless = itertools.cycle(items)
+    return [serial(itertools.islice(endless, repetitions)) for _ in range(samples)]
+
+
+class ArithmeticKernel:
+    """bench_fma.comp or bench_matrix.comp: arithmetic in registers, as long as asked for.
+
+    Parameters
+    ----------
+    context : Context
+    variant : Variant
+        Of either shader.
+    invocations : int
+        A multiple of the workgroup's, where the variant has one; fewer where a buffer cannot hold
+        a result of each.
+    matrix : Matrix, optional
+        The sizes that bench_matrix multiplies.
+
+    Attributes
+    ----------
+    flop : int
+        Multiplications and additions of a round of the shader's loop, over all invocations.
+    """
+
+    def __init__(
+        self, context: Context, variant: Variant, invocations: int, matrix: Matrix | None = None
+    ) -> None:
+        self._context, self._variant = context, variant
+        width = variant.workgroup[0] if variant.workgroup else 1
+        result_bytes = 4 if matrix else 16  # a float, or a vec4
+        most: int = context.limits["maxStorageBufferRange"] // result_bytes // width * width
+        self._invocations = min(invocations, most)
+        self._result = Buffer(context, result_bytes * self._invocations, DEVICE)
+        self._constants: dict[str, int] = {}
+        steps = 2 * int(variant.defines["CHAINS"]) * int(variant.defines["STEPS"])
+        if matrix is None:
+            # Towards 1, from anywhere: neither infinite nor denormal, in either type.
+            self._numbers = {"invocations": self._invocations, "factor": 0.5, "addend": 0.5}
+            self.flop = steps * 4 * self._invocations
+        else:
+            m, n, k = matrix.m, matrix.n, matrix.k
+            self._numbers = {"factor": 1.0}
+            self._constants = {"MATRIX_M": m, "MATRIX_N": n, "MATRIX_K": k}
+            subgroups = self._invocations // int(context.limits["subgroupSize"])
+            self.flop = steps * m * n * k * subgroups
+
+    def dispatch(self, iterations: int) -> Dispatch:
+        """Return a dispatch of so many rounds of the shader's loop."""
+        numbers = {**self._numbers, "iterations": iterations}
+        grid = (self._invocations, 1, 1)
+        plan = self._context.plan(self._variant, grid, numbers, self._constants, shape=(256, 1, 1))
+        return Dispatch(plan, {"result": self._result})
 
 
 @dataclass(frozen=True)
@@ -77,60 +168,69 @@ class Clocks:
     Parameters
     ----------
     context : Context
-    stopwatch : Stopwatch
+    stopwatch : Stopwatch, optional
 
     Attributes
     ----------
+    stopwatch : Stopwatch
     is_cpu : bool
     attempts : int
         Most times that samples are taken.
-    invocations, iterations : int
+    invocations : int
         Of the calibration kernel.
     """
 
-    def __init__(self, context: Context, stopwatch: Stopwatch) -> None:
-        self.stopwatch = stopwatch
+    def __init__(self, context: Context, stopwatch: Stopwatch | None = None) -> None:
+        self.stopwatch = stopwatch or Stopwatch(context)
         self.is_cpu = context.info.type == "cpu"
         # A CPU's other work makes the check fail at random: its figures are kept, once taken.
         self.attempts = 1 if self.is_cpu else ATTEMPTS
-        self._device = context
         self.invocations = 2**12 if self.is_cpu else 2**19  # enough to fill any GPU
-        self._fma = FmaKernel(context, "fp32", self.invocations)
+        fma = ArithmeticKernel(context, variant("bench_fma", dtype="fp32"), self.invocations)
+        calibration = fma.dispatch(self.iterations(fma, 10e-3 if self.is_cpu else 200e-6))
+        self._calibration: list[Groups] = [[[calibration]]] * _CALIBRATIONS
         self._spin: Recording | None = None
-        self.iterations = self._scaled(10e-3 if self.is_cpu else 200e-6)
-        self._calibration = self._fma.dispatch(self.iterations)
         if not self.is_cpu:
-            rounds = 10
-            spin = [[self._fma.dispatch(self._scaled(1e-3))]] * round(SPIN_SECONDS / rounds / 1e-3)
-            self._spin = Recording(context.queue, spin)
-            self._rounds = rounds
+            spin = [[fma.dispatch(self.iterations(fma, _SPIN_DISPATCH_SECONDS))]]
+            count = round(SPIN_SECONDS / _SPIN_SUBMISSIONS / _SPIN_DISPATCH_SECONDS)
+            self._spin = Recording(context.queue, spin * count)
 
     def hold(self) -> None:
         """Keep the queue busy for :data:`SPIN_SECONDS`; returns at once."""
         if self._spin is not None:
-            for _ in range(self._rounds):
+            for _ in range(_SPIN_SUBMISSIONS):
                 self._spin.submit()
+
+    def iterations(self, kernel: ArithmeticKernel, seconds: float) -> int:
+        """Return the iterations of a kernel that take so long, with the clocks up."""
+        iterations = 1
+        while True:
+            # Many in a row: the clocks rise while they run, and the last is what counts.
+            segments: list[Groups] = [[[kernel.dispatch(iterations)]]]
+            found = self.stopwatch.run(segments * (2 if self.is_cpu else 100))[-1]
+            if found >= seconds / 4 or iterations >= MOST_TRIPS:
+                return min(max(1, round(iterations * seconds / found)), MOST_TRIPS)
+            iterations *= 4
 
     def estimate(self, groups: Groups) -> float:
         """Estimate the time of groups, with the clocks up."""
-        repetitions = 1 if self.is_cpu else 8
-        segments = [serial([groups] * repetitions)] * (1 if self.is_cpu else 2)
-        seconds = self.stopwatch.run(segments, self.hold)
+        repetitions, segments = (1, 1) if self.is_cpu else (8, 2)
+        seconds = self.stopwatch.run([serial([groups] * repetitions)] * segments, self.hold)
         return max(seconds[-1] / repetitions, 1e-7)
 
     def calibrate(self) -> float:
         """Return the calibration kernel's time as the clocks are now."""
-        return statistics.median(self.stopwatch.run([[[self._calibration]]] * _CALIBRATIONS))
+        return statistics.median(self.stopwatch.run(self._calibration))
 
     def time(self, segments: Sequence[Groups]) -> tuple[list[float], ClockCheck]:
         """Return the seconds of each segment, with the calibration kernel before and after."""
-        calibration = [[[self._calibration]]] * _CALIBRATIONS
+        timed = [*self._calibration, *segments, *self._calibration]
+        some = len(self._calibration)
 
         def take() -> tuple[float, list[float], float]:
-            seconds = self.stopwatch.run([*calibration, *segments, *calibration], self.hold)
-            before, after = seconds[:_CALIBRATIONS], seconds[-_CALIBRATIONS:]
-            samples = seconds[_CALIBRATIONS:-_CALIBRATIONS]
-            return statistics.median(before), samples, statistics.median(after)
+            seconds = self.stopwatch.run(timed, self.hold)
+            before, after = statistics.median(seconds[:some]), statistics.median(seconds[-some:])
+            return before, seconds[some:-some], after
 
         return until_settled(take, self.attempts)
 
@@ -138,14 +238,3 @@ class Clocks:
         """Time segments, each of so many repetitions, as samples of one."""
         seconds, check = self.time(segments)
         return summarize(seconds, repetitions), check
-
-    def _scaled(self, target: float) -> int:
-        """Return the iterations of the kernel for about that time, with the clocks up."""
-        iterations = 1
-        while True:
-            dispatch = self._fma.dispatch(iterations)
-            # Many in a row: the clocks rise while they run, and the last is what counts.
-            seconds = self.stopwatch.run([[[dispatch]]] * (2 if self.is_cpu else 100))[-1]
-            if seconds >= target / 4 or iterations >= MOST_TRIPS:
-                return min(max(1, round(iterations * target / seconds)), MOST_TRIPS)
-            iterations *= 4

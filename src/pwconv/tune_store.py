@@ -1,19 +1,9 @@
-"""Verdicts of tuning on a device, in a JSON file of its own.
-
-An entry of the list, a verdict::
-
-    storage, x_shape, out_channels, dtype, accumulate, stride, padding, weight_storage
-        the problem
-    variant, workgroup, seconds
-        what is to be used
-    default_variant, default_workgroup, default_seconds
-        what would be used without it
-"""
+"""Winners of tuning on a device, in a JSON file of its own."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Container, Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any, ClassVar
 
@@ -29,24 +19,18 @@ from pwconv.vk.physical_device import DeviceInfo
 
 @dataclass(frozen=True)
 class Key:
-    """Key of a verdict: the problem, and the storage of the weight."""
+    """Key of a winner: the problem, and the storage of the weight."""
 
     problem: Problem
     weight_storage: str
 
 
 @dataclass(frozen=True)
-class Verdict:
+class Winner:
     """The variant to use: the fastest, or the default where none was faster beyond noise.
 
-    Attributes
-    ----------
-    variant : str
-    workgroup : tuple of int
-        Preferred shape, where the variant leaves it open.
-    seconds : float
-    default_variant, default_workgroup, default_seconds
-        Of the default that it was measured against.
+    ``workgroup`` is the preferred shape, where the variant leaves it open; ``default_…`` are of the
+    default that it was measured against.
     """
 
     variant: str
@@ -57,42 +41,41 @@ class Verdict:
     default_seconds: float
 
 
-def _whole(count: int, least: int, most: int = 2**31 - 1) -> Callable[[Any], bool]:
-    """Return a check for a list of so many integers within bounds."""
+def _numbers(count: int, allowed: Container[int]) -> Callable[[Any], bool]:
+    """Return a check for a list of so many integers, each an allowed one."""
     return lambda value: (
         type(value) is list
         and len(value) == count
-        and all(type(number) is int and least <= number <= most for number in value)
+        and all(type(number) is int and number in allowed for number in value)
     )
-
-
-def _is_workgroup(value: Any) -> bool:
-    powers_of_two = [2**n for n in range(11)]
-    return _whole(3, 1)(value) and all(size in powers_of_two for size in value)
 
 
 def _is_seconds(value: Any) -> bool:
     return type(value) is float and math.isfinite(value) and value > 0
 
 
-class Store(JsonFile[Key, Verdict]):
-    """The verdicts of one device, by problem and weight storage."""
+_SIZES = range(1, 2**31)
+_WORKGROUP = _numbers(3, [2**n for n in range(11)])
 
-    title, name, format = "tuning file", "verdicts", 1
+
+class Store(JsonFile[Key, Winner]):
+    """The winners of one device, by problem and weight storage."""
+
+    title, name, format = "tuning file", "winners", 2
     checks: ClassVar[Checks] = {
         "storage": ("texture3d", "buffer").__contains__,
-        "x_shape": _whole(4, 1),
-        "out_channels": lambda value: _whole(1, 1)([value]),
+        "x_shape": _numbers(4, _SIZES),
+        "out_channels": lambda value: _numbers(1, _SIZES)([value]),
         "dtype": ("float32", "float16").__contains__,
         "accumulate": ("float32", "float16").__contains__,
-        "stride": _whole(2, 1),
-        "padding": _whole(2, 0),
+        "stride": _numbers(2, _SIZES),
+        "padding": _numbers(2, range(2**31)),
         "weight_storage": ("texture2d", "buffer").__contains__,
         "variant": is_text,
-        "workgroup": _is_workgroup,
+        "workgroup": _WORKGROUP,
         "seconds": _is_seconds,
         "default_variant": is_text,
-        "default_workgroup": _is_workgroup,
+        "default_workgroup": _WORKGROUP,
         "default_seconds": _is_seconds,
     }
 
@@ -102,8 +85,8 @@ class Store(JsonFile[Key, Verdict]):
             {"device": info.identity, "pwconv": __version__, "shaders": shaders.digest()},
         )
 
-    def add(self, verdicts: Mapping[Key, Verdict]) -> dict[Key, Verdict]:
-        """Write verdicts beside those that the file has; return all of them.
+    def add(self, winners: Mapping[Key, Winner]) -> dict[Key, Winner]:
+        """Write winners beside those that the file has; return all of them.
 
         Raises
         ------
@@ -111,31 +94,22 @@ class Store(JsonFile[Key, Verdict]):
             The file cannot be written.
         """
         with locked_folder(self.file.parent):
-            merged = self.read()
-            for key, verdict in verdicts.items():
-                merged.pop(key, None)
-                merged[key] = verdict
-            for key in list(merged)[: -self.most]:
-                del merged[key]
+            kept = {key: value for key, value in self.read().items() if key not in winners}
+            merged = dict([*kept.items(), *winners.items()][-self.most :])
             self._write(merged)
         return merged
 
-    def _decode(self, entry: dict[str, Any]) -> tuple[Key, Verdict]:
+    def _decode(self, entry: dict[str, Any]) -> tuple[Key, Winner]:
         # JSON has no tuples.
         given: dict[str, Any] = {k: tuple(v) if type(v) is list else v for k, v in entry.items()}
         geometry = Geometry(given["stride"], given["padding"])
-        problem = Problem(
-            given["storage"],
-            given["x_shape"],
-            geometry.output_shape(given["x_shape"], given["out_channels"]),
-            as_dtype(given["dtype"]),
-            as_dtype(given["accumulate"]),
-            geometry,
-        )
-        verdict = Verdict(*(given[field.name] for field in fields(Verdict)))
-        return Key(problem, given["weight_storage"]), verdict
+        out_shape = geometry.output_shape(given["x_shape"], given["out_channels"])
+        types = as_dtype(given["dtype"]), as_dtype(given["accumulate"])
+        problem = Problem(given["storage"], given["x_shape"], out_shape, *types, geometry)
+        winner = Winner(*(given[field.name] for field in fields(Winner)))
+        return Key(problem, given["weight_storage"]), winner
 
-    def _encode(self, key: Key, value: Verdict) -> dict[str, Any]:
+    def _encode(self, key: Key, value: Winner) -> dict[str, Any]:
         problem = key.problem
         return {
             "storage": problem.storage,

@@ -22,7 +22,7 @@ from pwconv.cache import MOST_BYTES, MOST_TEXT
 from pwconv.dtypes import FLOAT16, FLOAT32
 from pwconv.ops.convolution import Problem
 from pwconv.ops.window import Geometry
-from pwconv.tuning.store import Key, Store, Verdict
+from pwconv.tune_store import Key, Store, Winner
 from support import inside
 
 INFO = pwconv.DeviceInfo(
@@ -46,12 +46,12 @@ def key(k: int, **changes: Any) -> Key:
     return Key(dataclasses.replace(problem, **changes), "texture2d")
 
 
-def verdict(microseconds: float = 3.0) -> Verdict:
-    return Verdict("a_variant", (32, 8, 1), microseconds * 1e-6, "another", (8, 8, 1), 4.5e-6)
+def winner(microseconds: float = 3.0) -> Winner:
+    return Winner("a_variant", (32, 8, 1), microseconds * 1e-6, "another", (8, 8, 1), 4.5e-6)
 
 
 def written(store: Store) -> dict[str, Any]:
-    store.add({key(1): verdict(), key(2): verdict()})
+    store.add({key(1): winner(), key(2): winner()})
     document: dict[str, Any] = json.loads(store.file.read_text())
     return document
 
@@ -73,14 +73,14 @@ def keys(draw: Callable[..., Any]) -> Key:
     return Key(problem, draw(st.sampled_from(["texture2d", "buffer"])))
 
 
-verdicts = st.builds(
-    Verdict,
+winners = st.builds(
+    Winner,
     *(st.text(max_size=100), workgroups, durations),
     *(st.text(max_size=100), workgroups, durations),
 )
 
 
-@given(st.dictionaries(keys(), verdicts, max_size=5), st.dictionaries(keys(), verdicts, max_size=5))
+@given(st.dictionaries(keys(), winners, max_size=5), st.dictionaries(keys(), winners, max_size=5))
 def test_what_is_added_comes_back(store, first, second):
     store.file.unlink(missing_ok=True)
     store.add(first)
@@ -98,10 +98,10 @@ def test_the_file_is_private(store):
     assert list(store.file.parent.iterdir()) == [store.file]
 
 
-def test_a_later_verdict_replaces_an_earlier_one(store):
-    store.add({key(1): verdict(3), key(2): verdict(3)})
-    store.add({key(1): verdict(2)})
-    assert store.read() == {key(2): verdict(3), key(1): verdict(2)}
+def test_a_later_winner_replaces_an_earlier_one(store):
+    store.add({key(1): winner(3), key(2): winner(3)})
+    store.add({key(1): winner(2)})
+    assert store.read() == {key(2): winner(3), key(1): winner(2)}
 
 
 @pytest.mark.parametrize(
@@ -118,19 +118,19 @@ def test_a_later_verdict_replaces_an_earlier_one(store):
     ],
     ids=str,
 )
-def test_a_verdict_is_for_exactly_its_problem(store, different):
-    store.add({key(3): verdict()})
+def test_a_winner_is_for_exactly_its_problem(store, different):
+    store.add({key(3): winner()})
     found = store.read()
     assert key(3) in found
     assert different not in found
-    store.add({different: verdict(2)})
-    assert store.read() == {key(3): verdict(), different: verdict(2)}
+    store.add({different: winner(2)})
+    assert store.read() == {key(3): winner(), different: winner(2)}
 
 
 def test_the_oldest_go_when_there_are_too_many(store, monkeypatch):
     monkeypatch.setattr(Store, "most", 3)
     for k in (1, 2, 3, 1, 4):
-        store.add({key(k): verdict()})
+        store.add({key(k): winner()})
     assert [found.problem.x_shape[1] for found in store.read()] == [3, 1, 4]
 
 
@@ -139,7 +139,7 @@ def test_as_many_as_are_kept_fit_the_size_that_is_read(store):
     largest = (2**31 - 1,) * 4
     geometry = Geometry((2**31 - 1,) * 2, (2**31 - 1,) * 2)
     problem = Problem("texture3d", largest, largest, FLOAT32, FLOAT32, geometry)
-    long = Verdict(name, (1024,) * 3, 1 / 3e6, name, (1024,) * 3, 1 / 3e6)
+    long = Winner(name, (1024,) * 3, 1 / 3e6, name, (1024,) * 3, 1 / 3e6)
     entry = json.dumps(inside.encode(store, Key(problem, "texture2d"), long))
     assert len(entry) * store.most < MOST_BYTES
 
@@ -152,7 +152,7 @@ DAMAGE: dict[str, Callable[[bytes], bytes]] = {
     "zeros": lambda data: bytes(len(data)),
     "a list": lambda data: b"[]",
     "a number": lambda data: b"3",
-    "no header": lambda data: b'{"verdicts": []}',
+    "no header": lambda data: b'{"winners": []}',
     "deep": lambda data: b"[" * 100_000,
     "many digits": lambda data: data.replace(b"[32, 8, 1]", b"[" + b"9" * 1_000_000 + b", 8, 1]"),
     "huge": lambda data: data + b" " * (5 << 20),
@@ -171,10 +171,10 @@ DAMAGE: dict[str, Callable[[bytes], bytes]] = {
     "another dtype": lambda data: data.replace(b'"float32"', b'["float32"]'),
     "a long name": lambda data: data.replace(b"a_variant", b"v" * 1000),
     "no name": lambda data: data.replace(b'"a_variant"', b"null"),
-    "no verdicts": lambda data: data.replace(b'"verdicts"', b'"verdict"'),
-    "a verdict short": lambda data: data.replace(b'"seconds"', b'"second"'),
-    "a newer format": lambda data: data.replace(b'"format": 1', b'"format": 2'),
-    "a true format": lambda data: data.replace(b'"format": 1', b'"format": null'),
+    "no winners": lambda data: data.replace(b'"winners"', b'"winner"'),
+    "a winner short": lambda data: data.replace(b'"seconds"', b'"second"'),
+    "a newer format": lambda data: data.replace(b'"format": 2', b'"format": 3'),
+    "a true format": lambda data: data.replace(b'"format": 2', b'"format": null'),
     "another version": lambda data: data.replace(b'"pwconv": "', b'"pwconv": "9'),
     "other shaders": lambda data: data.replace(b'"shaders": "', b'"shaders": "0'),
 }
@@ -194,8 +194,8 @@ def test_a_file_that_is_not_ours_is_ignored_and_replaced(store, damage, caplog):
     assert f"the tuning file {store.file} is ignored: " in caplog.text
     assert all(record.levelname == "INFO" for record in caplog.records)
     assert len(caplog.text) < 1000
-    store.add({key(3): verdict()})
-    assert store.read() == {key(3): verdict()}
+    store.add({key(3): winner()})
+    assert store.read() == {key(3): winner()}
 
 
 json_values = st.recursive(
@@ -207,9 +207,9 @@ json_values = st.recursive(
 
 @given(data=st.data())
 def test_any_value_anywhere_is_ignored_or_harmless(store, data):
-    """Whatever stands in a place, reading gives valid verdicts or none, and never an error."""
+    """Whatever stands in a place, reading gives valid winners or none, and never an error."""
     document = written(store)
-    entry = document["verdicts"][0]
+    entry = document["winners"][0]
     target = data.draw(st.sampled_from([document, entry]))
     target[data.draw(st.sampled_from(sorted(target)))] = data.draw(json_values)
     store.file.write_text(json.dumps(document))
@@ -261,26 +261,26 @@ def test_a_folder_that_cannot_be_made(store, tmp_path, monkeypatch):
     (tmp_path / "file").write_text("no folder")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
     with pytest.raises(OSError, match="file"):
-        Store(INFO).add({key(1): verdict()})
+        Store(INFO).add({key(1): winner()})
     assert Store(INFO).read() == {}
 
 
 def test_a_failed_write_keeps_the_old_file(store, monkeypatch):
-    store.add({key(1): verdict()})
+    store.add({key(1): winner()})
 
     def fail(*_: object) -> None:
         raise OSError("disk full")
 
     monkeypatch.setattr(Path, "replace", fail)
     with pytest.raises(OSError, match="disk full"):
-        store.add({key(2): verdict()})
-    assert store.read() == {key(1): verdict()}
+        store.add({key(2): winner()})
+    assert store.read() == {key(1): winner()}
     assert list(store.file.parent.iterdir()) == [store.file]
 
 
 def add_some(number: int) -> None:
     for n in range(10):
-        Store(INFO).add({key(1 + 10 * number + n): verdict(), key(1000): verdict(1 + number)})
+        Store(INFO).add({key(1 + 10 * number + n): winner(), key(1000): winner(1 + number)})
 
 
 def test_processes_that_add_at_once_lose_nothing(store):
@@ -288,5 +288,5 @@ def test_processes_that_add_at_once_lose_nothing(store):
         pool.map(add_some, range(4), chunksize=1)
     found = store.read()
     assert {k.problem.x_shape[1] for k in found} == {*range(1, 41), 1000}
-    assert found[key(1000)] in [verdict(1 + number) for number in range(4)]
+    assert found[key(1000)] in [winner(1 + number) for number in range(4)]
     assert list(store.file.parent.iterdir()) == [store.file]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from pwconv.timing.samples import Sample, summarize
+from pwconv.timing.stopwatch import Sample, summarize
 
 
 def test_quartiles_are_of_one_run():

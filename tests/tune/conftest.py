@@ -1,4 +1,4 @@
-"""Devices with a tuning file of their own, and races that are over at once."""
+"""Devices with a tuning file of their own, and measuring that is over at once."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ def open_device(
 
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Make races short and let every one count, whatever the clocks do; who wins is chance."""
+    """Measure briefly, and let it count whatever the clocks do; who wins is chance."""
     monkeypatch.setattr(clocks, "MAX_DRIFT", math.inf)
     monkeypatch.setattr(*inside.slots.workgroups, ((8, 8, 1), (16, 2, 1)))
-    monkeypatch.setattr(*inside.slots.race_rounds, (1, 1))
-    monkeypatch.setattr(*inside.slots.duel_rounds, (2, 2))
+    monkeypatch.setattr(*inside.slots.first_rounds, (1, 1))
+    monkeypatch.setattr(*inside.slots.final_rounds, (2, 2))

@@ -1,4 +1,4 @@
-"""Races: who enters, who wins, and that luck and noise do not."""
+"""Measuring candidates: which there are, and that neither luck nor noise wins."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ import numpy as np
 import pytest
 
 import pwconv
-from pwconv import reference
+from pwconv import reference, tune
 from pwconv.errors import OutOfMemoryError
 from pwconv.heuristics import Choice
 from pwconv.ops import convolution, matmul
-from pwconv.timing.clocks import ClockCheck, Clocks
-from pwconv.timing.samples import summarize
-from pwconv.tuning import race as race_module
-from pwconv.tuning.race import LEAST_GAIN, Outcome, Task, entrants, race
+from pwconv.ops.convolution import Task
+from pwconv.timing.clocks import Clocks
+from pwconv.timing.stopwatch import summarize
+from pwconv.tune import LEAST_GAIN, Outcome, Timed, candidates, measure
 from pwconv.vk.commands import Dispatch, Groups
 from pwconv.vk.pipelines import Pipeline
 from support import inside
@@ -53,16 +53,16 @@ class FakeStopwatch:
         return [sum(self.seconds.get(d.pipeline, default)() for d in segment) for segment in flat]
 
 
-Race = Callable[..., tuple[Outcome, FakeStopwatch]]
+Measure = Callable[..., tuple[Outcome, FakeStopwatch]]
 
 
 @pytest.fixture
-def fake_race(own_device: pwconv.Device) -> Race:
-    """Race where the first, second, … entrant takes the time that a function says."""
+def fake(own_device: pwconv.Device) -> Measure:
+    """Measure where the first, second, … candidate takes the time that a function says."""
 
     def run(times: Sequence[Callable[[], float]], storage: str = "buffer") -> object:
         task = task_on(own_device, storage)
-        found = entrants(inside.context(own_device), task)
+        found = candidates(inside.context(own_device), task)
         slow = itertools.repeat(1e-3).__next__
         seconds = {
             plan.pipeline: time
@@ -70,7 +70,7 @@ def fake_race(own_device: pwconv.Device) -> Race:
         }
         stopwatch = FakeStopwatch(seconds)
         clocks = Clocks(inside.context(own_device), stopwatch)
-        return race(inside.context(own_device), clocks, task), stopwatch
+        return measure(inside.context(own_device), clocks, task), stopwatch
 
     return run
 
@@ -85,10 +85,10 @@ def noisy(microseconds: float, spread: float, seed: int) -> Callable[[], float]:
 
 
 @pytest.mark.parametrize("storage", ["texture3d", "buffer"])
-def test_every_candidate_enters_once_and_the_default_first(device, storage):
+def test_each_candidate_comes_once_and_the_default_first(device, storage):
     task = task_on(device, storage)
     context = inside.context(device)
-    found = entrants(context, task)
+    found = candidates(context, task)
     default = matmul.choose(context, task.problem, task.weight_storage)
     assert found[0][0] == default
     able = matmul.candidates(context, task.problem, task.weight_storage)
@@ -100,14 +100,14 @@ def test_every_candidate_enters_once_and_the_default_first(device, storage):
 
 
 @pytest.mark.parametrize("storage", ["texture3d", "buffer"])
-def test_every_entrant_computes_the_same(device, rng, storage):
+def test_every_candidate_computes_the_same(device, rng, storage):
     x, weight, bias = random_problem(rng, 9, 21, (5, 7), "float32", batch=1)
     layer = pwconv.PointwiseConv2d(weight, bias, activation="silu", device=device)
     task = inside.task(layer, storage, SHAPE, OUT_SHAPE)
     expected = reference.conv2d_pw(x, weight, bias, activation="silu")
     bound = reference.conv2d_pw_bound(x, weight, bias, activation="silu")
     tensor = device.tensor(x, storage=storage)
-    for _, plan in entrants(inside.context(device), task):
+    for _, plan in candidates(inside.context(device), task):
         out = device.tensor(np.full(OUT_SHAPE, np.nan, np.float32), storage=storage)
         inside.context(device).submit(task.bind(plan, tensor.resource, out.resource))
         assert_within(out.numpy(), expected, bound)
@@ -115,7 +115,7 @@ def test_every_entrant_computes_the_same(device, rng, storage):
 
 def test_a_variant_that_the_driver_cannot_compile_is_left_out(device, monkeypatch):
     task = task_on(device, "buffer")
-    everyone = entrants(inside.context(device), task)
+    everyone = candidates(inside.context(device), task)
     broken = everyone[1][0].variant.name
 
     real = convolution.plan_convolution
@@ -126,72 +126,72 @@ def test_a_variant_that_the_driver_cannot_compile_is_left_out(device, monkeypatc
         return real(context, choice, *rest)
 
     monkeypatch.setattr(convolution, "plan_convolution", plan)
-    found = [choice.variant.name for choice, _ in entrants(inside.context(device), task)]
+    found = [choice.variant.name for choice, _ in candidates(inside.context(device), task)]
     assert found == [c.variant.name for c, _ in everyone if c.variant.name != broken]
     broken = everyone[0][0].variant.name
     with pytest.raises(pwconv.PwconvError, match="VkErrorUnknown"):
-        entrants(inside.context(device), task)
+        candidates(inside.context(device), task)
 
 
-def test_the_fastest_wins(fake_race):
-    outcome, _ = fake_race([steady(30), steady(20), steady(10), steady(25)])
+def test_the_fastest_wins(fake):
+    outcome, _ = fake([steady(30), steady(20), steady(10), steady(25)])
     assert outcome.rival_wins
-    assert outcome.winner == (outcome.rival, outcome.rival_time)
-    assert outcome.rival_time.median == pytest.approx(10e-6)
-    assert outcome.default_time.median == pytest.approx(30e-6)
+    assert outcome.winner == outcome.rival
+    assert outcome.rival.time.median == pytest.approx(10e-6)
+    assert outcome.default.time.median == pytest.approx(30e-6)
     assert outcome.gain == pytest.approx(2 / 3)
 
 
-def test_the_default_stands_where_it_is_fastest(fake_race):
-    outcome, _ = fake_race([steady(10), steady(20), steady(10.5)])
+def test_the_default_stands_where_it_is_fastest(fake):
+    outcome, _ = fake([steady(10), steady(20), steady(10.5)])
     assert not outcome.rival_wins
-    assert outcome.winner == (outcome.default, outcome.default_time)
+    assert outcome.winner == outcome.default
     assert outcome.gain == pytest.approx(-0.05)
 
 
-def test_a_gain_too_small_to_matter_does_not_win(fake_race):
-    outcome, _ = fake_race([steady(100), steady(100 * (1 - 0.9 * LEAST_GAIN))])
-    assert outcome.rival_time.q3 < outcome.default_time.q1
+def test_a_gain_too_small_to_matter_does_not_win(fake):
+    outcome, _ = fake([steady(100), steady(100 * (1 - 0.9 * LEAST_GAIN))])
+    assert outcome.rival.time.q3 < outcome.default.time.q1
     assert not outcome.rival_wins
 
 
 @pytest.mark.parametrize("seed", range(8))
-def test_noise_does_not_win(fake_race, seed):
+def test_noise_does_not_win(fake, seed):
     """All take the same, give or take a fifth: the luckiest of them must not beat the default."""
     times = [noisy(300, 0.2, 100 * seed + n) for n in range(20)]
-    outcome, _ = fake_race(times)
+    outcome, _ = fake(times)
     assert not outcome.rival_wins
 
 
-def test_a_real_gain_wins_through_noise(fake_race):
+def test_a_real_gain_wins_through_noise(fake):
     times = [noisy(300, 0.05, n) for n in range(3)] + [noisy(200, 0.05, 9)]
-    outcome, _ = fake_race(times)
+    outcome, _ = fake(times)
     assert outcome.rival_wins
     assert 0.2 < outcome.gain < 0.45
 
 
-def test_luck_in_the_race_does_not_last_through_the_duel(fake_race):
+def test_luck_in_the_first_rounds_does_not_last_through_the_final_ones(fake):
     calls = itertools.count()
-    # A segment of these is two runs: fast in the heat and the race, and never again.
+    # A segment of these is two runs: fast in the screen and the first rounds, and never again.
     lucky = lambda: 150e-6 if next(calls) < 20 else 400e-6  # noqa: E731
-    outcome, _ = fake_race([steady(300), lucky, steady(180)])
-    assert outcome.rival_time.median == pytest.approx(400e-6, rel=0.2)
+    outcome, _ = fake([steady(300), lucky, steady(180)])
+    assert outcome.rival.time.median == pytest.approx(400e-6, rel=0.2)
     assert not outcome.rival_wins
 
 
-def test_the_duel_is_run_in_turns_there_and_back(fake_race):
-    outcome, stopwatch = fake_race([steady(300), steady(200)])
-    default, rival = outcome.default_time.count, outcome.rival_time.count
+def test_the_final_rounds_run_in_turns_there_and_back(fake):
+    outcome, stopwatch = fake([steady(300), steady(200)])
+    default, rival = outcome.default.time.count, outcome.rival.time.count
     assert default == rival >= 15
     pipelines = [s[0].pipeline for s in stopwatch.segments if s[0].pipeline in stopwatch.seconds]
-    duel = pipelines[-2 * default :]
-    assert len(set(duel)) == 2
-    for turn, (first, second) in enumerate(zip(duel[::2], duel[1::2], strict=True)):
+    final = pipelines[-2 * default :]
+    assert len(set(final)) == 2
+    for turn, (first, second) in enumerate(zip(final[::2], final[1::2], strict=True)):
         assert first != second
-        assert (first == duel[0]) == (turn % 2 == 0)
+        assert (first == final[0]) == (turn % 2 == 0)
 
 
-def test_slow_kernels_run_few_times_and_not_all_in_one_submission(fake_race, monkeypatch):
+def test_slow_kernels_run_few_times_and_not_all_in_one_submission(fake, monkeypatch):
     submissions: list[float] = []
     real = FakeStopwatch.run
 
@@ -202,13 +202,13 @@ def test_slow_kernels_run_few_times_and_not_all_in_one_submission(fake_race, mon
         return seconds
 
     monkeypatch.setattr(FakeStopwatch, "run", run)
-    fake_race([steady(100e3), steady(90e3), steady(85e3)])
+    fake([steady(100e3), steady(90e3), steady(85e3)])
     # Two of the slow, ten calibrations, and what cannot be cut.
     assert max(submissions) < 1.5
 
 
-def test_inputs_and_outputs_rotate(fake_race):
-    _, stopwatch = fake_race([steady(3), steady(2)])
+def test_inputs_and_outputs_rotate(fake):
+    _, stopwatch = fake([steady(3), steady(2)])
     used = {
         dispatch.bound
         for segment in stopwatch.segments
@@ -220,8 +220,7 @@ def test_inputs_and_outputs_rotate(fake_race):
 
 def outcome_of(default: list[float], rival: list[float], *, held: bool) -> Outcome:
     choice = Choice(None, (8, 8, 1), "")
-    check = ClockCheck(1.0, 1.0, 1)
-    return Outcome(choice, summarize(default), choice, summarize(rival), check, held, 2)
+    return Outcome(Timed(choice, summarize(default)), Timed(choice, summarize(rival)), held)
 
 
 def test_nothing_wins_while_the_clocks_change():
@@ -230,9 +229,9 @@ def test_nothing_wins_while_the_clocks_change():
 
 
 def test_by_chance_quartiles_lie_apart_rarely():
-    """The shortest of duels between equals: one in a hundred goes wrong, no more."""
+    """The fewest final rounds between equals: one in a hundred goes wrong, no more."""
     rng = np.random.default_rng(5)
-    rounds = inside.DUEL_ROUNDS[0]
+    rounds = inside.FINAL_ROUNDS[0]
     wrong = sum(
         outcome_of(list(pair[0]), list(pair[1]), held=True).rival_wins
         for pair in np.exp(rng.normal(0, 0.2, (3000, 2, rounds)))
@@ -242,21 +241,21 @@ def test_by_chance_quartiles_lie_apart_rarely():
 
 def test_without_rivals_the_default_is_timed_alone(own_device, monkeypatch):
     task = task_on(own_device, "buffer")
-    alone = entrants(inside.context(own_device), task)[:1]
-    monkeypatch.setattr(race_module, "entrants", lambda *_: alone)
+    alone = candidates(inside.context(own_device), task)[:1]
+    monkeypatch.setattr(tune, "candidates", lambda *_: alone)
     stopwatch = FakeStopwatch({alone[0][1].pipeline: steady(50)})
     clocks = Clocks(inside.context(own_device), stopwatch)
-    outcome = race(inside.context(own_device), clocks, task)
+    outcome = measure(inside.context(own_device), clocks, task)
     assert outcome.rival is None
     assert not outcome.rival_wins
-    assert outcome.winner[1].median == pytest.approx(50e-6)
+    assert outcome.winner.time.median == pytest.approx(50e-6)
 
 
 @pytest.mark.parametrize("storage", ["texture3d", "buffer"])
 def test_scratch_is_real_data_and_is_given_back(own_device, storage):
     task = task_on(own_device, storage)
     memory = inside.context(own_device).memory
-    with inside.race_scratch(inside.context(own_device), task.problem, is_cpu=True) as pairs:
+    with inside.inputs_and_outputs(inside.context(own_device), task.problem, is_cpu=True) as pairs:
         assert len({x.uid for x, _ in pairs} | {out.uid for _, out in pairs}) == 2 * len(pairs) > 2
         tensor = own_device.empty(SHAPE, "float32", storage)
         for x, _ in pairs:
@@ -267,27 +266,27 @@ def test_scratch_is_real_data_and_is_given_back(own_device, storage):
             assert 0.5 < values.std() < 2
             assert len(np.unique(values)) > 0.9 * math.prod(SHAPE)
     for _ in range(3):  # as many copies on their way at once as there will be
-        with inside.race_scratch(inside.context(own_device), task.problem, is_cpu=True):
+        with inside.inputs_and_outputs(inside.context(own_device), task.problem, is_cpu=True):
             own_device.synchronize()
     before = memory.used
-    with inside.race_scratch(inside.context(own_device), task.problem, is_cpu=True):
+    with inside.inputs_and_outputs(inside.context(own_device), task.problem, is_cpu=True):
         assert memory.used == before
 
 
 def test_scratch_is_given_back_when_memory_runs_out(own_device, monkeypatch):
     task = task_on(own_device, "buffer")
-    real, calls, released = race_module.acquire_resource, itertools.count(), []
+    real, calls, released = tune.acquire_resource, itertools.count(), []
 
     def acquire(*arguments):
         if next(calls) == 3:
             raise OutOfMemoryError("none left")
         return real(*arguments)
 
-    monkeypatch.setattr(race_module, "acquire_resource", acquire)
+    monkeypatch.setattr(tune, "acquire_resource", acquire)
     monkeypatch.setattr(inside.context(own_device).resources, "release", released.append)
     with (
         pytest.raises(OutOfMemoryError, match="none left"),
-        inside.race_scratch(inside.context(own_device), task.problem, is_cpu=True),
+        inside.inputs_and_outputs(inside.context(own_device), task.problem, is_cpu=True),
     ):
         pass
     assert len(released) == 3

@@ -23,6 +23,7 @@ from pwconv.vk.commands import Dispatch, Recording
 from pwconv.vk.resources import DOWNLOAD, UPLOAD, Buffer
 
 _FRAMES = 2
+Preferences = tuple[tuple[int, int], ...]
 
 
 class Handle:
@@ -74,6 +75,11 @@ class Frame:
     program : Program
     source_dtypes : Mapping
         The type of each input's arrays.
+
+    Attributes
+    ----------
+    serial : int
+        Of the last submission.
     """
 
     def __init__(
@@ -84,38 +90,36 @@ class Frame:
         self._generation: int | None = None
         self._recording: Recording | None = None
         self._handle: weakref.ref[Handle] | None = None
-        self._serial = 0
+        self.serial = 0
         site, network = program.site, program.network
         self._tensors = {
             i: empty(device, program.shapes[i], site.dtype, site.storage)
             for i in (*network.inputs.values(), *network.outputs.values())
         }
-        self._sent: dict[str, Staged] = {}
-        for name, i in network.inputs.items():
-            self._stage(self._sent, name, i, source_dtypes[name], UPLOAD)
-        self._received: dict[str, Staged] = {}
-        for name, i in network.outputs.items():
-            self._stage(self._received, name, i, site.dtype, DOWNLOAD)
+        self._sent = {
+            name: staged
+            for name, i in network.inputs.items()
+            if (staged := self._stage(i, source_dtypes[name], UPLOAD))
+        }
+        self._received = {
+            name: staged
+            for name, i in network.outputs.items()
+            if (staged := self._stage(i, site.dtype, DOWNLOAD))
+        }
 
     @property
-    def busy(self) -> bool:
-        """True while a handle to the run may still take its results."""
+    def pending(self) -> Handle | None:
+        """The handle that may still take the results of the last run."""
         handle = self._handle() if self._handle else None
-        return handle is not None and handle._frame is not None
-
-    @property
-    def serial(self) -> int:
-        """Of the last submission."""
-        return self._serial
+        return handle if handle is not None and handle._frame is not None else None
 
     def run(self, arrays: Mapping[str, Array]) -> Handle:
         """Submit a run, after the results of the last one went to its handle."""
-        previous = self._handle() if self._handle else None
-        if previous is not None:
-            previous._wait()
+        if (pending := self.pending) is not None:
+            pending._wait()
         context, program = self._device._context, self._program
         with context.in_use():
-            context.queue.wait(self._serial)
+            context.queue.wait(self.serial)
             for name, array in arrays.items():
                 i = program.network.inputs[name]
                 n, c, h, w = program.shape4(i)
@@ -133,8 +137,8 @@ class Frame:
                     self._recording = Recording(context.queue, self._groups(), host_reads=True)
                     self._generation = program.generation
                 assert self._recording is not None
-                self._serial = self._recording.submit(awaited=True)
-        handle = Handle(self._device, self._serial, {}, self)
+                self.serial = self._recording.submit(awaited=True)
+        handle = Handle(self._device, self.serial, {}, self)
         self._handle = weakref.ref(handle)
         return handle
 
@@ -155,21 +159,14 @@ class Frame:
             results[name] = array.reshape(program.shapes[i])
         return results
 
-    def _stage(
-        self,
-        staged: dict[str, Staged],
-        name: str,
-        i: int,
-        dtype: DType,
-        preferences: tuple[tuple[int, int], ...],
-    ) -> None:
-        """Give an input or output a staging buffer, if it passes through one at once."""
+    def _stage(self, i: int, dtype: DType, preferences: Preferences) -> Staged | None:
+        """Return a staging buffer for an input or output that passes through one at once."""
         n, c, h, w = self._program.shape4(i)
         context = self._device._context
         chunk = one_chunk(context, (n, c, h * w), dtype.itemsize)
-        if chunk is not None:
-            buffer = Buffer(context, chunk_bytes(chunk, dtype), preferences)
-            staged[name] = Staged(chunk, buffer, dtype)
+        if chunk is None:
+            return None
+        return Staged(chunk, Buffer(context, chunk_bytes(chunk, dtype), preferences), dtype)
 
     def _groups(self) -> list[list[Dispatch]]:
         """Return the uploads, the nodes and the downloads, in order."""
@@ -206,11 +203,10 @@ class Frames:
         """Submit a run of arrays by input; with two in flight the older one is waited for."""
         dtypes = {name: array.dtype.newbyteorder("=") for name, array in arrays.items()}
         frames = self._frames.setdefault(tuple(dtypes[name] for name in sorted(dtypes)), [])
-        frame = next((frame for frame in frames if not frame.busy), None)
-        if frame is None:
-            if len(frames) < _FRAMES:
-                frame = Frame(self._device, self._program, dtypes)
-                frames.append(frame)
-            else:
-                frame = min(frames, key=lambda frame: frame.serial)
+        idle = [frame for frame in frames if frame.pending is None]
+        if idle or len(frames) == _FRAMES:
+            frame = idle[0] if idle else min(frames, key=lambda frame: frame.serial)
+        else:
+            frame = Frame(self._device, self._program, dtypes)
+            frames.append(frame)
         return frame.run(arrays)

@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 
 import pwconv
-from pwconv import reference, shaders
+from pwconv import reference, shaders, tune
 from pwconv.errors import OutOfMemoryError
 from pwconv.heuristics import Choice
 from pwconv.ops import matmul
-from pwconv.tuning import race, tuner
-from pwconv.tuning.store import Key, Store, Verdict
+from pwconv.ops.convolution import Task
+from pwconv.tune_store import Key, Store, Winner
 from support import inside, texels
 from support.accuracy import assert_within, check_layer, random_problem
 from support.leftovers import settled
@@ -29,19 +29,19 @@ def problem_of(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, np.nda
     return random_problem(rng, 9, 21, (5, 7), "float32", batch=2)
 
 
-def task_of(layer: pwconv.PointwiseConv2d, storage: str, shape: tuple = SHAPE) -> race.Task:
+def task_of(layer: pwconv.PointwiseConv2d, storage: str, shape: tuple = SHAPE) -> Task:
     out_shape = (shape[0], layer.out_channels, *shape[2:])
     return inside.task(layer, storage, shape, out_shape)
 
 
-def verdicts_for(layer: pwconv.PointwiseConv2d, storage: str, choice: Choice) -> dict[Key, Verdict]:
-    """Return a verdict that a choice is best, as a race would give it."""
+def winners_for(layer: pwconv.PointwiseConv2d, storage: str, choice: Choice) -> dict[Key, Winner]:
+    """Return a winner that a choice is best, as measuring would give it."""
     task = task_of(layer, storage)
     default = matmul.choose(inside.context(layer.device), task.problem, task.weight_storage)
-    verdict = Verdict(
+    winner = Winner(
         choice.variant.name, choice.workgroup, 2e-6, default.variant.name, default.workgroup, 3e-6
     )
-    return {Key(task.problem, task.weight_storage): verdict}
+    return {Key(task.problem, task.weight_storage): winner}
 
 
 def dispatched(
@@ -71,7 +71,7 @@ def others(
     layer: pwconv.PointwiseConv2d, storage: str
 ) -> list[tuple[Choice, tuple[int, int, int]]]:
     """Return every choice but the default, with the workgroup that it comes to."""
-    found = race.entrants(inside.context(layer.device), task_of(layer, storage))[1:]
+    found = tune.candidates(inside.context(layer.device), task_of(layer, storage))[1:]
     return [(choice, plan.workgroup) for choice, plan in found]
 
 
@@ -84,8 +84,8 @@ def test_every_candidate_that_is_stored_is_run_and_is_right(
     layer = pwconv.PointwiseConv2d(packed, bias, storage=storage, device=own)
     store = inside.tuner(own).store
     for choice, workgroup in others(layer, storage):
-        store.add(verdicts_for(layer, storage, choice))
-        setattr(inside.tuner(own), inside.VERDICTS, None)  # as in a process that starts now
+        store.add(winners_for(layer, storage, choice))
+        setattr(inside.tuner(own), inside.WINNERS, None)  # as in a process that starts now
         layer = pwconv.PointwiseConv2d(packed, bias, activation="silu", storage=storage, device=own)
         explained = layer.explain(SHAPE, storage)
         assert dispatched(layer, storage) == (choice.variant.name, workgroup)
@@ -95,7 +95,7 @@ def test_every_candidate_that_is_stored_is_run_and_is_right(
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float16"])
-def test_a_verdict_is_taken_only_by_its_own_problem(open_device: OpenDevice, rng, dtype):
+def test_a_winner_is_taken_only_by_its_own_problem(open_device: OpenDevice, rng, dtype):
     _, weight, bias = problem_of(rng)
     own = open_device("cached")
 
@@ -104,7 +104,7 @@ def test_a_verdict_is_taken_only_by_its_own_problem(open_device: OpenDevice, rng
 
     layer = make()
     ((choice, workgroup), *_) = others(layer, "buffer")
-    inside.tuner(own).store.add(verdicts_for(layer, "buffer", choice))
+    inside.tuner(own).store.add(winners_for(layer, "buffer", choice))
     tuned = {
         "itself": make().explain(SHAPE, "buffer"),
         "an activation": make(activation="gelu").explain(SHAPE, "buffer"),
@@ -137,26 +137,26 @@ def test_what_each_mode_reads_measures_and_writes(
     x, weight, bias = problem_of(rng)
     own = open_device(mode)
     read: list[str] = []
-    raced: list[race.Task] = []
-    real_read, real_race = Store.read, race.race
+    measured: list[Task] = []
+    real_read, real_measure = Store.read, tune.measure
 
     def read_store(self):
         read.append("read")
         return real_read(self)
 
     def run(context, clocks, task):
-        raced.append(task)
-        return real_race(context, clocks, task)
+        measured.append(task)
+        return real_measure(context, clocks, task)
 
     monkeypatch.setattr(Store, "read", read_store)
-    monkeypatch.setattr(tuner, "race", run)
+    monkeypatch.setattr(tune, "measure", run)
     layer = pwconv.PointwiseConv2d(weight, bias, device=own)
     for _ in range(3):
         check_layer(layer, x, weight, bias)
     check_layer(pwconv.PointwiseConv2d(weight, bias, device=own), x, weight, bias)
     assert bool(read) == (mode != "off")
     # Once for each storage, however often it is called.
-    assert len(raced) == (2 if mode == "on-demand" else 0)
+    assert len(measured) == (2 if mode == "on-demand" else 0)
     assert inside.tuner(own).store.file.exists() == (mode == "on-demand")
 
 
@@ -165,7 +165,7 @@ def test_on_demand_is_found_by_the_next_process(open_device: OpenDevice, rng, qu
     first = pwconv.PointwiseConv2d(weight, bias, device=open_device("on-demand"))
     check_layer(first, x, weight, bias)
     told = [first.explain(SHAPE, storage) for storage in ("texture3d", "buffer")]
-    monkeypatch.setattr(tuner, "race", None)  # nothing is left to measure
+    monkeypatch.setattr(tune, "measure", None)  # nothing is left to measure
     for mode in ("on-demand", "cached"):
         later = pwconv.PointwiseConv2d(weight, bias, device=open_device(mode))
         for before in told:
@@ -196,14 +196,14 @@ def test_on_demand_leaves_the_callers_tensors_alone(open_device: OpenDevice, rng
 def test_on_demand_from_threads(open_device: OpenDevice, rng, quick, monkeypatch):
     _, weight, bias = problem_of(rng)
     own = open_device("on-demand")
-    raced: list[race.Task] = []
-    real = race.race
+    measured: list[Task] = []
+    real = tune.measure
 
     def run(context, clocks, task):
-        raced.append(task)
+        measured.append(task)
         return real(context, clocks, task)
 
-    monkeypatch.setattr(tuner, "race", run)
+    monkeypatch.setattr(tune, "measure", run)
     inputs = [rng.standard_normal((1, 9, 3, 2 + n)).astype(np.float32) for n in range(2)]
     shared = pwconv.PointwiseConv2d(weight, bias, device=own)
     failures: list[BaseException] = []
@@ -224,7 +224,7 @@ def test_on_demand_from_threads(open_device: OpenDevice, rng, quick, monkeypatch
     for thread in threads:
         thread.join()
     assert not failures
-    assert len(raced) == len({task.problem for task in raced}) == 2
+    assert len(measured) == len({task.problem for task in measured}) == 2
 
 
 @pytest.mark.parametrize("error", [OutOfMemoryError("none left"), MemoryError()], ids=repr)
@@ -235,7 +235,7 @@ def test_without_memory_to_measure_in_the_default_is_used(
         raise error
 
     x, weight, bias = problem_of(rng)
-    monkeypatch.setattr(race, "acquire_resource", fail)
+    monkeypatch.setattr(tune, "acquire_resource", fail)
     own = open_device("on-demand")
     layer = pwconv.PointwiseConv2d(weight, bias, device=own)
     with caplog.at_level("INFO"):
@@ -260,8 +260,8 @@ def test_a_folder_that_cannot_be_written_costs_only_the_next_start(
 
 def test_nothing_is_kept_while_the_clocks_change(open_device: OpenDevice, rng, quick, monkeypatch):
     x, weight, bias = problem_of(rng)
-    real = race.race
-    monkeypatch.setattr(tuner, "race", lambda *task: dataclasses.replace(real(*task), held=False))
+    real = tune.measure
+    monkeypatch.setattr(tune, "measure", lambda *task: dataclasses.replace(real(*task), held=False))
     own = open_device("on-demand")
     layer = pwconv.PointwiseConv2d(weight, bias, device=own)
     check_layer(layer, x, weight, bias)
@@ -279,25 +279,25 @@ UNUSABLE: dict[str, Callable[[dict], object]] = {
     "another device": lambda d: d.update(device="another"),
     "another version": lambda d: d.update(pwconv="0.0.1"),
     "other shaders": lambda d: d.update(shaders="0" * 64),
-    "an unknown variant": lambda d: d["verdicts"][0].update(variant="conv2d_pw_magic"),
-    "unprintable": lambda d: d["verdicts"][0].update(variant="\ud800\x1b[2J"),
-    "another layer's variant": lambda d: d["verdicts"][0].update(variant="bench_copy_x4"),
-    "another type's variant": lambda d: d["verdicts"][0].update(
+    "an unknown variant": lambda d: d["winners"][0].update(variant="conv2d_pw_magic"),
+    "unprintable": lambda d: d["winners"][0].update(variant="\ud800\x1b[2J"),
+    "another layer's variant": lambda d: d["winners"][0].update(variant="bench_copy_x4"),
+    "another type's variant": lambda d: d["winners"][0].update(
         variant=shaders.variants("conv2d_pw_staged_buffer", dtype="fp16")[0].name
     ),
-    "another default": lambda d: d["verdicts"][0].update(default_variant="conv2d_pw_old"),
-    "another default's workgroup": lambda d: d["verdicts"][0].update(default_workgroup=[2, 2, 2]),
+    "another default": lambda d: d["winners"][0].update(default_variant="conv2d_pw_old"),
+    "another default's workgroup": lambda d: d["winners"][0].update(default_workgroup=[2, 2, 2]),
 }
 
 
 @pytest.mark.parametrize("change", UNUSABLE.values(), ids=UNUSABLE)
-def test_a_verdict_that_cannot_be_used_is_ignored(open_device: OpenDevice, rng, caplog, change):
+def test_a_winner_that_cannot_be_used_is_ignored(open_device: OpenDevice, rng, caplog, change):
     x, weight, bias = problem_of(rng)
     own = open_device("cached")
     layer = pwconv.PointwiseConv2d(weight, bias, storage="buffer", device=own)
     default = dispatched(layer, "buffer")
     store = inside.tuner(own).store
-    store.add(verdicts_for(layer, "buffer", others(layer, "buffer")[0][0]))
+    store.add(winners_for(layer, "buffer", others(layer, "buffer")[0][0]))
     rewrite(store, change)
     own = open_device("cached")
     layer = pwconv.PointwiseConv2d(weight, bias, storage="buffer", device=own)
@@ -321,7 +321,7 @@ def test_a_variant_that_the_device_cannot_run_is_ignored(open_device: OpenDevice
     x, weight = x.astype(np.float16), weight.astype(np.float16)
     layer = pwconv.PointwiseConv2d(weight, bias, storage="buffer", device=own)
     choice = Choice(unable[0], (8, 8, 1), "")
-    inside.tuner(own).store.add(verdicts_for(layer, "buffer", choice))
+    inside.tuner(own).store.add(winners_for(layer, "buffer", choice))
     assert "tuned" not in layer.explain(SHAPE).reason
     check_layer(layer, x, weight, bias)
 

@@ -1,1 +1,0 @@
-"""Tuning: race the variants of a layer, keep the verdicts on disk, pick by them."""
