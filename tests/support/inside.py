@@ -8,12 +8,25 @@ read an attribute of what they are given.
 from __future__ import annotations
 
 from collections import OrderedDict
-from contextlib import nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from types import SimpleNamespace
 from typing import Any
 
+import pytest
+
 import pwconv
-from pwconv import activation, cache, cli, dispatch, reference, shaders, staging, weights
+from pwconv import (
+    activation,
+    cache,
+    cli,
+    dispatch,
+    heuristics,
+    reference,
+    shaders,
+    staging,
+    weights,
+)
 from pwconv import context as context_module
 from pwconv import device as device_module
 from pwconv.bench import graphs as bench_graphs
@@ -38,6 +51,8 @@ validate_by_default = device_module._validate_by_default
 SLOWEST_RATE = dispatch._SLOWEST
 host = cache._host
 CONV_FAMILIES = conv2d_pw_choice._FAMILIES
+heuristics_text = heuristics._text
+heuristics_entries = heuristics._entries
 EPS32 = reference._EPS32
 MAX16 = reference._MAX16
 TINY = reference._TINY
@@ -128,6 +143,28 @@ def paper_context(info: pwconv.DeviceInfo, denied: Any = None, **parts: Any) -> 
 
 def _nothing_kept() -> dict[str, Any]:
     return {"_lacks": {}, "_able": {}, "_plans": OrderedDict(), "recordings": OrderedDict()}
+
+
+def ranked_tiles(kind: str, info: pwconv.DeviceInfo, **problem: Any) -> list[str]:
+    """Return the tiles that heuristics.toml ranks for a device, best first."""
+    applying = heuristics._applying(kind, info.key, **problem)
+    ranked = next(entry.values["tiles"] for entry in applying if "tiles" in entry.values)
+    return [each["tile"] for each in ranked]
+
+
+@contextmanager
+def other_heuristics(text: str) -> Iterator[None]:
+    """Have heuristics.toml be another text meanwhile."""
+    kept = (heuristics._entries, heuristics._selected, heuristics._pays)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(heuristics, "_text", lambda: text)
+        for each in kept:
+            each.cache_clear()
+        try:
+            yield
+        finally:
+            for each in kept:
+                each.cache_clear()
 
 
 def tuner(device: pwconv.Device) -> Any:
