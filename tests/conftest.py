@@ -21,7 +21,8 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 import pwconv
-from pwconv import deny_list, tune_store
+from pwconv import deny_list
+from pwconv.tune import store as tune_store
 
 settings.register_profile(
     "pwconv",

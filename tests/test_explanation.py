@@ -73,6 +73,7 @@ def test_it_says_why(device):
     task = inside.task(layer, "buffer", (2, 9, 5, 7), (2, 21, 5, 7))
     choice = matmul.choose(inside.context(device), task.problem, task.weight_storage)
     assert explained.reason == choice.reason
+    assert explained.reason.startswith("heuristics.toml, conv2d_pw default 'buffers': ")
     lines = str(explained).splitlines()
     assert lines[0] == "x           (2, 9, 5, 7) → (2, 21, 5, 7), float32"
     assert lines[1] == "storage     buffer: as x is"

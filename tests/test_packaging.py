@@ -59,7 +59,7 @@ def test_it_runs_from_a_zip_file_and_without_metadata(device, tmp_path, zipped):
     assert (total, version) == ("60.0", f"pwconv {pwconv.__version__}")
 
 
-def test_pyinstaller_takes_the_spirv_along(monkeypatch):
+def test_pyinstaller_takes_the_spirv_and_the_heuristics_along(monkeypatch):
     hooks = ModuleType("PyInstaller.utils.hooks")
     hooks.collect_data_files = lambda *arguments, **options: (arguments, options)
     for name in ("PyInstaller", "PyInstaller.utils"):
@@ -67,5 +67,6 @@ def test_pyinstaller_takes_the_spirv_along(monkeypatch):
     monkeypatch.setitem(sys.modules, hooks.__name__, hooks)
     (folder,) = _pyinstaller.hook_folders()
     hook = runpy.run_path(str(Path(folder) / "hook-pwconv.py"))
-    assert hook["datas"] == (("pwconv",), {"subdir": "spirv"})
+    assert hook["datas"] == (("pwconv",), {"includes": ["heuristics.toml", "spirv/*"]})
+    assert (PACKAGE / "heuristics.toml").is_file()
     assert (PACKAGE / "spirv" / "manifest.json").is_file()

@@ -13,6 +13,7 @@ import os
 import sys
 import warnings
 from collections.abc import Callable
+from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,14 +21,14 @@ import pwconv
 from pwconv.cache import cache_problem, cache_root
 from pwconv.deny_list import DenyList
 from pwconv.device import choose_device, open_context, require_devices
-from pwconv.documents import require_writable, write_document
-from pwconv.tune import tuning_mode
-from pwconv.tune_store import Store
+from pwconv.documents import require_writable, write_document, write_text
+from pwconv.tune.store import Store
+from pwconv.tune.tuner import tuning_mode
 
 if TYPE_CHECKING:
     from pwconv.bench.cases import Shape
     from pwconv.heuristics import Choice
-    from pwconv.tune import Outcome
+    from pwconv.tune.tuner import Outcome
     from pwconv.verify.run import Result, Verification
 
 _DTYPES = ("float32", "float16")
@@ -66,9 +67,10 @@ _TUNE = """\
 Measure every variant of pointwise layers, and keep the fastest.
 
 What is found is kept in the user's cache folder; layers use it as PWCONV_TUNE
-says.
+says. --export writes all that is kept of the device in the form of
+heuristics.toml, for others with such a device.
 
-example: pwconv tune --shape 96,192,128,128 --dtype float16"""
+example: pwconv tune --shape 96,192,128,128 --dtype float16 --export card.toml"""
 
 _BENCH = """\
 Measure graphs against the device's own ceilings.
@@ -202,6 +204,9 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
             choices=_STORAGES,
             help="of activations; by default both",
         )
+    tune.add_argument(
+        "--export", type=Path, metavar="FILE", help="write what is kept of the device as TOML"
+    )
     bench.add_argument("--no-host", action="store_true", help="leave the host's cost out")
     for command in (verify, bench):
         command.add_argument("--json", type=Path, metavar="FILE", help="write everything found")
@@ -407,9 +412,12 @@ def _tune(options: argparse.Namespace) -> bool:
     from pwconv.bench.cases import edgetam_shapes
     from pwconv.bench.table import make_table
     from pwconv.terminal import make_console, progress_bar, show
-    from pwconv.tune import LEAST_GAIN
+    from pwconv.tune.export import export
+    from pwconv.tune.tuner import LEAST_GAIN
 
     console = make_console()
+    if options.export:
+        require_writable(options.export)
     table = make_table("", "layer", "dtype", "storage", "default", "µs", "winner", "µs", "gain")
     for column in (4, 6, 7):
         table.columns[column].justify = "right"
@@ -442,7 +450,14 @@ def _tune(options: argparse.Namespace) -> bool:
                     break
                 else:
                     table.add_row(f"{shape}", dtype, storage, *_outcome_cells(outcome))
-        count = len(store.read())
+        winners = store.read()
+    count = len(winners)
+    # The file first: the reader of the output may close the pipe.
+    problems: list[pwconv.PwconvError] = []
+    lines = []
+    if options.export:
+        text = export(device.info, winners, date.today())
+        lines = _attempt(lambda: write_text(text, options.export), options.export, problems)
     show(console, table)
     for failure in failures:
         show(console, f"failed {failure}")
@@ -456,8 +471,11 @@ def _tune(options: argparse.Namespace) -> bool:
     if tuning_mode() == "off":
         show(console, "note   PWCONV_TUNE is off: layers will not use what was found")
     show(console, f"kept   {count} {'winner' if count == 1 else 'winners'} in {store.file}")
-    if unwritable:  # after what was found before
-        raise unwritable
+    for line in lines:
+        show(console, line)
+    for problem in [unwritable, *problems]:  # after what was found before
+        if problem:
+            raise problem
     return table.row_count > 0
 
 
@@ -475,7 +493,7 @@ def _tune_layer(device: pwconv.Device, shape: Shape, dtype: str, storage: str) -
 
 def _outcome_cells(outcome: Outcome) -> tuple[str, ...]:
     from pwconv.bench.table import microseconds
-    from pwconv.tune import LEAST_GAIN
+    from pwconv.tune.tuner import LEAST_GAIN
 
     default = (_label(outcome.default.choice), microseconds(outcome.default.time))
     if outcome.rival_wins:
@@ -534,8 +552,15 @@ def _write(
     """Write the JSON document if one was asked for; return a line that says so."""
     if path is None:
         return []
+    return _attempt(lambda: write_document(document, path), path, problems)
+
+
+def _attempt(
+    write: Callable[[], None], path: Path, problems: list[pwconv.PwconvError]
+) -> list[str]:
+    """Write a file; return a line that says so, or add to the problems."""
     try:
-        write_document(document, path)
+        write()
     except pwconv.PwconvError as error:
         problems.append(error)
         return []

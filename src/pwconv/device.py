@@ -110,7 +110,7 @@ class Device:
     def __init__(self, device: int | str | None = None, *, validate: bool | None = None) -> None:
         # Imported here: only opening a device needs them.
         from pwconv.deny_list import DenyList
-        from pwconv.tune import Tuner, tuning_mode
+        from pwconv.tune.tuner import Tuner, tuning_mode
 
         mode = tuning_mode()
         if validate is None:

@@ -1,4 +1,4 @@
-"""Files of commands: JSON documents at a path of the user's."""
+"""Files of commands: JSON documents and text at a path of the user's."""
 
 from __future__ import annotations
 
@@ -48,9 +48,19 @@ def write_document(document: dict[str, Any], path: Path) -> None:
     PwconvError
         The file cannot be written.
     """
-    text = json.dumps(document, indent=1, ensure_ascii=False, allow_nan=False)
+    write_text(json.dumps(document, indent=1, ensure_ascii=False, allow_nan=False) + "\n", path)
+
+
+def write_text(text: str, path: Path) -> None:
+    """Write a text in UTF-8; an existing file is overwritten.
+
+    Raises
+    ------
+    PwconvError
+        The file cannot be written.
+    """
     try:
         # Lone surrogates, which UTF-8 cannot encode, become JSON escapes.
-        path.write_text(text + "\n", encoding="utf-8", errors="backslashreplace")
+        path.write_text(text, encoding="utf-8", errors="backslashreplace")
     except OSError as error:
         raise PwconvError(f"{path} cannot be written: {error.strerror}") from None

@@ -17,13 +17,13 @@ if TYPE_CHECKING:
     from pwconv.heuristics_file import Entries, Entry
 
 FILE = "heuristics.toml"
+WORKGROUP: Size3 = (8, 8, 1)  # where an entry says no other
 
 # A tile that computes this much more than another, past the output channels there are, is no rival.
 _WASTE_ALLOWED = 1.1
 # A point decides no problem that is further from it, on an axis.
 _NEAR = 2.0
 _MOST = 2**63
-_WORKGROUP = (8, 8, 1)
 _UNIT = "cooperativeMatrix"
 _KEY = DeviceKey._fields
 
@@ -257,7 +257,7 @@ def _selected(
     return (
         tuple(measured),
         tuple(rules),
-        None if smallest is None else Choice(smallest, _WORKGROUP, reason),
+        None if smallest is None else Choice(smallest, WORKGROUP, reason),
     )
 
 
@@ -278,7 +278,7 @@ def _point(entry: Entry, variant: Variant) -> _Point:
         f"{entry.where}: measured at M·batch = {at['m']}, N = {at['n']}, K = {at['k']} on "
         f"{at['device']} ({at['driver']}, {at['date']})"
     )
-    workgroup = tuple(at.get("workgroup", _WORKGROUP))
+    workgroup = tuple(at.get("workgroup", WORKGROUP))
     return _Point(at["m"], at["n"], at["k"], Choice(variant, workgroup, reason))
 
 
@@ -300,7 +300,7 @@ def _rule(entry: Entry, able: tuple[Variant, ...]) -> _Rule | None:
     return _Rule(
         tiles=tiles,
         ranked="tiles" in says,
-        workgroup=tuple(says.get("workgroup", _WORKGROUP)),
+        workgroup=tuple(says.get("workgroup", WORKGROUP)),
         reason=f"{entry.where}: {says['why']}{measured}{ranked}",
         m_max=says.get("m_max", _MOST),
         n_max=says.get("n_max", _MOST),

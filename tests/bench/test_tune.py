@@ -6,11 +6,12 @@ import json
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 
 import pwconv
-from pwconv import cli
-from pwconv.tune_store import Store
+from pwconv import cli, heuristics_file
+from pwconv.tune.store import Store
 from support import inside
 from support.command_line import run
 
@@ -47,6 +48,33 @@ def test_tune_then_info_then_use(device, home):
         [sys.executable, "-c", program], capture_output=True, text=True, check=False
     )
     assert "this device" in used.stdout, used.stderr
+
+
+def test_what_is_kept_is_exported(device, home, tmp_path):
+    """And decides where it is appended to heuristics.toml."""
+    file = tmp_path / "card.toml"
+    file.write_text("of another day")
+    arguments = ("tune", "-d", str(device.info.index), "--dtype", "float32", "-s", "16,8,8,8")
+    result = run(*arguments, "--storage", "texture3d", "--export", str(file))
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert result.stdout.splitlines()[-1] == f"wrote {file}"
+    (kept,) = Store(device.info).read().values()
+    text = file.read_text()
+    (point,) = heuristics_file.parse(text, file.name)["conv2d_pw"].points
+    assert (point.values["variant"], point.values["seconds"]) == (kept.variant, kept.seconds)
+    with inside.other_heuristics(inside.heuristics_text() + text):
+        layer = pwconv.PointwiseConv2d(np.ones((8, 16), np.float32), device=device)
+        explained = layer.explain((2, 16, 8, 8), "texture3d")
+        assert explained.variant == kept.variant
+        assert "measured at M·batch = 64, N = 8, K = 16 on " in explained.reason
+
+
+@pytest.mark.parametrize("where", ["no/such/file.toml", "."])
+def test_an_export_that_cannot_be_written_is_said_before_the_work(device, home, tmp_path, where):
+    result = run("tune", "-d", str(device.info.index), "--export", str(tmp_path / where))
+    assert result.returncode == 1
+    assert " cannot be written: " in result.stderr
+    assert not Store(device.info).file.exists()
 
 
 def test_info_without_a_file(device, home):

@@ -62,7 +62,7 @@ def test_a_wheel_from_the_sdist_is_pure_and_complete(wheel):
     assert compiled <= set(names)
     assert len(names) == len(set(names))
     others = [n for n in names if n not in sources | compiled and ".dist-info/" not in n]
-    assert others == ["pwconv/py.typed"]
+    assert sorted(others) == ["pwconv/heuristics.toml", "pwconv/py.typed"]
 
 
 @pytest.mark.exhaustive
@@ -81,7 +81,8 @@ def test_the_wheel_needs_few_packages_and_no_compiler(wheel):
     lines = archive.read(metadata).decode().splitlines()
     needs = [line for line in lines if line.startswith("Requires-Dist") and "extra ==" not in line]
     names = [line.split()[1].split(">")[0] for line in needs]
-    assert names == ["numpy", "platformdirs", "rich", "vulkan"]
+    assert names == ["numpy", "platformdirs", "rich", "tomli", "vulkan"]
+    assert needs[3].endswith("; python_version < '3.11'")
     assert f"Version: {pwconv.__version__}" in lines
     links = [line.split()[1] for line in lines if line.startswith("Project-URL")]
     assert links == ["Homepage,", "Source,", "Changelog,", "Issues,"]

@@ -12,10 +12,11 @@ import numpy as np
 import pytest
 
 import pwconv
-from pwconv import reference, tune
+from pwconv import reference
 from pwconv.cache import cache_folder, read_pipelines
 from pwconv.ops import matmul
-from pwconv.tune_store import Store
+from pwconv.tune import tuner as tune
+from pwconv.tune.store import Store
 from support import inside
 from support.accuracy import assert_within, random_problem
 

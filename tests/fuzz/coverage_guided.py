@@ -23,7 +23,7 @@ with atheris.instrument_imports(include=["pwconv", "json"]):
     import pwconv
     from pwconv import cache, shaders
     from pwconv.models import parameters
-    from pwconv.tune_store import Store
+    from pwconv.tune.store import Store
 
 _ENTRY = {
     "storage": "buffer",

@@ -17,8 +17,8 @@ from pwconv import shaders
 from pwconv.cache import read_pipelines
 from pwconv.models import parameters
 from pwconv.ops import matmul
-from pwconv.tune import Tuner
-from pwconv.tune_store import Store
+from pwconv.tune.store import Store
+from pwconv.tune.tuner import Tuner
 from support import inside
 from support.arguments import anything, attempt
 

@@ -306,9 +306,8 @@ def test_the_tile_follows_shape_and_device(device, monkeypatch, storage, kind):
 
     for shape in ((1, 8192, 1, 256), (1, 1, 8192, 256)):
         lanes = lanes_of(storage, shape)
-        ranked = [
-            t for t, _ in inside.linear_preference(inside.context(device), storage, lanes).tiles
-        ]
+        asked = {"storage": storage, "dtype": "float32", "lanes": lanes}
+        ranked = inside.ranked_tiles("linear", info, **asked)
         assert tile(shape, 3072) == ranked[0]
         assert tile(shape, 4) != ranked[0]  # one n4: most of the first tile would be waste
         assert tile((1, 9, 1, 256) if lanes == 4 else (1, 1, 9, 256), 4) == ranked[-1]

@@ -7,12 +7,25 @@ read an attribute of what they are given.
 
 from __future__ import annotations
 
-from contextlib import nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from types import SimpleNamespace
 from typing import Any
 
+import pytest
+
 import pwconv
-from pwconv import activation, cache, cli, dispatch, reference, shaders, staging, tune, weights
+from pwconv import (
+    activation,
+    cache,
+    cli,
+    dispatch,
+    heuristics,
+    reference,
+    shaders,
+    staging,
+    weights,
+)
 from pwconv import context as context_module
 from pwconv import device as device_module
 from pwconv.bench import graphs as bench_graphs
@@ -20,6 +33,7 @@ from pwconv.graph import graph as graph_module
 from pwconv.lru import LruCache
 from pwconv.ops import convolution, elementwise
 from pwconv.timing import ceilings, clocks
+from pwconv.tune import tuner as tune
 from pwconv.vk import (
     api,
     commands,
@@ -39,6 +53,8 @@ host = cache._host
 CONV_FAMILIES = convolution._FAMILIES
 ELEMENTWISE_NUMBERS = elementwise._NUMBERS
 convolution_weight_storage = convolution._weight_storage
+heuristics_text = heuristics._text
+heuristics_entries = heuristics._entries
 as_pair = reference._pair
 SHADERS = shaders._folder()
 manifest = shaders._manifest
@@ -122,6 +138,28 @@ def paper_context(info: pwconv.DeviceInfo, denied: Any = None, **parts: Any) -> 
 
 def _nothing_kept() -> dict[str, Any]:
     return {"_lacks": {}, "_able": {}, "_plans": LruCache(1024), "recordings": LruCache(256)}
+
+
+def ranked_tiles(kind: str, info: pwconv.DeviceInfo, **problem: Any) -> list[str]:
+    """Return the tiles that heuristics.toml ranks for a device, best first."""
+    applying = heuristics._applying(kind, info.key, **problem)
+    ranked = next(entry.values["tiles"] for entry in applying if "tiles" in entry.values)
+    return [each["tile"] for each in ranked]
+
+
+@contextmanager
+def other_heuristics(text: str) -> Iterator[None]:
+    """Have heuristics.toml be another text meanwhile."""
+    kept = (heuristics._entries, heuristics._selected, heuristics._pays)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(heuristics, "_text", lambda: text)
+        for each in kept:
+            each.cache_clear()
+        try:
+            yield
+        finally:
+            for each in kept:
+                each.cache_clear()
 
 
 def tuner(device: pwconv.Device) -> Any:

@@ -22,7 +22,7 @@ import pwconv
 from pwconv.context import Context
 from pwconv.layout import buffer_bytes
 from pwconv.tensor import VK_FORMATS
-from pwconv.tune import Tuner
+from pwconv.tune.tuner import Tuner
 from pwconv.vk.cooperative_matrix import Matrix
 from pwconv.vk.physical_device import ImageLimit
 from pwconv.vk.resources import Buffer, Image, Requirements, image_limit

@@ -10,14 +10,15 @@ import numpy as np
 import pytest
 
 import pwconv
-from pwconv import reference, tune
+from pwconv import reference
 from pwconv.errors import OutOfMemoryError
 from pwconv.heuristics import Choice
 from pwconv.ops import convolution, matmul
 from pwconv.ops.convolution import Task
 from pwconv.timing.clocks import Clocks
 from pwconv.timing.stopwatch import summarize
-from pwconv.tune import LEAST_GAIN, Outcome, Timed, candidates, measure
+from pwconv.tune import tuner as tune
+from pwconv.tune.tuner import LEAST_GAIN, Outcome, Timed, candidates, measure
 from pwconv.vk.commands import Dispatch, Groups
 from pwconv.vk.pipelines import Pipeline
 from support import inside

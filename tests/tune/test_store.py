@@ -22,7 +22,7 @@ from pwconv.cache import MOST_BYTES, MOST_TEXT
 from pwconv.dtypes import FLOAT16, FLOAT32
 from pwconv.ops.convolution import Problem
 from pwconv.ops.window import Geometry
-from pwconv.tune_store import Key, Store, Winner
+from pwconv.tune.store import Key, Store, Winner
 from support import inside
 
 INFO = pwconv.DeviceInfo(

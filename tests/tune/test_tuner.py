@@ -11,12 +11,13 @@ import numpy as np
 import pytest
 
 import pwconv
-from pwconv import reference, shaders, tune
+from pwconv import reference, shaders
 from pwconv.errors import OutOfMemoryError
 from pwconv.heuristics import Choice
 from pwconv.ops import matmul
 from pwconv.ops.convolution import Task
-from pwconv.tune_store import Key, Store, Winner
+from pwconv.tune import tuner as tune
+from pwconv.tune.store import Key, Store, Winner
 from support import inside, texels
 from support.accuracy import assert_within, check_layer, random_problem
 from support.leftovers import settled

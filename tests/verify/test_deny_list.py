@@ -20,7 +20,7 @@ from pwconv.context import Denied
 from pwconv.deny_list import Denial, DenyList
 from pwconv.device import open_context
 from pwconv.ops import matmul
-from pwconv.tune_store import Key, Winner
+from pwconv.tune.store import Key, Winner
 from pwconv.verify.run import selected, verify
 from support import inside
 from support.accuracy import check_layer, check_linear, random_linear, random_problem

@@ -36,7 +36,7 @@ from pwconv.ops.convolution import Problem, Task
 from pwconv.tensor import acquire_resource
 from pwconv.timing.clocks import ClockCheck, Clocks, chain_lengths, rotation, serial
 from pwconv.timing.stopwatch import Sample, summarize
-from pwconv.tune_store import Key, Store, Winner
+from pwconv.tune.store import Key, Store, Winner
 from pwconv.vk.commands import Dispatch, Groups, Size3
 from pwconv.vk.resources import Resource
 
