@@ -14,7 +14,6 @@ from pwconv.errors import OutOfMemoryError, UnsupportedError
 from pwconv.graph import Graph
 from pwconv.graph.program import Program
 from pwconv.timing.clocks import Clocks, chain, chain_lengths, rotation
-from pwconv.timing.stopwatch import summarize
 
 _SAMPLES_CPU = 3
 
@@ -81,12 +80,11 @@ class Pwconv:
         """Nothing: the device is the caller's."""
 
     def _time(self, contender: str, program: Program, kernels: Sequence[str]) -> Run:
-        clocks, network = self._clocks, program.network
-        dtype, storage = program.site.dtype.name, program.site.storage
-        inputs, outputs = network.inputs.values(), network.outputs.values()
+        clocks, dtype, storage = self._clocks, program.site.dtype, program.site.storage
+        inputs, outputs = program.network.inputs.values(), program.network.outputs.values()
         elements = sum(math.prod(program.shapes[i]) for i in (*inputs, *outputs))
-        bytes_each = elements * program.site.dtype.itemsize
-        sets = rotation(bytes_each, is_cpu=clocks.is_cpu)
+        set_bytes = elements * dtype.itemsize
+        sets = rotation(set_bytes, is_cpu=clocks.is_cpu)
         rng = np.random.default_rng(1)
         arrays = {i: rng.standard_normal(program.shapes[i], np.float32) for i in inputs}
         tensors = [
@@ -94,24 +92,20 @@ class Pwconv:
             | {i: self._device.empty(program.shapes[i], dtype, storage) for i in outputs}
             for _ in range(sets)
         ]
-        runs = [
-            program.groups({i: tensor.resource for i, tensor in each.items()}) for each in tensors
-        ]
-
+        runs = [program.groups({i: t.resource for i, t in each.items()}) for each in tensors]
         estimate = clocks.estimate(runs[0])
         repetitions, samples = (1, _SAMPLES_CPU) if clocks.is_cpu else chain_lengths(estimate)
-        segments = chain(runs, repetitions, samples)
-        seconds, check = clocks.time(segments)
+        sample, check = clocks.sample(chain(runs, repetitions, samples), repetitions)
         return Run(
             contender,
-            dtype,
-            summarize(seconds, repetitions),
+            dtype.name,
+            sample,
             check,
             storage=storage,
             kernels=list(dict.fromkeys(kernels)),
             dispatches=sum(map(len, runs[0])),
             scratch=program.scratch_bytes,
-            working_set=sets * bytes_each,
+            working_set=sets * set_bytes,
         )
 
 

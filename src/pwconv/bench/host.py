@@ -21,11 +21,11 @@ from pwconv.timing.clocks import Clocks
 from pwconv.timing.stopwatch import Sample, summarize
 from pwconv.vk.resources import DOWNLOAD, UPLOAD, Buffer
 
-_RUNS, _RUNS_CPU = 200, 3
-_WARM_UP, _WARM_UP_CPU = 10, 1
-_ROUNDS, _ROUNDS_CPU = 15, 3
-_RESIZES = 200
+# Warm-up and count of runs, and of runs from array to array, and count of new sizes.
+_RUNS, _RUNS_CPU = (10, 200), (1, 3)
+_ARRAY_RUNS, _ARRAY_RUNS_CPU = (10, 15), (1, 3)
 _NEW_SIZES, _NEW_SIZES_CPU = 5, 1
+_RESIZES = 200
 _COLUMNS = 8  # by which sizes differ: what every network takes
 
 
@@ -57,7 +57,7 @@ def _runs(device: Device, clocks: Clocks, graph: Graph) -> dict[str, Sample]:
         device.synchronize()
 
     clocks.hold()
-    count, warm_up = (_RUNS_CPU, _WARM_UP_CPU) if clocks.is_cpu else (_RUNS, _WARM_UP)
+    warm_up, count = _RUNS_CPU if clocks.is_cpu else _RUNS
     for _ in range(warm_up + count):
         device.synchronize()
         runs.append(_seconds(run_and_wait))
@@ -66,26 +66,22 @@ def _runs(device: Device, clocks: Clocks, graph: Graph) -> dict[str, Sample]:
 
 def _array_runs(device: Device, clocks: Clocks, graph: Graph) -> dict[str, Sample]:
     """Time runs from array to array, in turns with plain copies of their bytes."""
-    x = _noise(graph, _input_shape(graph)).reshape(-1)
-    shape = _input_shape(graph)
-    bytes_out = sum(array.nbytes for array in graph.run(x=x.reshape(shape)).values())
+    x = _noise(graph, _input_shape(graph))
+    bytes_out = sum(array.nbytes for array in graph.run(x=x).values())
     upload = Buffer(device._context, x.nbytes, UPLOAD)
     download = Buffer(device._context, bytes_out, DOWNLOAD)
     assert upload.mapped is not None
     assert download.mapped is not None
-    into = np.frombuffer(upload.mapped, x.dtype)[: x.size]
+    into = np.frombuffer(upload.mapped, x.dtype)[: x.size].reshape(x.shape)
     out_of = np.frombuffer(download.mapped, np.uint8)[:bytes_out]
 
     def copy() -> None:
         into[:] = x
         np.empty(out_of.shape, np.uint8)[:] = out_of
 
-    count, warm_up = (_ROUNDS_CPU, _WARM_UP_CPU) if clocks.is_cpu else (_ROUNDS, _WARM_UP)
-    rounds = [
-        (_seconds(partial(graph.run, x=x.reshape(shape))), _seconds(copy))
-        for _ in range(warm_up + count)
-    ][warm_up:]
-    runs, copies = zip(*rounds, strict=True)
+    warm_up, count = _ARRAY_RUNS_CPU if clocks.is_cpu else _ARRAY_RUNS
+    rounds = [(_seconds(partial(graph.run, x=x)), _seconds(copy)) for _ in range(warm_up + count)]
+    runs, copies = zip(*rounds[warm_up:], strict=True)
     return {"numpy_to_numpy": summarize(runs), "staging_copy": summarize(copies)}
 
 

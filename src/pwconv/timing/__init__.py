@@ -1,1 +1,1 @@
-"""Timing of kernels: stopwatch, clock check, samples, ceilings."""
+"""Timing of kernels: stopwatch, clock check, ceilings."""
