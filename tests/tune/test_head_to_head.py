@@ -94,7 +94,7 @@ def test_each_candidate_comes_once_and_the_default_first(device, storage):
     assert found[0][0] == default
     able = matmul.candidates(context, task.problem, task.weight_storage)
     assert {choice.variant.name for choice, _ in found} == set(able)
-    runs = [(choice.variant.name, plan.workgroup) for choice, plan in found]
+    runs = [(choice.variant.name, planned.plan.workgroup) for choice, planned in found]
     assert len(set(runs)) == len(runs)
     if storage == "texture3d":  # these leave the workgroup open
         assert len(runs) > len(able)
@@ -108,9 +108,9 @@ def test_every_candidate_computes_the_same(device, rng, storage):
     expected = reference.conv2d_pw(x, weight, bias, activation="silu")
     bound = reference.conv2d_pw_bound(x, weight, bias, activation="silu")
     tensor = device.tensor(x, storage=storage)
-    for _, plan in candidates(inside.context(device), task):
+    for _, planned in candidates(inside.context(device), task):
         out = device.tensor(np.full(OUT_SHAPE, np.nan, np.float32), storage=storage)
-        inside.context(device).submit(task.bind(plan, tensor.resource, out.resource))
+        inside.context(device).submit(planned.bind([tensor.resource], out.resource))
         assert_within(out.numpy(), expected, bound)
 
 

@@ -73,7 +73,7 @@ def others(
 ) -> list[tuple[Choice, tuple[int, int, int]]]:
     """Return every choice but the default, with the workgroup that it comes to."""
     found = tune.candidates(inside.context(layer.device), task_of(layer, storage))[1:]
-    return [(choice, plan.workgroup) for choice, plan in found]
+    return [(choice, planned.plan.workgroup) for choice, planned in found]
 
 
 @pytest.mark.parametrize("storage", ["texture3d", "buffer"])
