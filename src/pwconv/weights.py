@@ -8,7 +8,7 @@ import numpy as np
 
 from pwconv import shaders
 from pwconv.context import Context
-from pwconv.dtypes import FLOAT32, Array, DType, as_dtype, as_float_array, axis_name
+from pwconv.dtypes import FLOAT32, Array, DType, as_dtype, as_float_array, axis_name, convert
 from pwconv.errors import UnsupportedError
 from pwconv.layout import (
     Chunk,
@@ -230,6 +230,36 @@ class Parameters:
         b, n, k = self.weight.shape
         return packed_storage(context, (b, n, k), dtype, storage)
 
+    @property
+    def on_device(self) -> bool:
+        """True once they are packed."""
+        return isinstance(self.weight, PackedWeight)
+
+    def scaled(self, norms: Parameters) -> Parameters:
+        """Return them on the host in float64, each channel's outputs times and plus a number.
+
+        Parameters
+        ----------
+        norms : Parameters
+            Weight and bias, an element of each for each output channel.
+        """
+        weight, factors = self.matrices().astype(np.float64), norms.matrices().reshape(-1)
+        # Output channels are the last axis but one of [B, N, K], and the first of kernels.
+        axis = weight.ndim - 2 if weight.ndim == 3 else 0
+        shape = [-1 if i == axis else 1 for i in range(weight.ndim)]
+        bias = factors * (0.0 if self.bias is None else self.bias)
+        if norms.bias is not None:
+            bias = bias + norms.bias
+        return type(self)(weight * factors.reshape(shape), bias)
+
+    def fits(self, dtype: DType) -> bool:
+        """Return whether weights on the host are numbers of a type, and the bias of float32."""
+        largest = (
+            np.abs(self.matrices()).max(),
+            np.abs(0.0 if self.bias is None else self.bias).max(),
+        )
+        return bool(largest[0] <= np.finfo(dtype).max and largest[1] <= np.finfo(FLOAT32).max)
+
     def copied(self) -> Parameters:
         """Return them with arrays of their own, which the caller does not change."""
         weight = self.weight
@@ -245,6 +275,8 @@ class Parameters:
         weight = self.weight
         if not isinstance(weight, PackedWeight):
             b, n, k = weight.shape
+            if weight.dtype == np.float64:  # rounded once
+                weight = convert(weight, dtype)
             resource = pack_weight(context, weight, (b, n, k), True, dtype, storage)
             weight = PackedWeight(context, (b, n, k), dtype, resource)
         n = weight.shape[1]

@@ -18,6 +18,13 @@ NODES: dict[str, dict[str, Any]] = {
     "conv2d_pw": {"weight": np.eye(6, dtype=np.float32), "bias": None, "stride": 1, "padding": 0},
     "conv2d": {"weight": np.ones((6, 6, 3, 3), np.float32) / 54, "padding": 1},
     "conv2d_dw": {"weight": np.ones((6, 1, 3, 3), np.float16) / 9, "bias": None, "padding": 1},
+    "batch_norm": {
+        "mean": np.zeros(6, np.float32),
+        "variance": np.ones(6, np.float16),
+        "weight": None,
+        "bias": np.ones(6, np.float32),
+        "eps": 1e-5,
+    },
     "linear": {"weight": np.eye(5, dtype=np.float32), "activation": "relu"},
     "activation": {"activation": "silu"},
     "add": {"y": None},

@@ -13,6 +13,7 @@ from pwconv import ops
 from pwconv.device import Device, resolve_device
 from pwconv.dtypes import DType
 from pwconv.graph.network import Network, Node, naming, node_shape
+from pwconv.graph.passes import WEIGHT_RULES, apply_rules
 from pwconv.ops.base import Operator, Site
 from pwconv.tensor import Shape, as_shape, shape4, storage_order
 from pwconv.vk import process
@@ -216,6 +217,46 @@ class Builder:
         with self._adding("conv2d_dw", name) as name:
             operator = ops.make_depthwise(
                 weight, bias, stride=stride, padding=padding, activation=activation
+            )
+            return self._append(name, operator, (x,))
+
+    def batch_norm(
+        self,
+        x: Value,
+        mean: Any,
+        variance: Any,
+        weight: Any = None,
+        bias: Any = None,
+        *,
+        eps: float = 1e-5,
+        activation: Any = None,
+        name: str | None = None,
+    ) -> Value:
+        """Add batch normalization: ``activation((x − mean)/√(variance + eps)·weight + bias)``.
+
+        After a convolution that nothing else reads it becomes part of its weights, in float64,
+        which are then rounded once.
+
+        Parameters
+        ----------
+        x : Value
+        mean, variance : array_like
+            [C], float32 or float16: the statistics of training.
+        weight, bias : array_like, optional
+            [C]: γ and β.
+        eps : float
+            Added to the variance; as large as in training.
+        activation, name
+            As for :meth:`conv2d_pw`.
+
+        Raises
+        ------
+        TypeError, ValueError, UnsupportedError
+            The message names the node.
+        """
+        with self._adding("batch_norm", name) as name:
+            operator = ops.make_batch_norm(
+                mean, variance, weight, bias, eps=eps, activation=activation
             )
             return self._append(name, operator, (x,))
 
@@ -534,13 +575,15 @@ class Builder:
                     raise ValueError(f"input {unused[0]!r} is not used: no output depends on it")
                 site = self._site
                 network.storages(self._shapes, storage_order(site.context, self._storage))
+                network, _ = apply_rules(network, self._shapes, site, WEIGHT_RULES)
+                nodes = list(network.nodes)
                 for i in network.order:
-                    node = self._nodes[i]
-                    if node.operator and node.operator.parameters:
-                        with naming(node.name):
-                            # Kept at once: what was packed before an error stays so.
-                            self._nodes[i] = replace(node, operator=node.operator.pack(site))
-                self._network = replace(network, nodes=tuple(self._nodes))
+                    operator = nodes[i].operator
+                    if operator and operator.parameters:
+                        with naming(nodes[i].name):
+                            nodes[i] = replace(nodes[i], operator=operator.pack(site))
+                self._network = replace(network, nodes=tuple(nodes))
+                self._nodes = nodes  # the arrays are not needed any more
             return self._network
 
 

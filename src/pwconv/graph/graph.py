@@ -15,7 +15,7 @@ from pwconv.graph.check import Check, check_nodes
 from pwconv.graph.inspect import Profile, draw, measure, summarize_nodes
 from pwconv.graph.memory import Scratch
 from pwconv.graph.network import printable
-from pwconv.graph.passes import apply_rules
+from pwconv.graph.passes import RULES, apply_rules, fuse_pair
 from pwconv.graph.program import Program
 from pwconv.graph.runs import Frames, Handle
 from pwconv.lru import LruCache
@@ -383,7 +383,8 @@ class Graph(Builder):
         storages = network.storages(shapes, storage_order(context, self._storage))
         storage = choose_storage(context, named, self.dtype, storages)
         site = replace(self._site, storage=storage)
-        network, extended = apply_rules(network, shapes, site, fuse=self._fuse)
+        rules = [rule for rule in RULES if self._fuse or rule is not fuse_pair]
+        network, extended = apply_rules(network, shapes, site, rules)
         program = Program(site, network, tuple(extended), self._scratch)
         return self._programs.keep(
             key, _Sized(tuple(shapes), program, Frames(self.device, program))

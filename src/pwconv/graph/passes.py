@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 
 from pwconv import heuristics
 from pwconv.graph.network import Network, Node, node_shape
 from pwconv.ops.base import Epilogue, Operator, Site
 from pwconv.ops.convolution import Convolution
+from pwconv.ops.depthwise import DepthwiseConvolution
 from pwconv.ops.elementwise import Elementwise
 from pwconv.ops.pair import PointwisePair
 from pwconv.ops.resize import Subsample
@@ -50,21 +51,41 @@ class Rewriter:
 
 
 def apply_rules(
-    network: Network, shapes: Sequence[Shape], site: Site, *, fuse: bool
+    network: Network, shapes: Sequence[Shape], site: Site, rules: Iterable[Rule]
 ) -> tuple[Network, list[Shape]]:
-    """Return an equivalent network, and the shapes of its nodes.
+    """Return an equivalent network, and the shapes of its nodes: each rule at each node, in order.
 
-    ``fuse`` allows what computes several convolutions in one dispatch.
+    A rule returns what a node becomes, or None.
     """
     extended = list(shapes)
-    for rule in RULES:
-        if rule is fuse_pair and not fuse:
-            continue
+    for rule in rules:
         at = Rewriter(network, extended, site)
         for i in network.order:
             at.nodes[i] = rule(at, i) or at.nodes[i]
         network, extended = replace(network, nodes=tuple(at.nodes)), at.shapes
     return network, extended
+
+
+def fold_norm(at: Rewriter, i: int) -> Node | None:
+    """Have the weights of the convolution before do what a multiply-add of each channel does.
+
+    In float64, before they are packed; that is how batch norm is computed in no time at all.
+    """
+    node, norm = at.nodes[i], at.operator(i)
+    before = node.inputs[0]
+    first = at.operator(before)
+    if not isinstance(norm, DepthwiseConvolution) or norm.geometry != POINTWISE:
+        return None
+    if not isinstance(first, Convolution | DepthwiseConvolution) or at.uses[before] != 1:
+        return None
+    (weights,), (norms,) = first.parameters, norm.parameters
+    if weights.on_device or first.epilogue != Epilogue():
+        return None
+    scaled = weights.scaled(norms)
+    if not scaled.fits(at.site.dtype):
+        return None
+    folded = replace(first, epilogue=norm.epilogue, parameters=(scaled,))
+    return at.merged(before, i, folded, at.nodes[before].inputs)
 
 
 def fold_epilogue(at: Rewriter, i: int) -> Node | None:
@@ -156,4 +177,9 @@ def fold_scale(at: Rewriter, i: int) -> Node | None:
     return at.merged(before, i, scaled, (x, *node.inputs[1:], scale))
 
 
-RULES = (fold_epilogue, split_stride, fuse_pair, fold_scale)
+Rule = Callable[[Rewriter, int], Node | None]
+
+# Once, on host arrays; then for each set of shapes, on packed weights. A graph that is not to fuse
+# leaves fuse_pair out.
+WEIGHT_RULES: tuple[Rule, ...] = (fold_norm,)
+RULES: tuple[Rule, ...] = (fold_epilogue, split_stride, fuse_pair, fold_scale)

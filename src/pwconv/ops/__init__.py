@@ -4,7 +4,7 @@ from pwconv.heuristics import Choice
 from pwconv.ops.base import Epilogue, Operator, Site, operators
 from pwconv.ops.channels import Concat, Slice
 from pwconv.ops.convolution import Convolution, make_dense, make_pointwise
-from pwconv.ops.depthwise import DepthwiseConvolution, make_depthwise
+from pwconv.ops.depthwise import DepthwiseConvolution, make_batch_norm, make_depthwise
 from pwconv.ops.elementwise import Elementwise
 from pwconv.ops.linear import Linear, make_linear
 from pwconv.ops.pair import PointwisePair
@@ -26,6 +26,7 @@ __all__ = [
     "Slice",
     "Subsample",
     "Upsample",
+    "make_batch_norm",
     "make_dense",
     "make_depthwise",
     "make_linear",

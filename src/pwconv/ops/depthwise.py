@@ -12,14 +12,14 @@ import numpy as np
 from pwconv import reference
 from pwconv.activation import ActivationLike
 from pwconv.context import Context
-from pwconv.dtypes import FLOAT32, Array, DType, convert
+from pwconv.dtypes import FLOAT32, Array, DType, as_float_array, convert
 from pwconv.heuristics import Choice
 from pwconv.layout import Shape4, ceil_div
 from pwconv.ops import cases
 from pwconv.ops.base import Arrays, Case, Epilogue, Operator, Site, operator
 from pwconv.ops.convolution import add_bias, check_kernel
 from pwconv.ops.limits import Limits
-from pwconv.ops.window import Geometry, as_geometry, window_shape
+from pwconv.ops.window import POINTWISE, Geometry, as_geometry, window_shape
 from pwconv.reference import Approximation
 from pwconv.shaders import Variant
 from pwconv.tensor import Shape
@@ -60,6 +60,11 @@ class Kernels(Parameters):
         padded[: len(rounded)] = 0.0 if self.bias is None else self.bias
         arranged = upload_parameter(context, _arrange(rounded[:, 0]))
         return Kernels(rounded, self.bias, upload_parameter(context, padded), arranged)
+
+    @property
+    def on_device(self) -> bool:
+        """True once they are packed."""
+        return self._arranged is not None
 
     def bindings(self, variant: Variant, which: str = "") -> dict[str, Resource]:
         """Return weight and bias by the names of a variant's bindings; none while on the host."""
@@ -167,6 +172,44 @@ def make_depthwise(
         geometry=as_geometry(stride, padding, (array.shape[2], array.shape[3])),
         epilogue=Epilogue(activation),
         parameters=(Kernels(array, check_bias(bias, array.shape[0], "C_out")),),
+    )
+
+
+def make_batch_norm(
+    mean: Any,
+    variance: Any,
+    weight: Any = None,
+    bias: Any = None,
+    *,
+    eps: float = 1e-5,
+    activation: ActivationLike | None = None,
+) -> DepthwiseConvolution:
+    """Return batch norm [C] as a depthwise convolution of one tap, its numbers in float64.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As :meth:`pwconv.Graph.batch_norm`.
+    """
+    given = {"mean": mean, "variance": variance, "weight": weight, "bias": bias}
+    known = {k: as_float_array(v, k).astype(float) for k, v in given.items() if v is not None}
+    channels = known["mean"].shape
+    for name, array in known.items():
+        if array.ndim != 1 or array.shape != channels or not array.size:
+            raise ValueError(f"{name} has shape {array.shape}; it must be [C], as mean: {channels}")
+    if not (math.isfinite(eps) and eps >= 0):
+        raise ValueError(f"eps is {eps!r}; it must be 0 or more, and finite")
+    spread = known["variance"] + eps
+    if not (spread > 0).all():
+        raise ValueError(
+            f"variance has {known['variance'].min():g}; with eps = {eps:g} it must be above 0"
+        )
+    scale = known.get("weight", 1.0) / np.sqrt(spread)
+    shift = known.get("bias", 0.0) - known["mean"] * scale
+    return DepthwiseConvolution(
+        geometry=POINTWISE,
+        epilogue=Epilogue(activation),
+        parameters=(Kernels(scale[:, None, None, None], shift),),
     )
 
 
