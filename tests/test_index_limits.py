@@ -21,7 +21,7 @@ from pwconv import ops, shaders, transfer
 from pwconv.context import Context
 from pwconv.dtypes import FLOAT16, FLOAT32
 from pwconv.layout import Shape4, weight_rows_bytes
-from pwconv.ops import Choice, Epilogue, Site, linear, matmul
+from pwconv.ops import Choice, Epilogue, Site, linear, matmul, pair
 from pwconv.ops.cases import no_numbers
 from pwconv.ops.convolution import Problem, plan_convolution
 from pwconv.ops.depthwise import Kernels
@@ -229,7 +229,7 @@ def test_rows_of_a_weight_past_the_largest_buffer(n, k):
     """Padded for matrix units a weight of one channel takes 30 times its blocks, and more."""
     shape = (1, k, 8, 8)
     problem = Problem("buffer", shape, (1, n, 8, 8), FLOAT16, FLOAT32, Geometry())
-    pair = PairProblem("buffer", (1, 8, 8, 8), n * k, 8, FLOAT16)
+    two = PairProblem("buffer", (1, 8, 8, 8), n * k, 8, FLOAT16)
     for most, fit in ((weight_rows_bytes(n, k), True), (weight_rows_bytes(n, k) - 1, False)):
         for features, matrices in ((KHR, (FIXED,)), (NV, FLEXIBLE)):
             small = card(features=features, matrices=matrices, maxStorageBufferRange=most)
@@ -239,7 +239,7 @@ def test_rows_of_a_weight_past_the_largest_buffer(n, k):
     rows = weight_rows_bytes(n * k, 8), weight_rows_bytes(8, n * k)
     for most, fit in ((max(rows), True), (max(rows) - 1, False)):
         small = card(features=NV, matrices=FLEXIBLE, maxStorageBufferRange=most)
-        able = pair.candidates(small, pair, "buffer")
+        able = pair.candidates(small, two, "buffer")
         assert any("coopmat" in variant.name for variant in able) == fit
 
 

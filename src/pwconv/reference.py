@@ -671,14 +671,16 @@ def _convolved(x: Array, kernel: Array, stride: Any, padding: Any, groups: int) 
     if groups == 1 and kernel.shape[2:] == (1, 1):
         texels = _padded(x, padding)[..., ::stride_h, ::stride_w]
         rows = texels.reshape(*texels.shape[:-2], math.prod(texels.shape[-2:]))
-        return (kernel[:, :, 0, 0] @ rows).reshape(*x.shape[:-3], -1, *texels.shape[-2:])
+        return (kernel[:, :, 0, 0] @ rows).reshape(*x.shape[:-3], len(kernel), *texels.shape[-2:])
     windows = np.lib.stride_tricks.sliding_window_view(
         _padded(x, padding), kernel.shape[2:], axis=(-2, -1)
     )[..., ::stride_h, ::stride_w, :, :]
-    windows = windows.reshape(*x.shape[:-3], groups, -1, *windows.shape[-4:])
+    each = x.shape[-3] // groups
+    windows = windows.reshape(*x.shape[:-3], groups, each, *windows.shape[-4:])
+    out_channels = len(kernel)
     kernel = kernel.reshape(groups, -1, *kernel.shape[1:])
     y: Array = np.einsum("...gchwij,gocij->...gohw", windows, kernel, optimize=True)
-    return y.reshape(*x.shape[:-3], -1, *y.shape[-2:])
+    return y.reshape(*x.shape[:-3], out_channels, *y.shape[-2:])
 
 
 def _pointwise(weight: npt.ArrayLike) -> Array:

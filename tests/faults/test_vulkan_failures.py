@@ -467,7 +467,7 @@ def test_a_result_of_no_known_name(device, problems, calls):
     assert calls.existing() == {}
 
 
-@pytest.mark.parametrize("what", ["context.Queue", "context.StagingPool", "tuning.tuner.Tuner"])
+@pytest.mark.parametrize("what", ["context.Queue", "context.StagingPool", "tune.tuner.Tuner"])
 def test_what_fails_after_a_device_is_opened_closes_it(device, monkeypatch, what):
     def fail(*_: object) -> None:
         raise MemoryError

@@ -46,7 +46,7 @@ def test_memory_that_is_free_may_hold_anything(device, data):
 
 def run_poisoned(graph: pwconv.Graph, arrays: dict[str, np.ndarray]) -> dict[str, pwconv.Tensor]:
     program = inside.program(graph)
-    network, storage = program.network, program.setting.storage
+    network, storage = program.network, program.site.storage
     tensors = {
         network.inputs[name]: graph.device.tensor(array, graph.dtype, storage)
         for name, array in arrays.items()
