@@ -31,6 +31,7 @@ SAYS = {
     "docs/guide.md-1": "(1, 48, 64, 64) (1, 48, 32, 40) Memory(",
     "docs/guide.md-2": "conv2d_pw",
     "docs/guide.md-3": "buffer Memory(allocated=",
+    "docs/verify.md-0": "2 nodes, 0 wrong",
 }
 
 
