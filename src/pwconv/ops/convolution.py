@@ -559,8 +559,8 @@ def _cases(limits: Limits) -> Iterator[Case]:
         if limits.storage == "buffer":
             yield _case(limits, "longest loop", (1, 1, 3), 3, k - 1, cases.sparse)
         else:  # a texture's depth is less, but each of its channels may have many taps
-            # Of four channels at least: the least K that a weight's texture must hold is 4,096.
-            taps = Geometry(kernel=(32, min(32, k // (4 * 32))))
+            # Of eight channels at least: a texture of weights may hold a K of 4,096 and no more.
+            taps = Geometry(kernel=(32, min(32, k // (8 * 32))))
             channels = k // math.prod(taps.kernel) // 4 * 4
             size = (1, 32, 34)
             yield _case(limits, "longest loop", size, 3, channels, cases.sparse, geometry=taps)
