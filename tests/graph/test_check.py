@@ -303,7 +303,7 @@ def test_a_report_to_read(rng, build, dtype):
         report = graph.check(x=x)
     assert sorted(wrong(report)) == ["last", "rows"]
     assert str(report).splitlines()[-1] == f"{len(report.nodes)} nodes, 2 wrong"
-    (line,) = (line for line in str(report).splitlines() if line.startswith("rows "))
+    (line,) = (line for line in str(report).splitlines() if line.split()[:1] == ["rows"])
     assert " 1,120 " in line  # 2 × 8 × 10 × 7
     assert " nan " in line
 
