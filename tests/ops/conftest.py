@@ -1,15 +1,27 @@
-"""Every storage and type."""
+"""Storages and types: in pairs always, and crossed where all is asked for."""
 
 from __future__ import annotations
 
 import pytest
 
+_WAYS = [
+    ("texture3d", "float32"),
+    ("buffer", "float16"),
+    pytest.param(("texture3d", "float16"), marks=pytest.mark.exhaustive),
+    pytest.param(("buffer", "float32"), marks=pytest.mark.exhaustive),
+]
 
-@pytest.fixture(params=["float32", "float16"])
-def dtype(request: pytest.FixtureRequest) -> str:
+
+@pytest.fixture(params=_WAYS, ids="-".join)
+def way(request: pytest.FixtureRequest) -> tuple[str, str]:
     return request.param
 
 
-@pytest.fixture(params=["texture3d", "buffer"])
-def storage(request: pytest.FixtureRequest) -> str:
-    return request.param
+@pytest.fixture
+def storage(way: tuple[str, str]) -> str:
+    return way[0]
+
+
+@pytest.fixture
+def dtype(way: tuple[str, str]) -> str:
+    return way[1]

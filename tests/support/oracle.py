@@ -74,11 +74,26 @@ def check(
     storage: str,
     arrays: Sequence[np.ndarray],
     oracle: Oracle,
+    **settings: Any,
+) -> None:
+    """Assert that device and reference compute what an oracle does, before the activation.
+
+    The settings are those of :func:`check_reference`.
+    """
+    value, bound = check_reference(operator, arrays, oracle, **settings)
+    at = site(device, storage, arrays[0].dtype)
+    assert_within(run(operator, at, device, arrays), value, bound)
+
+
+def check_reference(
+    operator: Operator,
+    arrays: Sequence[np.ndarray],
+    oracle: Oracle,
     *,
     terms: int = 1,
     sizes: Oracle | None = None,
-) -> None:
-    """Assert that device and reference compute what an oracle does, before the activation.
+) -> tuple[np.ndarray, np.ndarray]:
+    """Assert what the reference computes; return the oracle's value and a device's bound.
 
     Parameters
     ----------
@@ -106,8 +121,7 @@ def check(
     assert_within(about.value, value, np.broadcast_to(tight, value.shape))
     # A bound that holds anything holds what is wrong.
     assert (about.error <= roundings(2 * terms + 32, np.float32) + roundings(4, dtype)).all()
-    bound = np.where(about.error == 0, 0.0, about.error + tight)
-    assert_within(run(operator, site(device, storage, dtype), device, arrays), value, bound)
+    return value, np.where(about.error == 0, 0.0, about.error + tight)
 
 
 def shifted(x: np.ndarray, taps: tuple[int, int], stride: Any, padding: Any) -> Any:
