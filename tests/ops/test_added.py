@@ -80,13 +80,21 @@ def test_no_such_function():
         ops.Elementwise(function="sub")
 
 
-@pytest.mark.parametrize("precision", ["fp32", pytest.param("fp16", marks=pytest.mark.exhaustive)])
-def test_a_sound_device_passes_what_compiles_fast(device, precision):
+@pytest.mark.parametrize(
+    "axes",
+    [
+        {"dtype": "fp32", "storage": "texture3d"},
+        pytest.param({"dtype": "fp32", "storage": "buffer"}, marks=pytest.mark.exhaustive),
+        pytest.param({"dtype": "fp16"}, marks=pytest.mark.exhaustive),
+    ],
+    ids=str,
+)
+def test_a_sound_device_passes_what_compiles_fast(device, axes):
     """Of each variant without a tile, every case: at sizes that take no time."""
     context = inside.another_context(device)
     context.limits = {**context.limits, "maxImageDimension3D": 389, "maxStorageBufferRange": 2**22}
     families = [family for operator in operators().values() for family in operator.families]
-    variants = [v for family in families for v in shaders.variants(family, dtype=precision)]
+    variants = [v for family in families for v in shaders.variants(family, **axes)]
     found = verify(context, [variant for variant in variants if "tile" not in variant.axes])
     assert {each.variant.family for each in found.results} >= {"global_avg_pool", "conv2d_dw"}
     assert [str(failure) for result in found.failed for failure in result.failures] == []
