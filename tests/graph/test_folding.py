@@ -30,7 +30,7 @@ def kinds(mirror: Mirror, rng: np.random.Generator) -> list[str]:
     inputs = {name: rng.standard_normal(SHAPE).astype(mirror.dtype) for name in ("x", "r")}
     mirror.check({name: a for name, a in inputs.items() if name in inside.inputs(mirror.graph)})
     program = inside.program(mirror.graph)
-    return [program.network.nodes[i].operation.kind for i in program.dispatches]
+    return [program.network.nodes[i].operator.name for i in program.dispatches]
 
 
 def test_an_activation_after_an_addition_after_a_convolution(mirror, conv, rng):

@@ -43,7 +43,7 @@ def check(mirror: Mirror, rng: np.random.Generator) -> list[str]:
     }
     mirror.check({n: rng.standard_normal(s).astype(mirror.dtype) for n, s in shapes.items()})
     program = inside.program(mirror.graph)
-    return [program.network.nodes[i].operation.kind for i in program.dispatches]
+    return [program.network.nodes[i].operator.name for i in program.dispatches]
 
 
 @pytest.mark.parametrize("shape", [(2, 5, 6, 7), (37, 11, 13), (1, 48, 16, 16), (3, 96, 5, 8)])

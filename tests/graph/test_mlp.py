@@ -157,7 +157,7 @@ def test_what_it_tells_of_itself(device, rng):
     assert first.shape == (2, 5, HIDDEN)
     assert (first.flop, second.flop) == (2 * 10 * K * HIDDEN, 2 * 10 * HIDDEN * N)
     weights = sum(
-        inside.program(graph).network.nodes[i].operation.weight_bytes
+        inside.program(graph).network.nodes[i].operator.weight_bytes
         for i in inside.program(graph).dispatches
     )
     moved = 4 * 10 * (K + 2 * HIDDEN + N)

@@ -46,7 +46,7 @@ def check(mirror: Mirror, rng: np.random.Generator) -> list[str]:
     }
     mirror.check({n: rng.standard_normal(s).astype(mirror.dtype) for n, s in shapes.items()})
     program = inside.program(mirror.graph)
-    return [program.network.nodes[i].operation.kind for i in program.dispatches]
+    return [program.network.nodes[i].operator.name for i in program.dispatches]
 
 
 def scale_of(mirror: Mirror, shape: tuple[int, ...]) -> tuple[Pair, Pair]:

@@ -46,7 +46,7 @@ def check(rng):
         for name, pair in mirror.outputs.items():
             assert graph.run(**arrays)[name].shape == pair.value.shape
         program = inside.program(graph)
-        return [program.network.nodes[i].operation.kind for i in program.dispatches]
+        return [program.network.nodes[i].operator.name for i in program.dispatches]
 
     return check
 
@@ -152,7 +152,7 @@ def test_what_is_told_of_it(device, rng):
     assert profile.nodes[0].variants == ("subsample_buffer_fp32",)
     memory = graph.memory()
     assert 4 * 8 * 16 * 16 <= memory.scratch < 2 * 4 * 8 * 16 * 16
-    assert memory.weights == inside.nodes(graph)[1].operation.weight_bytes
+    assert memory.weights == inside.nodes(graph)[1].operator.weight_bytes
     drawing = graph.to_dot()
     assert 'n0 -> n2 [label="1 × 8 × 32 × 32"]' in drawing
     assert 'n2 -> n1 [label="1 × 8 × 16 × 16"]' in drawing

@@ -43,10 +43,10 @@ def test_the_55_layers(device):
     flop = 0
     for i in network.order:
         node = network.nodes[i]
-        if node.operation.kind == "conv2d_pw":
+        if node.operator.name == "conv2d_pw":
             taken = [shapes[j] for j in node.inputs]
             found[taken[0][1], shapes[i][1], shapes[i][2]] += 1
-            flop += node.operation.flop(taken, shapes[i])
+            flop += node.operator.flop(taken, shapes[i])
     assert found == MIXERS | DOWNSAMPLES | NECK
     assert found.total() == 55
     assert round(flop / 1e9, 1) == 32.9
