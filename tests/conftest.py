@@ -73,7 +73,7 @@ def _is_exhaustive(item: pytest.Item) -> bool:
     return (
         item.get_closest_marker("exhaustive") is not None
         or "fuzz" in getattr(item, "fixturenames", ())
-        or (crossed and item.path.parent.name != "kernels")
+        or (crossed and item.path.parent.name != "ops")
     )
 
 

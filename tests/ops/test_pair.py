@@ -9,12 +9,12 @@ import pytest
 
 import pwconv
 from pwconv import reference, shaders
-from pwconv.dtypes import FLOAT32, as_dtype, axis_name
+from pwconv.dtypes import FLOAT32, axis_name
 from pwconv.matrix_units import flexible_pair_matrix, plan_pair_matrices
-from pwconv.ops import Choice, Epilogue, PointwisePair, Site
+from pwconv.ops import Choice, Epilogue, PointwisePair
 from pwconv.ops.pair import most_channels
 from pwconv.weights import Parameters
-from support import inside, texels
+from support import inside, oracle
 from support.accuracy import assert_within, random_problem
 from support.mirror import convolution
 
@@ -61,7 +61,7 @@ class PairOfLayers:
 
     def __call__(self, x: np.ndarray, residual: np.ndarray | None = None) -> np.ndarray:
         """Run into poisoned outputs; assert zeros in lanes past C."""
-        site = Site(inside.context(self.device), self.storage, as_dtype(x.dtype))
+        site = oracle.site(self.device, self.storage, x.dtype)
         pair = PointwisePair(
             dtype=site.dtype,
             hidden_activation=self.activations[0],
@@ -70,19 +70,15 @@ class PairOfLayers:
                 Parameters(weight[None], bias.astype(FLOAT32))
                 for weight, bias in zip(self.weights, self.biases, strict=True)
             ),
-        ).pack(site, self.variant.axes.get("weight", "buffer"))
-        given = [x] if residual is None else [x, residual]
-        inputs = [array.shape for array in given]
-        out_shape = pair.output_shape(inputs)
-        (dispatch,) = pair.plan(site, inputs, out_shape, choice=Choice(self.variant))
-        tensors = [self.device.tensor(array, storage=self.storage) for array in given]
-        out = texels.poisoned(self.device, out_shape, x.dtype, self.storage)
-        bound = dispatch.bind([tensor.resource for tensor in tensors], out.resource)
-        inside.context(self.device).submit(bound)
-        y = out.numpy()
-        if self.storage == "texture3d":
-            np.testing.assert_array_equal(texels.read(out), texels.channels_packed(y))
-        return y
+        )
+        return oracle.run(
+            pair,
+            site,
+            self.device,
+            [x] if residual is None else [x, residual],
+            choice=Choice(self.variant),
+            weight_storage=self.variant.axes.get("weight", "buffer"),
+        )
 
     def check(self, x: np.ndarray, residual: np.ndarray | None = None) -> None:
         """Assert every output; what lies between is rounded to halves by matrix units alone."""

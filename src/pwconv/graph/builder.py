@@ -447,6 +447,7 @@ class Builder:
         if not isinstance(operator, Operator):
             raise TypeError(f"operator is {_with_article(operator)}; it must be of pwconv.ops")
         with self._adding(operator.name, name) as name:
+            operator.check_inputs(len(values))
             return self._append(name, operator, values)
 
     def output(self, name: str, value: Value) -> None:

@@ -18,7 +18,7 @@ from pwconv.device import Device
 from pwconv.dtypes import Array
 from pwconv.graph.network import printable
 from pwconv.graph.program import Program
-from pwconv.tensor import Shape, Tensor, empty, from_array
+from pwconv.tensor import Shape, Tensor, empty
 
 _WIDTH = 200  # of the table; what is printed elsewhere is cut there
 
@@ -103,7 +103,7 @@ class Check:
         return "\n".join([*lines, f"{len(self.nodes)} nodes, {failed} wrong"])
 
 
-def check_nodes(device: Device, program: Program, inputs: Mapping[str, Array]) -> Check:
+def check_nodes(device: Device, program: Program, inputs: Mapping[str, Tensor]) -> Check:
     """Run the nodes one by one into poisoned outputs, each on what the device gave for its inputs.
 
     Tensors and arrays of a value are kept until its last reader has run.
@@ -112,7 +112,7 @@ def check_nodes(device: Device, program: Program, inputs: Mapping[str, Array]) -
     tensors: dict[int, Tensor] = {}
     arrays: dict[int, Array] = {}
     for name, i in network.inputs.items():
-        tensors[i] = from_array(device, inputs[name], site.dtype, site.storage)
+        tensors[i] = inputs[name]
         arrays[i] = tensors[i].numpy()
     readers = Counter(j for i in program.dispatches for j in set(network.nodes[i].inputs))
     readers.update(network.outputs.values())

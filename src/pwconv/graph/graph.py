@@ -284,16 +284,15 @@ class Graph(Builder):
         TypeError, ValueError, UnsupportedError, OutOfMemoryError, ClosedError, DeviceLostError
             As for :meth:`run`.
         """
-        given = {
-            name: value.numpy() if isinstance(value, Tensor) else value
-            for name, value in self._as_arrays(inputs).items()
-        }
+        given = self._as_arrays(inputs)
         with self._usable_lock:
             program = self._current().program
             self._check_names(given)
-            for name, array in given.items():
-                self._check_shape(name, array)
-            return check_nodes(self.device, program, given)
+            storage = program.site.storage
+            tensors = {
+                name: self._check_tensor(name, given[name], storage) for name in self._inputs
+            }
+            return check_nodes(self.device, program, tensors)
 
     def profile(self, runs: int = 20) -> Profile:
         """Time every node at the current shapes, on noise.

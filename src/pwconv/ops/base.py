@@ -127,6 +127,16 @@ class Epilogue:
         return parse_activation(self.activation)
 
     @property
+    def parts(self) -> frozenset[str]:
+        """Those that there are of "activation", "residual" and "scale"."""
+        given = {
+            "activation": self.activation is not None,
+            "residual": self.residual,
+            "scale": self.scale,
+        }
+        return frozenset(name for name, there in given.items() if there)
+
+    @property
     def extra_inputs(self) -> int:
         """Count of inputs after the operator's own."""
         return self.residual + self.scale
@@ -186,6 +196,11 @@ class Operator(ABC):
         return frozenset()
 
     @property
+    def arity(self) -> int | None:
+        """Count of its own inputs; None for one or more."""
+        return len(self.operands) or None
+
+    @property
     def weight_bytes(self) -> int:
         """Bytes of its parameters on the device."""
         return sum(each.nbytes for each in self.parameters)
@@ -206,13 +221,37 @@ class Operator(ABC):
         Raises
         ------
         ValueError
-            As :meth:`shape`, or the residual is not of the output's shape.
+            As :meth:`shape`, or the residual is not of the output's shape, or the scale not of
+            [N, C, 1, 1].
         """
         own = len(inputs) - self.epilogue.extra_inputs
         out = self.shape(*inputs[:own])
         if self.epilogue.residual and inputs[own] != out:
             raise ValueError(f"residual has shape {inputs[own]}; it must be the output's, {out}")
+        if self.epilogue.scale and inputs[-1] != (*inputs[0][:-2], 1, 1):
+            raise ValueError(
+                f"scale has shape {inputs[-1]}; it must be x's with H = W = 1, "
+                f"{(*inputs[0][:-2], 1, 1)}"
+            )
         return out
+
+    def check_inputs(self, count: int) -> None:
+        """Raise where it does not take so many inputs, or its kernels lack a part of its epilogue.
+
+        Raises
+        ------
+        ValueError
+        """
+        lacking = self.epilogue.parts - self.fuses
+        if lacking:
+            raise ValueError(
+                f"epilogue has {' and '.join(sorted(lacking))}; kernels of {self.name} compute "
+                f"{' and '.join(sorted(self.fuses)) or 'none'} besides: add a node for it"
+            )
+        own, extra = self.arity, self.epilogue.extra_inputs
+        if count != own + extra if own else count <= extra:
+            wanted = own + extra if own else f"at least {1 + extra}"
+            raise ValueError(f"there are {count} values; {self.name} takes {wanted}")
 
     @abstractmethod
     def plan(

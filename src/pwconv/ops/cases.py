@@ -28,17 +28,15 @@ def at_sizes(
     operator: Operator,
     name: str = "",
     others: Callable[[Shape4], Shape4] | None = None,
-    *,
-    exact: bool = True,
 ) -> Iterator[Case]:
     """Yield an operator at a ragged size, at one element, and at the largest along each axis.
 
-    Its inputs are whole numbers so small that every sum is exact, and every result unless not
-    ``exact``. ``others`` gives the shape of a second input.
+    Its inputs are whole numbers so small that every sum is exact. ``others`` gives the shape of a
+    second input.
     """
     for size, shape in plane_sizes(limits.extent()).items():
         inputs = (shape,) if others is None else (shape, others(shape))
-        yield of_integers(f"{size}{name}", operator, inputs, limits.dtype, exact=exact)
+        yield of_integers(f"{size}{name}", operator, inputs, limits.dtype)
 
 
 def plane_sizes(most: int, channels: int = 6) -> dict[str, Shape4]:
@@ -52,26 +50,22 @@ def plane_sizes(most: int, channels: int = 6) -> dict[str, Shape4]:
     }
 
 
-def of_integers(
-    name: str,
-    operator: Operator,
-    inputs: tuple[Shape4, ...],
-    dtype: DType,
-    *,
-    exact: bool = True,
-    most: int = 9,
-) -> Case:
-    """Return a case of small integers for every input, of an operator without parameters."""
+def of_integers(name: str, operator: Operator, inputs: tuple[Shape4, ...], dtype: DType) -> Case:
+    """Return a case of small integers for every input, of an operator without parameters.
+
+    It is not said to be exact: :mod:`pwconv.reference` knows it of sums and products, and a mean of
+    integers is rounded.
+    """
 
     def make() -> Arrays:
-        return Arrays([integers(shape, dtype, seed, most) for seed, shape in enumerate(inputs, 1)])
+        return Arrays([integers(shape, dtype, seed) for seed, shape in enumerate(inputs, 1)])
 
-    return Case(name, operator, inputs, make, exact)
+    return Case(name, operator, inputs, make)
 
 
-def integers(shape: Shape, dtype: DType, seed: int = 1, most: int = 9) -> Array:
-    """Return integers from −9 to 9, or as far as another number."""
-    return np.random.default_rng(seed).integers(-most, most + 1, tuple(shape)).astype(dtype)
+def integers(shape: Shape, dtype: DType, seed: int = 1) -> Array:
+    """Return integers from −9 to 9."""
+    return np.random.default_rng(seed).integers(-9, 10, tuple(shape)).astype(dtype)
 
 
 def no_numbers(*shape: int) -> Array:

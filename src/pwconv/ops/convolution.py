@@ -519,7 +519,6 @@ _LARGE_K = 2304
 _FEW_N, _FEW_K, _FEW_M = 57, 9, (5, 13)
 _FEWEST_N, _FEWEST_M = 9, (1, MOST_SHARED + 1)
 _STRIDED = Geometry((2, 1), (1, 2))
-_MANY_TAPS = Geometry(kernel=(32, 32))
 
 
 def _cases(limits: Limits) -> Iterator[Case]:
@@ -560,11 +559,11 @@ def _cases(limits: Limits) -> Iterator[Case]:
         if limits.storage == "buffer":
             yield _case(limits, "longest loop", (1, 1, 3), 3, k - 1, cases.sparse)
         else:  # a texture's depth is less, but each of its channels may have many taps
-            channels = k // math.prod(_MANY_TAPS.kernel) // 4 * 4
+            # Of eight channels at least: a texture of weights may hold a K of 4,096 and no more.
+            taps = Geometry(kernel=(32, min(32, k // (8 * 32))))
+            channels = k // math.prod(taps.kernel) // 4 * 4
             size = (1, 32, 34)
-            yield _case(
-                limits, "longest loop", size, 3, channels, cases.sparse, geometry=_MANY_TAPS
-            )
+            yield _case(limits, "longest loop", size, 3, channels, cases.sparse, geometry=taps)
 
 
 def _case(

@@ -28,6 +28,17 @@ class Elementwise(Operator):
     operands = ("x", "y")
     images_only = False
 
+    def __post_init__(self) -> None:
+        if self.function not in _NUMBERS:
+            raise ValueError(
+                f"function is {self.function!r}; it must be one of {', '.join(_NUMBERS)}"
+            )
+
+    @property
+    def arity(self) -> int:
+        """One of an activation, and else two."""
+        return 1 if self.function == "activation" else 2
+
     @property
     def name(self) -> str:
         """The function."""

@@ -27,7 +27,7 @@ from pwconv.ops.base import Arrays, Case, Epilogue, Operator, Site, operator
 from pwconv.ops.convolution import MOST_SHARED, Convolution, add_bias
 from pwconv.ops.limits import Limits
 from pwconv.ops.matmul import rows_fit
-from pwconv.ops.window import POINTWISE
+from pwconv.ops.window import POINTWISE, window_shape
 from pwconv.reference import Approximation
 from pwconv.tensor import Shape, shape4
 from pwconv.vk.commands import OUT, Dispatch, Plan
@@ -120,6 +120,11 @@ class PointwisePair(Operator):
         "conv2d_pw_pair_coopmat2",
     )
 
+    @property
+    def fuses(self) -> frozenset[str]:
+        """Activation and residual."""
+        return frozenset({"activation", "residual"})
+
     @classmethod
     def of(
         cls, first: Convolution, second: Convolution, site: Site, x: Shape
@@ -143,8 +148,10 @@ class PointwisePair(Operator):
 
     def shape(self, *inputs: Shape) -> Shape:
         """Return [N, C_out, H, W], or without N."""
-        (x,) = inputs
-        return (*x[:-3], self.parameters[1].shape[1], *x[-2:])
+        (_, hidden, c_in), (_, c_out, between) = (each.shape for each in self.parameters)
+        if hidden != between:
+            raise ValueError(f"the first gives {hidden} channels and the second takes {between}")
+        return window_shape(inputs[0], c_in, c_out, POINTWISE)
 
     def flop(self, inputs: Sequence[Shape], out: Shape) -> int:
         """Return two for each product."""
@@ -166,10 +173,17 @@ class PointwisePair(Operator):
         self, site: Site, inputs: Sequence[Shape], out: Shape, *, choice: Choice | None = None
     ) -> list[Dispatch]:
         """Plan the one dispatch."""
-        choice = choice or self.choice
-        assert choice is not None
-        activation = parse_activation(self.hidden_activation)
         problem = self.problem(site, inputs[0])
+        choice = choice or self.choice
+        if choice is None:
+            storage = self.parameters[0].packed.storage
+            choice = choose_pair(site.context, problem, storage)
+        if choice is None:
+            raise UnsupportedError(
+                f"no kernel computes both convolutions faster on {site.context.info.name}; add one "
+                "after the other, which graphs fuse where it pays"
+            )
+        activation = parse_activation(self.hidden_activation)
         plan = _plan(site.context, choice.variant, problem, activation, self.epilogue)
         first, second = self.parameters
         bindings: dict[str, Resource | int] = {

@@ -71,11 +71,10 @@ class GlobalAvgPool(Operator):
     @classmethod
     def cases(cls, limits: Limits) -> Iterator[Case]:
         """Yield whole numbers at several sizes, and a loop as long as tensors allow."""
-        yield from at_sizes(limits, cls(), exact=False)  # a sum is, but not a quotient
+        yield from at_sizes(limits, cls())
         most = limits.extent()
         if limits.storage == "buffer":  # whatever the device's textures take
             most_bytes = limits.context.limits["maxStorageBufferRange"]
             most = math.isqrt(most_bytes // (2 * limits.dtype.itemsize))
         side = min(_LONG_SIDE, most)
-        shape = (1, 1, side, side)
-        yield of_integers("longest loop", cls(), (shape,), limits.dtype, exact=False, most=1)
+        yield of_integers("longest loop", cls(), ((1, 1, side, side),), limits.dtype)

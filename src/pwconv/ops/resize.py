@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from pwconv.errors import UnsupportedError
 from pwconv.heuristics import Choice
 from pwconv.layout import ceil_div, sizes
 from pwconv.ops.base import Case, Operator, Site, operator
@@ -64,6 +65,16 @@ class Subsample(Operator):
 
     families = ("subsample",)
     copies = True
+
+    def __post_init__(self) -> None:
+        if min(self.stride) < 1:
+            raise ValueError(f"stride is {self.stride}; it must be 1 or more along either axis")
+
+    def storages(self, inputs: Sequence[Shape], storages: tuple[str, ...]) -> tuple[str, ...]:
+        """Return "buffer": a convolution reads textures at any stride by itself."""
+        if "buffer" not in storages:
+            raise UnsupportedError("positions of textures are not copied; use storage='buffer'")
+        return ("buffer",)
 
     def shape(self, *inputs: Shape) -> Shape:
         """Return [N, C, ceil(H / stride), ceil(W / stride)], or without N."""
