@@ -18,8 +18,7 @@ from pwconv.ops import linear, matmul
 from pwconv.ops.convolution import Problem
 from pwconv.ops.pair import PairProblem, choose_pair
 from pwconv.ops.window import Geometry
-from pwconv.tune.export import export
-from pwconv.tune.store import Key, Winner
+from pwconv.tune.store import Key, Winner, export
 from support import inside
 from support.cards import FIXED, FLEXIBLE, KHR, NV, card
 
