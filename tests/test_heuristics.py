@@ -321,6 +321,13 @@ def test_a_malformed_file_says_what_is_wrong(text, message):
         heuristics_file.parse(text, "file")
 
 
+def test_an_entry_has_the_keys_of_what_it_is_like():
+    shared = '[like.b]\ntype = "cpu"\nwhy = "c"\n[like.d]\ntype = "other"\n'
+    rule = table("linear.rules", name='"a"', tiles='["t"]', why='"own"', like='["b", "d"]')
+    (entry,) = heuristics_file.parse(shared + rule, "file")["linear"]["rules"]
+    assert entry.says == {"name": "a", "tiles": ["t"], "why": "own", "type": "cpu"}
+
+
 def test_a_point_that_is_none_is_not_written():
     wrong = point(card(), "any", n=0)
     with pytest.raises(pwconv.PwconvError, match="conv2d_pw point 1: n is 0"):
