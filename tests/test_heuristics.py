@@ -18,8 +18,7 @@ from pwconv.ops import linear, matmul
 from pwconv.ops.convolution import Problem
 from pwconv.ops.pair import PairProblem, choose_pair
 from pwconv.ops.window import Geometry
-from pwconv.tune.export import export
-from pwconv.tune.store import Key, Winner
+from pwconv.tune.store import Key, Winner, export
 from support import inside
 from support.cards import FIXED, FLEXIBLE, KHR, NV, card
 
@@ -31,9 +30,9 @@ SHIPPED = inside.heuristics_text()
 ENTRIES = inside.heuristics_entries()
 EVERY = [
     (kind, section, entry)
-    for kind, entries in ENTRIES.items()
-    for section in ("points", "rules", "defaults")
-    for entry in getattr(entries, section)
+    for kind, sections in ENTRIES.items()
+    for section, entries in sections.items()
+    for entry in entries
 ]
 # They stand in for a rule whose variant cannot run.
 NOT_MEASURED = {"flexible matrices, few channels, long K"}
@@ -95,26 +94,25 @@ def with_points(*points: dict[str, Any]) -> Any:
 
 @pytest.mark.parametrize(("kind", "section", "entry"), EVERY, ids=lambda v: getattr(v, "where", v))
 def test_an_entry_names_what_there_is(kind, section, entry):
-    says = entry.values
+    says = entry.says
     families = [f for f in shaders.families() if f.startswith(f"{kind}_")]
     tiles = {v.axes["tile"] for f in families for v in shaders.variants(f)}
     if section == "points":
         assert says["variant"] in shaders.names()
-    if "tile" in says:
-        assert shaders.variants(says["family"], tile=says["tile"])
-    elif "family" in says:
+    if "family" in says:
         assert shaders.variants(says["family"])
-    assert {each["tile"] for each in says.get("tiles", ())} <= tiles
+        tiles &= {v.axes["tile"] for v in shaders.variants(says["family"])}
+    assert {each.partition(" ")[0] for each in says.get("tiles", ())} <= tiles
 
 
 def test_what_was_measured_says_where_and_when():
     for kind, section, entry in EVERY:
-        measured = {"device", "driver", "date"} <= entry.values.keys()
+        measured = {"device", "driver", "date"} <= entry.says.keys()
         if section == "rules":
-            assert measured != (entry.values["name"] in NOT_MEASURED), (kind, entry.where)
-        assert measured or "date" not in entry.values
+            assert measured != (entry.says["name"] in NOT_MEASURED), (kind, entry.where)
+        assert measured or "date" not in entry.says
         if section == "defaults":
-            assert not entry.values.keys() & {"type", "vendor_id", "driver_id", "subgroup_size"}
+            assert not entry.says.keys() & {"type", "vendor_id", "driver_id", "subgroup_size"}
 
 
 def test_every_rule_and_default_decides_something():
@@ -216,7 +214,7 @@ def test_exported_winners_decide_where_they_are_appended():
         ),
     }
     text = export(context.info, winners, DAY)
-    assert len(heuristics_file.parse(text, "file")["conv2d_pw"].points) == 2
+    assert len(heuristics_file.parse(text, "file")["conv2d_pw"]["points"]) == 2
     with inside.other_heuristics(SHIPPED + text):
         for batch, size in ((1, 64), (4, 32), (1, 90)):
             found = chosen(context, problem(48, 96, size, batch=batch))
@@ -255,7 +253,7 @@ def test_pays():
 
 # -- malformed files ------------------------------------------------------------------------------
 
-RULE = {"name": '"a"', "why": '"b"', "family": '"f"', "tile": '"t"'}
+RULE = {"name": '"a"', "why": '"b"', "tiles": '["t"]'}
 
 
 def table(head: str, **values: str) -> str:
@@ -271,24 +269,44 @@ def table(head: str, **values: str) -> str:
         ("conv2d_pw = 3", "file: conv2d_pw must have no more than"),
         ("[conv2d_pw.rules]", "file: conv2d_pw.rules must be tables"),
         ("conv2d_pw.rules = [3]", "conv2d_pw rule 1 is 3; it must be a table"),
-        (table("conv2d_pw.rules", name='"a"'), "file, conv2d_pw rule 'a' lacks why"),
+        (table("conv2d_pw.rules", name='"a"'), "file, conv2d_pw rule 'a' lacks tiles, why"),
         (table("conv2d_pw.rules", **RULE, n_mx="3"), "rule 'a' has 'n_mx', which it must not; its"),
         (
-            table("conv2d_pw.rules", **RULE, n_max="-3"),
-            "'a': n_max is -3; it must be an integer",
+            table("conv2d_pw.rules", **RULE, sizes='["n <= -3"]'),
+            "'a': sizes is .*; it must be a list",
         ),
-        (table("conv2d_pw.rules", **RULE, n_max="true"), "n_max is True; it must be an integer"),
+        (
+            table("conv2d_pw.rules", **RULE, sizes='["n % 0"]'),
+            "sizes is .*; it must be a list of bou",
+        ),
+        (
+            table("conv2d_pw.rules", **RULE, sizes="[3]"),
+            r"sizes is \[3\]; it must be a list of bounds",
+        ),
         (table("conv2d_pw.rules", **RULE, type='"gpu"'), "type is 'gpu'; it must be one of discr"),
         (table("conv2d_pw.rules", **RULE, type='["cpu", 3]'), r"type is \['cpu', 3\]; it must be"),
         (table("conv2d_pw.rules", **RULE, type="[]"), r"type is \[\]; it must be one of"),
         (
-            table("conv2d_pw.rules", **RULE, divides="{ m = 3 }"),
-            "divides is .*; it must be a",
+            table("conv2d_pw.rules", **RULE, sizes='["s <= 3"]'),
+            "sizes is .*; it must be a list of bou",
+        ),
+        (
+            table("conv2d_pw.rules", **RULE, like='["b"]'),
+            r"'a': like is \['b'\]; it must be a list of",
+        ),
+        (table("conv2d_pw.rules", **RULE, like="3"), "'a': like is 3; it must be a list of tables"),
+        (
+            "[like.b]\nx = 3\n" + table("linear.rules", **RULE, like='["b"]'),
+            "rule 'a' has 'x', which",
+        ),
+        (
+            table("linear.rules", **{**RULE, "tiles": '["t to 3"]'}),
+            "tiles is .*; it must be a list of t",
         ),
         (table("conv2d_pw.rules", **RULE, workgroup="[3, 1, 1]"), "workgroup is .* powers of 2"),
         (table("conv2d_pw.rules", **RULE, date="2026-11-22"), "'a' lacks device, driver"),
-        (table("conv2d_pw.rules", **RULE, tiles="[]"), "tiles is .*; it must be a list of tables"),
-        (table("conv2d_pw.rules", name='"a"', why='"b"'), "'a' must have either family and tile"),
+        (table("conv2d_pw.rules", **{**RULE, "tiles": "[]"}), "tiles is .*; it must be a list"),
+        (table("conv2d_pw.rules", name='"a"', why='"b"'), "'a' lacks tiles"),
         (table("conv2d_pw.rules", **RULE) * 2, "'a' is there twice"),
         (table("conv2d_pw.defaults", **RULE, type='"cpu"'), "default 'a' has 'type', which"),
         (table("scale.rules", name='"a"', why='"b"', pays="1"), "scale rule 'a': pays is 1; it"),
@@ -301,6 +319,13 @@ def table(head: str, **values: str) -> str:
 def test_a_malformed_file_says_what_is_wrong(text, message):
     with pytest.raises(pwconv.PwconvError, match=message):
         heuristics_file.parse(text, "file")
+
+
+def test_an_entry_has_the_keys_of_what_it_is_like():
+    shared = '[like.b]\ntype = "cpu"\nwhy = "c"\n[like.d]\ntype = "other"\n'
+    rule = table("linear.rules", name='"a"', tiles='["t"]', why='"own"', like='["b", "d"]')
+    (entry,) = heuristics_file.parse(shared + rule, "file")["linear"]["rules"]
+    assert entry.says == {"name": "a", "tiles": ["t"], "why": "own", "type": "cpu"}
 
 
 def test_a_point_that_is_none_is_not_written():

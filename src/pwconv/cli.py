@@ -412,7 +412,7 @@ def _tune(options: argparse.Namespace) -> bool:
     from pwconv.bench.cases import edgetam_shapes
     from pwconv.bench.table import make_table
     from pwconv.terminal import make_console, progress_bar, show
-    from pwconv.tune.export import export
+    from pwconv.tune.store import export
     from pwconv.tune.tuner import LEAST_GAIN
 
     console = make_console()

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Collection, Iterator, Mapping
+import operator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from pwconv.dtypes import DType
 from pwconv.shaders import Variant
@@ -14,7 +15,7 @@ from pwconv.vk.commands import Size3
 from pwconv.vk.physical_device import DeviceInfo, DeviceKey
 
 if TYPE_CHECKING:
-    from pwconv.heuristics_file import Entries, Entry
+    from pwconv.heuristics_file import Entry
 
 FILE = "heuristics.toml"
 WORKGROUP: Size3 = (8, 8, 1)  # where an entry says no other
@@ -25,7 +26,11 @@ _WASTE_ALLOWED = 1.1
 _NEAR = 2.0
 _MOST = 2**63
 _UNIT = "cooperativeMatrix"
-_KEY = DeviceKey._fields
+_HOLDS: dict[str, Callable[[int, int], bool]] = {
+    "<=": operator.le,
+    ">=": operator.ge,
+    "%": lambda size, divisor: size % divisor == 0,
+}
 
 
 @dataclass(frozen=True)
@@ -42,7 +47,7 @@ class Choice:
     """
 
     variant: Variant
-    workgroup: Size3 = (8, 8, 1)
+    workgroup: Size3 = WORKGROUP
     reason: str = ""
 
 
@@ -55,32 +60,13 @@ class _Tile(NamedTuple):
     least_blocks: int
 
 
-class _Point(NamedTuple):
-    """A problem that was measured, and what to run for those near it."""
-
-    m: int
-    n: int
-    k: int
-    choice: Choice
-
-
 class _Rule(NamedTuple):
-    """A rule or default for a device that can run at least one of its tiles."""
+    """A rule or default, with those of its tiles that a device can run; at least one."""
 
     tiles: tuple[_Tile, ...]
-    ranked: bool
+    sizes: tuple[tuple[str, Callable[[int, int], bool], int], ...]
     workgroup: Size3
     reason: str
-    m_max: int
-    n_max: int
-    k_min: int
-    k_max: int
-    hidden_max: int
-    flop_min: int
-    blocks_max: int
-    n_divisor: int
-    k_divisor: int
-    hidden_divisor: int
 
 
 @functools.cache
@@ -103,7 +89,6 @@ def choose(
     dtype: DType,
     outputs: Size3,
     k: int,
-    lanes: int = 1,
     gathered: bool = False,
 ) -> Choice:
     """Return the variant expected to be fastest.
@@ -119,15 +104,11 @@ def choose(
     outputs : tuple of int
         M and N of one sample, and samples.
     k : int
-    lanes : int
-        Rows in a texel.
     gathered : bool
         The inputs are gathered, by a stride, padding or taps: no point was measured so.
     """
     m, n, batches = outputs
-    points, rules, smallest = _selected(
-        kind, info.key, tuple(able.values()), storage, dtype.name, lanes
-    )
+    points, rules, smallest = _selected(kind, info.key, tuple(able.values()), storage, dtype.name)
     assert smallest is not None
     if points and not gathered:
         found = _nearest(points, m * batches, n, k)
@@ -152,15 +133,15 @@ def pair(
     """
     m, n, batches = outputs
     kind = "conv2d_pw_pair"
-    _, rules, _ = _selected(kind, info.key, tuple(able), storage, dtype.name, 1)
+    _, rules, _ = _selected(kind, info.key, tuple(able), storage, dtype.name)
     return _first(rules, m, n, k, batches, hidden)
 
 
 def weight_storage(kind: str, info: DeviceInfo, storage: str, dtype: DType) -> str:
-    """Return how a layer should pack a weight: the first entry with ``tiles`` says it."""
-    for entry in _applying(kind, info.key, storage=storage, dtype=dtype.name, lanes=1):
-        if "tiles" in entry.values:
-            return str(entry.values.get("weight_storage", "auto"))
+    """Return how a layer should pack a weight: the first entry for every size says it."""
+    for entry in _applying(kind, info.key, storage=storage, dtype=dtype.name):
+        if _is_general(entry):
+            return str(entry.says.get("weight_storage", "auto"))
     return "auto"
 
 
@@ -177,48 +158,39 @@ def stride_pays(info: DeviceInfo, storage: str) -> bool:
     return _pays("stride", info.key, storage=storage)
 
 
-def _nearest(points: tuple[_Point, ...], m: int, n: int, k: int) -> Choice | None:
-    """Return the choice of the nearest point; of equals, that of the first."""
-    nearest, choice = _NEAR, None
-    for point in points:
-        far = max(m / point.m, point.m / m, n / point.n, point.n / n, k / point.k, point.k / k)
-        if far < nearest or (choice is None and far == nearest):
-            nearest, choice = far, point.choice
-    return choice
+def _nearest(
+    points: tuple[tuple[int, int, int, Choice], ...], m: int, n: int, k: int
+) -> Choice | None:
+    """Return the choice of the nearest of points M, N, K; of equals, that of the first."""
+    nearest, found = _NEAR, None
+    for at_m, at_n, at_k, choice in points:
+        far = max(m / at_m, at_m / m, n / at_n, at_n / n, k / at_k, at_k / k)
+        if far < nearest or (found is None and far == nearest):
+            nearest, found = far, choice
+    return found
 
 
 def _first(
     rules: tuple[_Rule, ...], m: int, n: int, k: int, batches: int, hidden: int = 0
 ) -> Choice | None:
     """Return the choice of the first rule that the problem suits."""
+    sizes = {"m": m, "n": n, "k": k, "hidden": hidden, "flop": 2 * m * n * k}
     for rule in rules:
-        if (
-            m > rule.m_max
-            or n > rule.n_max
-            or not rule.k_min <= k <= rule.k_max
-            or hidden > rule.hidden_max
-            or 2 * m * n * k < rule.flop_min
-            or n % rule.n_divisor
-            or k % rule.k_divisor
-            or hidden % rule.hidden_divisor
-        ):
-            continue
-        if rule.ranked:
-            return _rank(rule, m, n, batches)
-        ((variant, block_m, block_n, least_blocks),) = rule.tiles
-        count = -(-m // block_m) * -(-n // block_n) * batches
-        if least_blocks <= count <= rule.blocks_max:
-            return Choice(variant, rule.workgroup, f"{rule.reason} (blocks: {count})")
+        last = rule.tiles[-1]
+        sizes["blocks"] = -(-m // last.block_m) * -(-n // last.block_n) * batches
+        for name, holds, bound in rule.sizes:
+            if not holds(sizes[name], bound):
+                break
+        else:
+            if len(rule.tiles) > 1:
+                return _rank(rule, m, n, batches)
+            reason = f"{rule.reason} (blocks: {sizes['blocks']})"
+            return Choice(last.variant, rule.workgroup, reason)
     return None
 
 
-def _rank(rule: _Rule, m: int, n: int, batches: int) -> Choice | None:
-    """Return the first tile that fills the device and wastes little, else the last one.
-
-    None where the device can run none of the tiles.
-    """
-    if not rule.tiles:
-        return None
+def _rank(rule: _Rule, m: int, n: int, batches: int) -> Choice:
+    """Return the first tile that fills the device and wastes little, else the last one."""
     filling = []  # each with its blocks, and the output channels computed for each that there is
     for variant, block_m, block_n, least_blocks in rule.tiles:
         along_n = -(-n // block_n)
@@ -239,23 +211,31 @@ def _rank(rule: _Rule, m: int, n: int, batches: int) -> Choice | None:
 
 @functools.lru_cache(maxsize=1024)
 def _selected(
-    kind: str, key: DeviceKey, able: tuple[Variant, ...], storage: str, dtype: str, lanes: int
-) -> tuple[tuple[_Point, ...], tuple[_Rule, ...], Choice | None]:
+    kind: str, key: DeviceKey, able: tuple[Variant, ...], storage: str, dtype: str
+) -> tuple[tuple[tuple[int, int, int, Choice], ...], tuple[_Rule, ...], Choice | None]:
     """Return the points and rules that decide among some variants, and the choice without them."""
     named = {v.name: v for v in able}
-    applying = _applying(kind, key, storage=storage, dtype=dtype, lanes=lanes)
-    measured = [
-        _point(entry, named[entry.values["variant"]])
-        for entry in _entries()[kind].points
-        if entry.values["variant"] in named
-        and (storage, dtype) == (entry.values["storage"], entry.values["dtype"])
-        and key == _key(entry)
-    ]
-    rules = filter(None, (_rule(entry, able) for entry in applying))
+    points = []
+    for entry in _applying(kind, key, "points", storage=storage, dtype=dtype):
+        at = entry.says
+        if at["variant"] in named:
+            reason = (
+                f"{entry.where}: measured at M·batch = {at['m']}, N = {at['n']}, K = {at['k']} on "
+                f"{at['device']} ({at['driver']}, {at['date']})"
+            )
+            choice = Choice(named[at["variant"]], _workgroup(entry), reason)
+            points.append((at["m"], at["n"], at["k"], choice))
+    rules = []
+    for entry in _applying(kind, key, storage=storage, dtype=dtype):
+        rule = _rule(entry, able)
+        if rule.tiles:
+            rules.append(rule)
+        if _is_general(entry):  # it decides, or the smallest does
+            break
     smallest = min(able, key=_last_resort, default=None)
     reason = f"the smallest tile: no entry of {FILE} has one that the device can run, and may"
     return (
-        tuple(measured),
+        tuple(points),
         tuple(rules),
         None if smallest is None else Choice(smallest, WORKGROUP, reason),
     )
@@ -266,77 +246,65 @@ def _last_resort(variant: Variant) -> tuple[bool, int]:
     return _UNIT in variant.features, math.prod(block_shape(variant))
 
 
-def _key(entry: Entry) -> DeviceKey:
-    """Return the device of a point."""
-    at = entry.values
-    return DeviceKey(**{**{name: at[name] for name in _KEY}, "matrices": tuple(at["matrices"])})
+def _is_general(entry: Entry) -> bool:
+    """Return whether an entry is for every size, and no family of its own."""
+    return not {"family", "sizes"} & entry.says.keys()
 
 
-def _point(entry: Entry, variant: Variant) -> _Point:
-    at = entry.values
-    reason = (
-        f"{entry.where}: measured at M·batch = {at['m']}, N = {at['n']}, K = {at['k']} on "
-        f"{at['device']} ({at['driver']}, {at['date']})"
-    )
-    workgroup = tuple(at.get("workgroup", WORKGROUP))
-    return _Point(at["m"], at["n"], at["k"], Choice(variant, workgroup, reason))
+def _workgroup(entry: Entry) -> Size3:
+    m, n, batches = entry.says.get("workgroup", WORKGROUP)
+    return m, n, batches
 
 
-def _rule(entry: Entry, able: tuple[Variant, ...]) -> _Rule | None:
-    """Return a rule over those of its tiles that are able; None where its one tile is not."""
-    says: Any = entry.values
-    if "tiles" in says:
-        by_tile = {v.axes["tile"]: v for v in able if _UNIT not in v.features}
-        wanted = [(by_tile.get(each["tile"]), each["least_blocks"]) for each in says["tiles"]]
-    else:
-        found = [v for v in able if (v.family, v.axes["tile"]) == (says["family"], says["tile"])]
-        wanted = [(v, says.get("least_blocks", 0)) for v in found]
-    tiles = tuple(_Tile(v, *block_shape(v), least) for v, least in wanted if v is not None)
-    if not tiles and "tiles" not in says:
-        return None
+def _rule(entry: Entry, able: tuple[Variant, ...]) -> _Rule:
+    """Return a rule over those of its tiles that are able."""
+    says = entry.says
+    family = says.get("family")
+    by_tile = {
+        v.axes["tile"]: v
+        for v in able
+        if (v.family == family if family else _UNIT not in v.features)
+    }
+    tiles = []
+    for each in says["tiles"]:
+        tile, _, least_blocks = each.partition(" from ")
+        if variant := by_tile.get(tile):
+            tiles.append(_Tile(variant, *block_shape(variant), int(least_blocks or 0)))
     measured = f" ({says['device']}, {says['date']})" if "date" in says else ""
-    ranked = f"; of {', '.join(t.variant.axes['tile'] for t in tiles)}" if "tiles" in says else ""
-    divides = says.get("divides", {})
+    ranked = f"; of {', '.join(t.variant.axes['tile'] for t in tiles)}" if len(tiles) > 1 else ""
+    sizes = [each.split() for each in says.get("sizes", ())]
     return _Rule(
-        tiles=tiles,
-        ranked="tiles" in says,
-        workgroup=tuple(says.get("workgroup", WORKGROUP)),
-        reason=f"{entry.where}: {says['why']}{measured}{ranked}",
-        m_max=says.get("m_max", _MOST),
-        n_max=says.get("n_max", _MOST),
-        k_min=says.get("k_min", 0),
-        k_max=says.get("k_max", _MOST),
-        hidden_max=says.get("hidden_max", _MOST),
-        flop_min=says.get("flop_min", 0),
-        blocks_max=says.get("blocks_max", _MOST),
-        n_divisor=divides.get("n", 1),
-        k_divisor=divides.get("k", 1),
-        hidden_divisor=divides.get("hidden", 1),
+        tuple(tiles),
+        tuple((name, _HOLDS[how], int(bound)) for name, how, bound in sizes),
+        _workgroup(entry),
+        f"{entry.where}: {says['why']}{measured}{ranked}",
     )
 
 
 @functools.cache
 def _pays(kind: str, key: DeviceKey, **problem: str) -> bool:
     """Return what the first entry for a device and a problem says."""
-    return any(entry.values["pays"] for entry in [*_applying(kind, key, **problem)][:1])
+    return any(entry.says["pays"] for entry in [*_applying(kind, key, **problem)][:1])
 
 
-def _applying(kind: str, key: DeviceKey, **problem: str | int) -> Iterator[Entry]:
-    """Yield the rules, then the defaults, for a device and a problem of some storage and type."""
-    given = {**key._asdict(), **problem}
-    entries = _entries()[kind]
-    for entry in (*entries.rules, *entries.defaults):
-        says = entry.values
-        if all(
-            value in (says[name] if type(says[name]) is list else [says[name]])
-            for name, value in given.items()
-            if name in says
-        ):
-            yield entry
+def _applying(kind: str, key: DeviceKey, *sections: str, **problem: str) -> Iterator[Entry]:
+    """Yield the entries for a device and a problem of some storage and type.
+
+    They are of some sections; of none, the rules, then the defaults.
+    """
+    given = {**key._asdict(), "matrices": list(key.matrices), **problem}
+    for section in sections or ("rules", "defaults"):
+        for entry in _entries()[kind].get(section, ()):
+            says = {**given, **entry.says}
+            if all(
+                says[name] == value or (type(says[name]) is list and value in says[name])
+                for name, value in given.items()
+            ):
+                yield entry
 
 
 @functools.cache
-def _entries() -> dict[str, Entries]:
+def _entries() -> dict[str, dict[str, list[Entry]]]:
     from pwconv.heuristics_file import parse
 
     return parse(_text(), FILE)

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 from pwconv import shaders
+from pwconv.vk.commands import Size3
 from pwconv.vk.cooperative_matrix import Matrix
 from pwconv.vk.physical_device import DeviceInfo
 
@@ -34,15 +35,9 @@ def plan_matrices(variant: shaders.Variant, info: DeviceInfo) -> MatrixPlan | No
 
     The product with the most terms goes first; None if no product of the device fits.
     """
-    block_m, block_n, block_k = (
-        variant.defines[name] for name in ("BLOCK_M", "BLOCK_N", "BLOCK_K")
-    )
+    block_m, block_n = variant.defines["BLOCK_M"], variant.defines["BLOCK_N"]
     fitting = [
-        plan
-        for plan in _shared(variant, info)
-        if block_n % (plan.subgroups_n * plan.matrix.m) == 0
-        and block_m % (plan.subgroups_m * plan.matrix.n) == 0
-        and block_k % plan.matrix.k == 0
+        plan for plan in _shared(variant, info) if block_n % (plan.subgroups_n * plan.matrix.m) == 0
     ]
 
     def rank(plan: MatrixPlan) -> tuple[int, int]:
@@ -58,33 +53,21 @@ def plan_pair_matrices(variant: shaders.Variant, info: DeviceInfo) -> MatrixPlan
 
     Each subgroup has sums of its own over all outputs: the fewer, the better.
     """
-    block_m, block_n, block_k, block_h = (
-        variant.defines[name] for name in ("BLOCK_M", "BLOCK_N", "BLOCK_K", "BLOCK_H")
-    )
+    block_n, block_h = variant.defines["BLOCK_N"], variant.defines["BLOCK_H"]
     fitting = [
         plan
         for plan in _shared(variant, info)
         if block_h % (plan.subgroups_n * plan.matrix.m) == 0
         and block_h % (plan.subgroups_n * plan.matrix.k) == 0
-        and block_m % (plan.subgroups_m * plan.matrix.n) == 0
         and block_n % plan.matrix.m == 0
-        and block_k % plan.matrix.k == 0
     ]
     return max(fitting, key=lambda p: (_terms(p.matrix), -p.subgroups_n), default=None)
 
 
 def has_flexible_matrix(variant: shaders.Variant, info: DeviceInfo) -> bool:
     """Return whether the device multiplies a workgroup's blocks of float16 as one matrix each."""
-    return any(
-        matrix.flexible
-        and matrix.scope == "workgroup"
-        and matrix.invocations == variant.defines["THREADS"]
-        and _halves(matrix)
-        and variant.defines["BLOCK_N"] % matrix.m == 0
-        and variant.defines["BLOCK_M"] % matrix.n == 0
-        and variant.defines["BLOCK_K"] % matrix.k == 0
-        for matrix in info.matrices
-    )
+    sizes = variant.defines["BLOCK_N"], variant.defines["BLOCK_M"], variant.defines["BLOCK_K"]
+    return _flexible(variant, info, sizes) is not None
 
 
 def flexible_pair_matrix(variant: shaders.Variant, info: DeviceInfo) -> Matrix | None:
@@ -92,31 +75,35 @@ def flexible_pair_matrix(variant: shaders.Variant, info: DeviceInfo) -> Matrix |
 
     N and K are rounded up to it; the rest are the variant's. Positions lie along rows.
     """
-    block_m, block_h = variant.defines["BLOCK_M"], variant.defines["BLOCK_H"]
-    fitting = (
-        matrix
-        for matrix in info.matrices
-        if matrix.flexible
-        and matrix.scope == "workgroup"
-        and matrix.invocations == variant.defines["THREADS"]
-        and _halves(matrix)
-        and block_m % matrix.m == 0
-        and block_h % matrix.n == 0
-        and block_h % matrix.k == 0
-    )
-    return next(fitting, None)
+    block_h = variant.defines["BLOCK_H"]
+    return _flexible(variant, info, (variant.defines["BLOCK_M"], block_h, block_h))
+
+
+def _flexible(variant: shaders.Variant, info: DeviceInfo, sizes: Size3) -> Matrix | None:
+    """Return the first product of a whole workgroup whose granularity divides some M, N and K."""
+    m, n, k = sizes
+    for matrix in info.matrices:
+        whole = matrix.flexible and matrix.scope == "workgroup" and _halves(matrix)
+        divides = m % matrix.m == 0 and n % matrix.n == 0 and k % matrix.k == 0
+        if whole and divides and matrix.invocations == variant.defines["THREADS"]:
+            return matrix
+    return None
 
 
 def _shared(variant: shaders.Variant, info: DeviceInfo) -> Iterator[MatrixPlan]:
-    """Yield every way to share a block among subgroups with a product that the device lists."""
+    """Yield the ways to share a block's M and K among subgroups with a product that is listed."""
     # A driver that does not tell has 0.
     size = info.limits["subgroupSize"]
     subgroups = variant.defines["THREADS"] // size if size else 0
+    block_m, block_k = variant.defines["BLOCK_M"], variant.defines["BLOCK_K"]
     for matrix in info.matrices:
+        own = matrix.scope == "subgroup" and not matrix.flexible and _halves(matrix)
         whole_vectors = matrix.n % _VECTOR == 0 and matrix.k % _VECTOR == 0
-        if matrix.scope == "subgroup" and not matrix.flexible and _halves(matrix) and whole_vectors:
-            for rows in _divisors(subgroups):
-                yield MatrixPlan(matrix, rows, subgroups // rows)
+        if own and whole_vectors and block_k % matrix.k == 0:
+            for along_n in range(1, subgroups + 1):
+                along_m = subgroups // along_n
+                if subgroups % along_n == 0 and block_m % (along_m * matrix.n) == 0:
+                    yield MatrixPlan(matrix, along_n, along_m)
 
 
 def _terms(matrix: Matrix) -> int:
@@ -126,10 +113,6 @@ def _terms(matrix: Matrix) -> int:
 def _halves(matrix: Matrix) -> bool:
     # Sums in float16 would lower precision.
     return (matrix.operand, matrix.accumulator) == ("float16", "float32")
-
-
-def _divisors(number: int) -> list[int]:
-    return [d for d in range(1, number + 1) if number % d == 0]
 
 
 _PLANS: dict[str, Callable[[shaders.Variant, DeviceInfo], object]] = {

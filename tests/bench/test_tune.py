@@ -60,8 +60,8 @@ def test_what_is_kept_is_exported(device, home, tmp_path):
     assert result.stdout.splitlines()[-1] == f"wrote {file}"
     (kept,) = Store(device.info).read().values()
     text = file.read_text()
-    (point,) = heuristics_file.parse(text, file.name)["conv2d_pw"].points
-    assert (point.values["variant"], point.values["seconds"]) == (kept.variant, kept.seconds)
+    (point,) = heuristics_file.parse(text, file.name)["conv2d_pw"]["points"]
+    assert (point.says["variant"], point.says["seconds"]) == (kept.variant, kept.seconds)
     with inside.other_heuristics(inside.heuristics_text() + text):
         layer = pwconv.PointwiseConv2d(np.ones((8, 16), np.float32), device=device)
         explained = layer.explain((2, 16, 8, 8), "texture3d")

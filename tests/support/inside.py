@@ -140,11 +140,14 @@ def _nothing_kept() -> dict[str, Any]:
     return {"_lacks": {}, "_able": {}, "_plans": LruCache(1024), "recordings": LruCache(256)}
 
 
-def ranked_tiles(kind: str, info: pwconv.DeviceInfo, **problem: Any) -> list[str]:
-    """Return the tiles that heuristics.toml ranks for a device, best first."""
+def ranked_tiles(kind: str, info: pwconv.DeviceInfo, lanes: int, **problem: Any) -> list[str]:
+    """Return the tiles that heuristics.toml ranks for a device and rows in a texel, best first."""
     applying = heuristics._applying(kind, info.key, **problem)
-    ranked = next(entry.values["tiles"] for entry in applying if "tiles" in entry.values)
-    return [each["tile"] for each in ranked]
+    ranked = next(entry.says["tiles"] for entry in applying if "sizes" not in entry.says)
+    families = [f for f in shaders.families() if f.endswith(problem["storage"])]
+    suiting = [v for f in families for v in shaders.variants(f)]
+    able = {v.axes.get("tile") for v in suiting if v.defines.get("LANES", 1) == lanes}
+    return [tile for tile in (each.partition(" ")[0] for each in ranked) if tile in able]
 
 
 @contextmanager

@@ -55,11 +55,6 @@ class Product(ABC):
         """K: products summed for each output."""
 
     @property
-    def lanes(self) -> int:
-        """Rows of M that lie in the lanes of one texel."""
-        return 1
-
-    @property
     def gathered(self) -> bool:
         """True where x is gathered by a stride, padding or taps."""
         return False
@@ -186,7 +181,6 @@ def choose(context: Context, problem: Product, weight_storage: str) -> Choice:
         dtype=problem.dtype,
         outputs=problem.outputs,
         k=problem.products,
-        lanes=problem.lanes,
         gathered=problem.gathered,
     )
     if not problem.shared:

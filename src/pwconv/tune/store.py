@@ -1,17 +1,19 @@
-"""Winners of tuning on a device, in a JSON file of its own."""
+"""Winners of tuning on a device: a JSON file of its own, and points of heuristics.toml."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Container, Mapping
 from dataclasses import asdict, dataclass, fields
+from datetime import date
 from typing import Any, ClassVar
 
 from pwconv import shaders
 from pwconv.cache import Checks, JsonFile, cache_folder, is_text, locked_folder
 from pwconv.dtypes import as_dtype
+from pwconv.heuristics import WORKGROUP
+from pwconv.heuristics_file import to_text
 from pwconv.ops.convolution import Problem
-from pwconv.ops.window import Geometry
+from pwconv.ops.window import POINTWISE, Geometry
 from pwconv.version import __version__
 from pwconv.vk.commands import Size3
 from pwconv.vk.physical_device import DeviceInfo
@@ -51,7 +53,7 @@ def _numbers(count: int, allowed: Container[int]) -> Callable[[Any], bool]:
 
 
 def _is_seconds(value: Any) -> bool:
-    return type(value) is float and math.isfinite(value) and value > 0
+    return type(value) is float and 0 < value < float("inf")
 
 
 _SIZES = range(1, 2**31)
@@ -106,8 +108,8 @@ class Store(JsonFile[Key, Winner]):
         out_shape = geometry.output_shape(given["x_shape"], given["out_channels"])
         types = as_dtype(given["dtype"]), as_dtype(given["accumulate"])
         problem = Problem(given["storage"], given["x_shape"], out_shape, *types, geometry)
-        winner = Winner(*(given[field.name] for field in fields(Winner)))
-        return Key(problem, given["weight_storage"]), winner
+        winner = {field.name: given[field.name] for field in fields(Winner)}
+        return Key(problem, given["weight_storage"]), Winner(**winner)
 
     def _encode(self, key: Key, value: Winner) -> dict[str, Any]:
         problem = key.problem
@@ -122,3 +124,40 @@ class Store(JsonFile[Key, Winner]):
             "weight_storage": key.weight_storage,
             **asdict(value),
         }
+
+
+def export(info: DeviceInfo, winners: Mapping[Key, Winner], day: date) -> str:
+    """Return the winners on pointwise problems as TOML to append to heuristics.toml.
+
+    Those of strides and padding are left out: points are of inputs that lie as they are read.
+    """
+    name, driver = _printable(info.name), _printable(info.driver)
+    points: list[dict[str, Any]] = []
+    for key, winner in winners.items():
+        if key.problem.geometry != POINTWISE:
+            continue
+        m, n, batches = key.problem.outputs
+        point = {
+            **info.key._asdict(),
+            "matrices": list(info.key.matrices),
+            "dtype": key.problem.dtype.name,
+            "storage": key.problem.storage,
+            "m": m * batches,
+            "n": n,
+            "k": key.problem.products,
+            **asdict(winner),
+            "workgroup": list(winner.workgroup),
+            "device": name,
+            "driver": driver,
+            "date": day,
+        }
+        del point["default_workgroup"]
+        if winner.workgroup == WORKGROUP:
+            del point["workgroup"]
+        points.append(point)
+    head = f"# {name}, {driver}; pwconv {__version__}, {day}\n"
+    return f"{head}\n{to_text('conv2d_pw', points)}"
+
+
+def _printable(text: str) -> str:
+    return "".join(c if c.isprintable() else "?" for c in text) or "?"

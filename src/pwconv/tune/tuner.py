@@ -127,9 +127,8 @@ class Tuner:
             self._clocks = self._clocks or Clocks(self._context)
             outcome = measure(self._context, self._clocks, task)
             if outcome.held:
-                new = {
-                    _key(task): Winner(*_described(outcome.winner), *_described(outcome.default))
-                }
+                best, default = outcome.winner.described, outcome.default.described
+                new = {Key(task.problem, task.weight_storage): Winner(*best, *default)}
                 self._winners = {**self._known(), **new}
                 self._winners.update(self.store.add(new))
         return outcome
@@ -145,7 +144,7 @@ class Tuner:
 
     def _recall(self, task: Task, default: Choice) -> Choice | None:
         """Return a task's winner, if its variant can still run."""
-        winner = self._known().get(_key(task))
+        winner = self._known().get(Key(task.problem, task.weight_storage))
         if winner is None:
             return None
         unbeaten = default.variant.name, default.workgroup
@@ -176,6 +175,11 @@ class Timed(NamedTuple):
 
     choice: Choice
     time: Sample
+
+    @property
+    def described(self) -> tuple[str, Size3, float]:
+        """Variant, workgroup and seconds, as a winner has them."""
+        return self.choice.variant.name, self.choice.workgroup, self.time.median
 
 
 @dataclass(frozen=True)
@@ -331,11 +335,3 @@ def _inputs_and_outputs(
             pairs.append((acquire(problem.x_shape), acquire(problem.out_shape)))
             transfer.upload(context, array, pairs[-1][0], dtype)
         yield pairs
-
-
-def _key(task: Task) -> Key:
-    return Key(task.problem, task.weight_storage)
-
-
-def _described(timed: Timed) -> tuple[str, Size3, float]:
-    return timed.choice.variant.name, timed.choice.workgroup, timed.time.median
