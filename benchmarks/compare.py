@@ -89,8 +89,7 @@ def _measure(options: argparse.Namespace) -> None:
         if options.plot:
             write_plot(found, options.plot)
     finally:
-        for part in (*describe(found), *compare(found)):
-            show(console, part)
+        show(console, *describe(found), *compare(found))
 
 
 if __name__ == "__main__":

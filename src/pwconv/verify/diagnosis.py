@@ -26,33 +26,20 @@ _POSITIONS_TRIED = 32
 class Failure:
     """An output that is outside its bound, and its first wrong element.
 
-    Attributes
-    ----------
-    case : str
-    kind : str
-        "unwritten", "zeros", "lane swap", "row swap", "offset", "precision" or "wrong"; "error"
-        where the driver failed.
-    wrong, elements : int
-        Count of wrong elements, and of all.
-    position : tuple of int
-        [n, c, h, w]; of a linear layer w is the feature.
-    past_channels : bool
-        True if c is a lane past C, which must be zero.
-    value, expected, bound : float
-    message : str
-        The error.
+    The kind is "unwritten", "zeros", "lane swap", "row swap", "offset", "precision" or "wrong";
+    or "error", where the driver failed: then there is a message, and nothing else.
     """
 
     case: str
     kind: str
-    wrong: int = 0
-    elements: int = 0
-    position: tuple[int, ...] = ()
-    past_channels: bool = False
+    message: str | None = None
+    wrong: int = 0  # count of wrong elements
+    elements: int = 0  # count of all
+    position: tuple[int, ...] = ()  # [n, c, h, w]; of a linear layer w is the feature
+    past_channels: bool = False  # c is a lane past C, which must be zero
     value: float = NAN
     expected: float = NAN
     bound: float = NAN
-    message: str = ""
 
     def __str__(self) -> str:
         if self.kind == "error":

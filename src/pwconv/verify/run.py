@@ -57,21 +57,11 @@ class Result:
 
 @dataclass
 class Verification:
-    """Results of a verification.
-
-    Attributes
-    ----------
-    results : list of Result
-    skipped : dict
-        Reason why a variant cannot run on the device, by name.
-    lost : str
-        The error that ended it before its time, if one did.
-    seconds : float
-    """
+    """Results of a verification."""
 
     results: list[Result] = field(default_factory=list)
-    skipped: dict[str, str] = field(default_factory=dict)
-    lost: str = ""
+    skipped: dict[str, str] = field(default_factory=dict)  # why it cannot be run, by variant
+    lost: str = ""  # the error that ended it before its time
     seconds: float = 0.0
 
     @property
