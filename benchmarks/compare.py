@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import argparse
 import sys
+from functools import partial
 from pathlib import Path
 
 import pwconv
 from peers import open_peers
 from plot import endings, write_plot
 from pwconv.bench.report import to_document
-from pwconv.bench.run import Job, run
+from pwconv.bench.run import run
 from pwconv.bench.table import describe
 from pwconv.documents import require_writable, write_document
 from pwconv.terminal import make_console, progress_bar, show
@@ -67,21 +68,19 @@ def _measure(options: argparse.Namespace) -> None:
         require_writable(options.plot, endings())
     if options.json:
         require_writable(options.json)
-    job = Job(
-        workload=options.workload + (f" at {options.size}" if options.size else ""),
-        cases=workload(options.workload, options.size),
-        dtypes=options.dtypes or _DTYPES,
-        storages=options.storages or _STORAGES,
-    )
+    cases = workload(options.workload, options.size)
     console = make_console()
     with pwconv.Device(options.device) as device:
         show(console, f"device {device.info}")
         with progress_bar(console) as progress:
             found = run(
                 device,
-                job,
+                options.workload + (f" at {options.size}" if options.size else ""),
+                cases,
+                options.dtypes or _DTYPES,
+                options.storages or _STORAGES,
                 progress,
-                lambda clocks, report: open_peers(device.info, clocks, report),
+                open_peers=partial(open_peers, device.info),
             )
     try:  # files first: whoever reads what is printed may go away
         if options.json:

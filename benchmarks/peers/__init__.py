@@ -4,24 +4,12 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable
-from typing import Protocol
 
 from pwconv.bench.report import Report
-from pwconv.bench.run import Contender
+from pwconv.bench.run import Peer
 from pwconv.errors import UnsupportedError
 from pwconv.timing.clocks import Clocks
 from pwconv.vk.physical_device import DeviceInfo
-
-
-class Peer(Contender, Protocol):
-    """A contender that is someone else's.
-
-    Attributes
-    ----------
-    version : str
-    """
-
-    version: str
 
 
 def open_peers(info: DeviceInfo, clocks: Clocks, report: Report) -> list[Peer]:

@@ -512,7 +512,7 @@ def _label(choice: Choice) -> str:
 def _bench(options: argparse.Namespace) -> bool:
     from pwconv.bench.cases import IMAGE_SIZE, edgetam_shapes, layer_case, repvit_m1
     from pwconv.bench.report import to_document
-    from pwconv.bench.run import Job, run
+    from pwconv.bench.run import run
     from pwconv.bench.table import describe
     from pwconv.terminal import make_console, progress_bar, show
 
@@ -521,18 +521,19 @@ def _bench(options: argparse.Namespace) -> bool:
     cases = [layer_case(shape) for shape in options.shapes or edgetam_shapes()]
     if not options.shapes:
         cases.append(repvit_m1(IMAGE_SIZE if options.size is None else options.size))
-    job = Job(
-        workload=" ".join(case.name for case in cases),
-        cases=cases,
-        dtypes=options.dtypes or _DTYPES,
-        storages=options.storages or _STORAGES,
-        host=not options.no_host,
-    )
     console = make_console()
     with pwconv.Device(options.device) as device:
         show(console, f"device {device.info}")
         with progress_bar(console) as progress:
-            found = run(device, job, progress)
+            found = run(
+                device,
+                " ".join(case.name for case in cases),
+                cases,
+                options.dtypes or _DTYPES,
+                options.storages or _STORAGES,
+                progress,
+                host=not options.no_host,
+            )
     # The file first: the reader of the output may close the pipe.
     problems: list[pwconv.PwconvError] = []
     lines = _write(options.json, partial(write_document, to_document(found)), problems)
