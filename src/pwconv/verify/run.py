@@ -113,11 +113,10 @@ def verify(
                 for variant in group:
                     on_progress(variant.name, done / len(variants))
                     done += 1
-                    lack = context.unmet(variant)
-                    if found.lost or lack:
-                        found.skipped[variant.name] = (
-                            "the device was lost" if found.lost else f"it needs {lack}"
-                        )
+                    if found.lost:
+                        found.skipped[variant.name] = "the device was lost"
+                    elif lack := context.unmet(variant):
+                        found.skipped[variant.name] = f"it needs {lack}"
                     else:
                         _verify_one(bench, variant, found)
     found.seconds = time.perf_counter() - start

@@ -14,7 +14,7 @@ from pwconv import reference, transfer
 from pwconv.context import Context
 from pwconv.dtypes import Array, DType
 from pwconv.errors import UnsupportedError
-from pwconv.layout import Shape4, ceil_div
+from pwconv.layout import Shape4
 from pwconv.ops import Choice, Operator, Site
 from pwconv.ops.base import Arrays, Case
 from pwconv.ops.limits import Limits
@@ -103,10 +103,7 @@ class Workbench(ExitStack):
         dtype: DType,
         poisoned_with: float,
     ) -> Array:
-        """Poison an output, run dispatches, and return its contents.
-
-        The lanes past C of a texture come along.
-        """
+        """Poison an output, run dispatches, and return its contents as :meth:`read` does."""
         transfer.fill(self.context, out, dtype, poisoned_with)
         for dispatch in dispatches:
             self.context.submit(dispatch)
@@ -114,9 +111,9 @@ class Workbench(ExitStack):
 
     def read(self, resource: Resource, shape: Shape4, dtype: DType) -> Array:
         """Return a tensor; of a texture the lanes past C come along."""
-        if isinstance(resource, Image):
-            shape = with_lanes(shape)
-        return transfer.download(self.context, resource, shape, dtype)
+        n, c, h, w = shape
+        lanes = c + -c % 4 if isinstance(resource, Image) else c
+        return transfer.download(self.context, resource, (n, lanes, h, w), dtype)
 
     def raw(self, resource: Resource, dtype: DType) -> Array:
         """Return a buffer's elements, or an image's texels [depth, H, W, 4], by a plain copy."""
@@ -149,12 +146,6 @@ class Workbench(ExitStack):
         array = np.frombuffer(bytes(target.mapped[:size]), dtype)
         self.context.retire(target.destroy)
         return array if image is None else array.reshape(depth, height, width, 4)
-
-
-def with_lanes(shape: Shape4) -> Shape4:
-    """Return a tensor's shape with the lanes past C among C."""
-    n, c, h, w = shape
-    return n, 4 * ceil_div(c, 4), h, w
 
 
 def pad_lanes(array: Array, storage: str) -> Array:
