@@ -7,17 +7,18 @@ from __future__ import annotations
 
 import argparse
 import sys
-from functools import partial
+from contextlib import ExitStack, closing
 from pathlib import Path
 
 import pwconv
 from peers import open_peers
 from plot import endings, write_plot
-from pwconv.bench.report import to_document
-from pwconv.bench.run import run
+from pwconv.bench.report import Report, to_document
+from pwconv.bench.run import Contender, run
 from pwconv.bench.table import describe
 from pwconv.documents import require_writable, write_document
 from pwconv.terminal import make_console, progress_bar, show
+from pwconv.timing.clocks import Clocks
 from table import compare
 from workloads import WORKLOADS, workload
 
@@ -70,7 +71,14 @@ def _measure(options: argparse.Namespace) -> None:
         require_writable(options.json)
     cases = workload(options.workload, options.size)
     console = make_console()
-    with pwconv.Device(options.device) as device:
+    with pwconv.Device(options.device) as device, ExitStack() as opened:
+
+        def peers(clocks: Clocks, report: Report) -> list[Contender]:
+            return [
+                opened.enter_context(closing(peer)).measure
+                for peer in open_peers(device.info, clocks, report)
+            ]
+
         show(console, f"device {device.info}")
         with progress_bar(console) as progress:
             found = run(
@@ -80,7 +88,7 @@ def _measure(options: argparse.Namespace) -> None:
                 options.dtypes or _DTYPES,
                 options.storages or _STORAGES,
                 progress,
-                open_peers=partial(open_peers, device.info),
+                others=peers,
             )
     try:  # files first: whoever reads what is printed may go away
         if options.json:

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack, closing
 from functools import partial
-from typing import Protocol
 
 from pwconv.bench.cases import Case
 from pwconv.bench.graphs import count_work, time_graphs
@@ -17,19 +15,8 @@ from pwconv.timing.ceilings import measure_ceilings, roofline
 from pwconv.timing.clocks import SPIN_SECONDS, Clocks
 from pwconv.timing.stopwatch import Stopwatch
 
-_Measure = Callable[[Case, str], list[Run]]
-
-
-class Peer(Protocol):
-    """Someone else's way to run graphs on the device."""
-
-    version: str
-
-    def measure(self, case: Case, dtype: str) -> list[Run]:
-        """Time a graph in each of the peer's ways; a failure is a run without a sample."""
-
-    def close(self) -> None:
-        """Free the peer's device memory."""
+# Times a graph at a type, in each way to run it; a failure is a run without a sample.
+Contender = Callable[[Case, str], list[Run]]
 
 
 def run(
@@ -41,7 +28,7 @@ def run(
     progress: Callable[[str, float], None],
     *,
     host: bool = True,
-    open_peers: Callable[[Clocks, Report], Sequence[Peer]] = lambda *_: (),
+    others: Callable[[Clocks, Report], Sequence[Contender]] = lambda *_: (),
 ) -> Report:
     """Measure graphs.
 
@@ -56,8 +43,8 @@ def run(
         Called with the next task's name, and the share that is done.
     host : bool
         Measure the host's cost too, of the last case.
-    open_peers : callable
-        Returns the peers that run each graph in turns with pwconv, and adds their versions.
+    others : callable
+        Returns who runs each graph in turns with pwconv, and adds their versions.
     """
     stopwatch = Stopwatch(device._context)
     spins = (
@@ -75,28 +62,24 @@ def run(
         report.notes.append("a CPU's clocks cannot be held: their drift is recorded, no more")
     progress("ceilings", 0.0)
     report.ceilings += measure_ceilings(device._context, clocks)
-    with ExitStack() as stack:
-        peers = [stack.enter_context(closing(each)) for each in open_peers(clocks, report)]
-        ours: _Measure = partial(time_graphs, device, clocks, storages)
-        for position, case in enumerate(cases):
-            progress(case.name, position / len(cases))
-            work = {dtype: count_work(device, case, dtype) for dtype in dtypes}
-            result = Result(
-                case.name,
-                case.kind,
-                case.count,
-                flop=work[dtypes[0]][0],
-                least_bytes={dtype: moved for dtype, (_, moved) in work.items()},
-                roofline={d: roofline(*work[d], d, report.ceilings) for d in dtypes},
-                runs=[
-                    each
-                    for dtype in dtypes
-                    for measure in (ours, *(peer.measure for peer in peers))
-                    for each in measure(case, dtype)
-                ],
-            )
-            report.graphs.append(result)
-        if host:
-            progress("host", 1.0)
-            report.host = measure_host(device, clocks, cases[-1], report.graphs[-1])
+    contenders: list[Contender] = [partial(time_graphs, device, clocks, storages)]
+    contenders += others(clocks, report)
+    for position, case in enumerate(cases):
+        progress(case.name, position / len(cases))
+        work = {dtype: count_work(device, case, dtype) for dtype in dtypes}
+        result = Result(
+            case.name,
+            case.kind,
+            case.count,
+            flop=work[dtypes[0]][0],
+            least_bytes={dtype: moved for dtype, (_, moved) in work.items()},
+            roofline={d: roofline(*work[d], d, report.ceilings) for d in dtypes},
+            runs=[
+                each for dtype in dtypes for contend in contenders for each in contend(case, dtype)
+            ],
+        )
+        report.graphs.append(result)
+    if host:
+        progress("host", 1.0)
+        report.host = measure_host(device, clocks, cases[-1], report.graphs[-1])
     return report
