@@ -58,9 +58,8 @@ def results_table(found: Verification) -> Table:
     table = make_table(None, "family", "types", ">cases", ">passed", "failed")
     rows: dict[tuple[str, str], list[Result]] = {}
     for result in found.results:
-        axes = dict(result.variant.axes)
-        axes.pop("tile", None)
-        rows.setdefault((result.variant.family, " ".join(axes.values())), []).append(result)
+        types = " ".join(each for axis, each in result.variant.axes.items() if axis != "tile")
+        rows.setdefault((result.variant.family, types), []).append(result)
     for (family, types), results in rows.items():
         failed = [r.variant.axes.get("tile", "FAILED") for r in results if not r.passed]
         table.add_row(

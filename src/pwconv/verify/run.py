@@ -108,7 +108,8 @@ def verify(
     done = 0
     able = [variant for variant in variants if not context.unmet(variant)]
     with _compiled_ahead(context, able):
-        for _, group in itertools.groupby(variants, _shares_inputs):
+        # Neighbours of a family and type share inputs.
+        for _, group in itertools.groupby(variants, lambda v: (v.family, v.axes.get("dtype"))):
             with Workbench(context) as bench:
                 for variant in group:
                     on_progress(variant.name, done / len(variants))
@@ -168,7 +169,3 @@ def _verify_one(bench: Workbench, variant: Variant, found: Verification) -> None
         if isinstance(error, DeviceLostError | ClosedError):
             found.lost = str(error)
     found.results.append(Result(variant, cases, tuple(failures)))
-
-
-def _shares_inputs(variant: Variant) -> tuple[str, str]:
-    return variant.family, variant.axes.get("dtype", "")
