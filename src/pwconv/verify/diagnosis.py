@@ -62,7 +62,7 @@ def run_trial(trial: Trial) -> Failure | None:
     step = float(np.finfo(found.dtype).eps)
     return Failure(
         case=trial.case,
-        kind=_unwritten(trial, actual, wrong) or _kind(trial, actual, wrong, step),
+        kind=_kind(trial, actual, wrong, step),
         wrong=int(wrong.sum()),
         elements=wrong.size,
         position=position,
@@ -89,15 +89,10 @@ def _matches(actual: Array, expected: Array, bound: Array) -> Array:
     return same
 
 
-def _unwritten(trial: Trial, actual: Array, wrong: Array) -> str | None:
-    """Tell a NaN that was there before from one that was computed, by another poison."""
-    if not np.isnan(actual[wrong]).all():
-        return None
-    again = trial.run(NUMBER)
-    return "unwritten" if (again[wrong] == NUMBER).all() else None
-
-
 def _kind(trial: Trial, actual: Array, wrong: Array, step: float) -> str:
+    # Another poison tells a NaN that was there before from one that was computed.
+    if np.isnan(actual[wrong]).all() and (trial.run(NUMBER)[wrong] == NUMBER).all():
+        return "unwritten"
     if not actual[wrong].any():
         return "zeros"
     many = np.count_nonzero(wrong) > 1
