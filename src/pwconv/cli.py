@@ -437,7 +437,7 @@ def _tune(options: argparse.Namespace) -> bool:
             store.add({})  # before an hour of measuring rather than after it
         except OSError as error:
             raise _unwritable(store.file, error) from None
-        unwritable = None
+        problems: list[pwconv.PwconvError] = []
         with progress_bar(console) as progress:
             for position, (shape, dtype, storage) in enumerate(runs):
                 what = f"{shape} {dtype} {storage}"
@@ -447,13 +447,12 @@ def _tune(options: argparse.Namespace) -> bool:
                 except (pwconv.UnsupportedError, pwconv.OutOfMemoryError) as error:
                     failures.append(f"{what}: {error}")
                 except OSError as error:
-                    unwritable = _unwritable(store.file, error)
+                    problems.append(_unwritable(store.file, error))
                     break
                 else:
                     table.add_row(f"{shape}", dtype, storage, *_outcome_cells(outcome))
         winners = store.read()
     # The file first: the reader of the output may close the pipe.
-    problems: list[pwconv.PwconvError] = []
     lines = _write(
         options.export,
         lambda file: write_text(export(device.info, winners, date.today()), file),
@@ -470,9 +469,8 @@ def _tune(options: argparse.Namespace) -> bool:
     if tuning_mode() == "off":
         show(console, "note   PWCONV_TUNE is off: layers will not use what was found")
     show(console, f"kept   {counted(len(winners), 'winner')} in {store.file}", *lines)
-    for problem in [unwritable, *problems]:  # after what was found before
-        if problem:
-            raise problem
+    if problems:  # after what was found before
+        raise problems[0]
     return table.row_count > 0
 
 
