@@ -7,16 +7,18 @@ from __future__ import annotations
 
 import argparse
 import sys
+from contextlib import ExitStack, closing
 from pathlib import Path
 
 import pwconv
 from peers import open_peers
 from plot import endings, write_plot
-from pwconv.bench.report import to_document
-from pwconv.bench.run import Job, run
+from pwconv.bench.report import Report, to_document
+from pwconv.bench.run import Contender, run
 from pwconv.bench.table import describe
 from pwconv.documents import require_writable, write_document
 from pwconv.terminal import make_console, progress_bar, show
+from pwconv.timing.clocks import Clocks
 from table import compare
 from workloads import WORKLOADS, workload
 
@@ -67,21 +69,26 @@ def _measure(options: argparse.Namespace) -> None:
         require_writable(options.plot, endings())
     if options.json:
         require_writable(options.json)
-    job = Job(
-        workload=options.workload + (f" at {options.size}" if options.size else ""),
-        cases=workload(options.workload, options.size),
-        dtypes=options.dtypes or _DTYPES,
-        storages=options.storages or _STORAGES,
-    )
+    cases = workload(options.workload, options.size)
     console = make_console()
-    with pwconv.Device(options.device) as device:
+    with pwconv.Device(options.device) as device, ExitStack() as opened:
+
+        def peers(clocks: Clocks, report: Report) -> list[Contender]:
+            return [
+                opened.enter_context(closing(peer)).measure
+                for peer in open_peers(device.info, clocks, report)
+            ]
+
         show(console, f"device {device.info}")
         with progress_bar(console) as progress:
             found = run(
                 device,
-                job,
+                options.workload + (f" at {options.size}" if options.size else ""),
+                cases,
+                options.dtypes or _DTYPES,
+                options.storages or _STORAGES,
                 progress,
-                lambda clocks, report: open_peers(device.info, clocks, report),
+                others=peers,
             )
     try:  # files first: whoever reads what is printed may go away
         if options.json:
@@ -89,8 +96,7 @@ def _measure(options: argparse.Namespace) -> None:
         if options.plot:
             write_plot(found, options.plot)
     finally:
-        for part in (*describe(found), *compare(found)):
-            show(console, part)
+        show(console, *describe(found), *compare(found))
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from pwconv.bench.report import Report, Result
+from pwconv.bench.report import Report, Result, is_ours
 from pwconv.documents import require_writable
 from pwconv.errors import PwconvError
 from reading import read_report
@@ -111,7 +111,7 @@ def _colours(report: Report) -> dict[str, str]:
     """Return a colour for each contender, the same at every type."""
     names = dict.fromkeys(name for dtype in report.dtypes for name in report.contenders(dtype))
     ours, peers = itertools.cycle(_OURS), itertools.cycle(_PEERS)
-    return {name: next(ours if name.startswith("pwconv") else peers) for name in names}
+    return {name: next(ours if is_ours(name) else peers) for name in names}
 
 
 def _draw_roofline(
@@ -136,7 +136,7 @@ def _draw_roofline(
     numbers = {result.name: number for number, result in enumerate(report.graphs, 1)}
     for dtype in report.dtypes:
         for name in report.contenders(dtype):
-            if name.startswith("pwconv"):
+            if is_ours(name):
                 _draw_points(axis, layers, numbers, name, dtype, colours[name])
     axis.set(
         xscale="log",

@@ -11,7 +11,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from pwconv.bench.report import Report, Result
+from pwconv.bench.report import Report, Result, is_ours
 from pwconv.bench.table import digits
 from pwconv.errors import PwconvError
 from reading import read_report
@@ -33,10 +33,9 @@ def columns(report: Report, dtype: str) -> dict[str, list[str]]:
     TF32 is a column apart, since it is not float32.
     """
     found: dict[str, list[str]] = {}
-    ours = {run.label for result in report.graphs for run in result.runs if run.is_ours}
     for label in report.contenders(dtype):
         peer = label.split()[0] + (" TF32" if label.endswith(" TF32") else "")
-        found.setdefault(label if label in ours else peer, []).append(label)
+        found.setdefault(label if is_ours(label) else peer, []).append(label)
     return found
 
 
@@ -58,7 +57,7 @@ def compare(report: Report) -> Iterator[str]:
     """Yield pwconv's times over each peer's, in lines."""
     for dtype in report.dtypes:
         by_name = columns(report, dtype)
-        ours = [name for name in by_name if name.startswith("pwconv")]
+        ours = [name for name in by_name if is_ours(name)]
         for results in report.kinds():
             for name in ours:
                 for peer in (name for name in by_name if name not in ours):

@@ -6,22 +6,23 @@ import importlib
 from collections.abc import Callable
 from typing import Protocol
 
-from pwconv.bench.report import Report
-from pwconv.bench.run import Contender
+from pwconv.bench.cases import Case
+from pwconv.bench.report import Report, Run
 from pwconv.errors import UnsupportedError
 from pwconv.timing.clocks import Clocks
 from pwconv.vk.physical_device import DeviceInfo
 
 
-class Peer(Contender, Protocol):
-    """A contender that is someone else's.
-
-    Attributes
-    ----------
-    version : str
-    """
+class Peer(Protocol):
+    """Someone else's way to run graphs on the device."""
 
     version: str
+
+    def measure(self, case: Case, dtype: str) -> list[Run]:
+        """Time a graph in each of the peer's ways; a failure is a run without a sample."""
+
+    def close(self) -> None:
+        """Free the peer's device memory."""
 
 
 def open_peers(info: DeviceInfo, clocks: Clocks, report: Report) -> list[Peer]:

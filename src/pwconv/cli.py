@@ -14,6 +14,7 @@ import sys
 import warnings
 from collections.abc import Callable
 from datetime import date
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -229,38 +230,43 @@ def _info(_: argparse.Namespace) -> bool:
 
     found = pwconv.devices()
     require_devices(found)
-    rows: dict[str, Any] = {
-        "name": lambda d: d.name,
-        "type": lambda d: d.type,
-        "driver": lambda d: d.driver,
-        "vendor, device, driver": lambda d: f"{d.vendor_id:#x}, {d.device_id:#x}, {d.driver_id}",
-        "UUID": lambda d: d.uuid or "unknown",
-        "Vulkan": lambda d: d.api_version,
-        "usable": lambda d: f"no: {d.problem}" if d.problem else "yes",
-        "fp16 arithmetic": lambda d: "yes" if "shaderFloat16" in d.features else "no",
-        "matrix products": lambda d: "\n".join(
-            [str(matrix) for matrix in d.matrices if not matrix.flexible] or ["none"]
-        ),
-    }
-    for limit in _SHOWN_LIMITS:
-        rows[limit] = lambda d, limit=limit: _number(d.limits[limit])
     table = Table("", *(f"{device.index}" for device in found))
-    for name, value in rows.items():
-        table.add_row(name, *(value(device) for device in found))
+    for row in zip(*(_properties(device).items() for device in found), strict=True):
+        table.add_row(row[0][0], *(value for _, value in row))
     console = make_console()
     show(console, table)
     problem = cache_problem()
-    kept = f"nothing is kept between runs: {problem}" if problem else cache_root()
-    lines = [f"cache: {kept}"]
+    show(
+        console,
+        f"cache: nothing is kept between runs: {problem}" if problem else f"cache: {cache_root()}",
+    )
     for device in found:
-        lines += [_tuning(device), *_denied(device)]
-    for line in lines:
-        show(console, line)
+        show(console, _tuning(device), *_denied(device))
     return True
+
+
+def _properties(device: pwconv.DeviceInfo) -> dict[str, str]:
+    """Return what a device is and can do, by name."""
+    ids = f"{device.vendor_id:#x}, {device.device_id:#x}, {device.driver_id}"
+    matrices = [str(matrix) for matrix in device.matrices if not matrix.flexible]
+    return {
+        "name": device.name,
+        "type": device.type,
+        "driver": device.driver,
+        "vendor, device, driver": ids,
+        "UUID": device.uuid or "unknown",
+        "Vulkan": device.api_version,
+        "usable": f"no: {device.problem}" if device.problem else "yes",
+        "fp16 arithmetic": "yes" if "shaderFloat16" in device.features else "no",
+        "matrix products": "\n".join(matrices or ["none"]),
+        **{limit: _number(device.limits[limit]) for limit in _SHOWN_LIMITS},
+    }
 
 
 def _tuning(device: pwconv.DeviceInfo) -> str:
     """Return where the tuning results of a device are, and whether layers use them."""
+    from pwconv.terminal import counted
+
     mode = f"PWCONV_TUNE={tuning_mode()}"
     store = Store(device)
     winners, problem = store.examine()
@@ -271,8 +277,7 @@ def _tuning(device: pwconv.DeviceInfo) -> str:
         made = "" if cache_problem() else "; 'pwconv tune' makes it"
         return f"{start} does not exist ({mode}){made}"
     used = "not used" if tuning_mode() == "off" else "used"
-    count = f"{len(winners)} {'winner' if len(winners) == 1 else 'winners'}"
-    return f"{start}, {count}, {used} ({mode})"
+    return f"{start}, {counted(len(winners), 'winner')}, {used} ({mode})"
 
 
 def _denied(device: pwconv.DeviceInfo) -> list[str]:
@@ -300,7 +305,7 @@ def _number(value: Any) -> str:
 
 def _verify(options: argparse.Namespace) -> bool:
     from pwconv.terminal import make_console, progress_bar, show
-    from pwconv.verify.report import describe, make_table, to_document
+    from pwconv.verify.report import describe, results_table, to_document
     from pwconv.verify.run import selected, verify
 
     console = make_console()
@@ -312,8 +317,7 @@ def _verify(options: argparse.Namespace) -> bool:
     deny_list = DenyList(info)
     try:
         if options.allow_all:
-            for line in _allow_all(deny_list):
-                show(console, line)
+            show(console, *_allow_all(deny_list))
             return True
         if options.deny:  # before a minute of work rather than after it
             _require_revisable(deny_list, options)
@@ -333,10 +337,8 @@ def _verify(options: argparse.Namespace) -> bool:
         lines += _deny(deny_list, found) if options.deny else _advise(deny_list, found)
     except OSError as error:
         problems.append(_unwritable(deny_list.file, error))
-    lines += _write(to_document(info, found), options.json, problems)
-    show(console, make_table(found))
-    for line in (*describe(found), *lines):
-        show(console, line)
+    lines += _write(options.json, partial(write_document, to_document(info, found)), problems)
+    show(console, results_table(found), *describe(found), *lines)
     if problems:
         raise pwconv.PwconvError("; ".join(map(str, problems)))
     return bool(found.results) and not found.failed and not found.lost
@@ -355,6 +357,8 @@ def _require_revisable(deny_list: DenyList, options: argparse.Namespace) -> None
 
 def _deny(deny_list: DenyList, found: Verification) -> list[str]:
     """Revise the deny list; return the changes, in lines."""
+    from pwconv.terminal import counted
+
     before, problem = deny_list.examine()
     if problem and found.lost:
         return [
@@ -364,12 +368,11 @@ def _deny(deny_list: DenyList, found: Verification) -> list[str]:
     failed = {result.variant.name: _why(result) for result in found.failed}
     verified = [result.variant.name for result in found.results]
     after = deny_list.revise(verified, failed, anew=True)
-    count = f"{len(after)} {'variant' if len(after) == 1 else 'variants'}"
     return [
         *(f"denied {name} ({why})" for name, why in failed.items()),
         *(f"allowed {name}: it passes now" for name in before if name not in after),
-        f"deny list {deny_list.file}: {count}. Devices that are opened from now on do not run "
-        "what is on it; 'pwconv verify --allow-all' removes it",
+        f"deny list {deny_list.file}: {counted(len(after), 'variant')}. Devices that are opened "
+        "from now on do not run what is on it; 'pwconv verify --allow-all' removes it",
     ]
 
 
@@ -410,17 +413,15 @@ def _why(result: Result) -> str:
 
 def _tune(options: argparse.Namespace) -> bool:
     from pwconv.bench.cases import edgetam_shapes
-    from pwconv.bench.table import make_table
-    from pwconv.terminal import make_console, progress_bar, show
+    from pwconv.terminal import counted, make_console, make_table, progress_bar, show
     from pwconv.tune.store import export
     from pwconv.tune.tuner import LEAST_GAIN
 
     console = make_console()
     if options.export:
         require_writable(options.export)
-    table = make_table("", "layer", "dtype", "storage", "default", "µs", "winner", "µs", "gain")
-    for column in (4, 6, 7):
-        table.columns[column].justify = "right"
+    headings = ("layer", "dtype", "storage", "default", ">µs", "winner", ">µs", ">gain")
+    table = make_table("", *headings)
     failures = []
     with pwconv.Device(options.device) as device:
         show(console, f"device {device.info}")
@@ -436,7 +437,7 @@ def _tune(options: argparse.Namespace) -> bool:
             store.add({})  # before an hour of measuring rather than after it
         except OSError as error:
             raise _unwritable(store.file, error) from None
-        unwritable = None
+        problems: list[pwconv.PwconvError] = []
         with progress_bar(console) as progress:
             for position, (shape, dtype, storage) in enumerate(runs):
                 what = f"{shape} {dtype} {storage}"
@@ -446,21 +447,18 @@ def _tune(options: argparse.Namespace) -> bool:
                 except (pwconv.UnsupportedError, pwconv.OutOfMemoryError) as error:
                     failures.append(f"{what}: {error}")
                 except OSError as error:
-                    unwritable = _unwritable(store.file, error)
+                    problems.append(_unwritable(store.file, error))
                     break
                 else:
                     table.add_row(f"{shape}", dtype, storage, *_outcome_cells(outcome))
         winners = store.read()
-    count = len(winners)
     # The file first: the reader of the output may close the pipe.
-    problems: list[pwconv.PwconvError] = []
-    lines = []
-    if options.export:
-        text = export(device.info, winners, date.today())
-        lines = _attempt(lambda: write_text(text, options.export), options.export, problems)
-    show(console, table)
-    for failure in failures:
-        show(console, f"failed {failure}")
+    lines = _write(
+        options.export,
+        lambda file: write_text(export(device.info, winners, date.today()), file),
+        problems,
+    )
+    show(console, table, *(f"failed {failure}" for failure in failures))
     show(
         console,
         "µs     median ± half the distance of the quartiles, in %\n"
@@ -470,12 +468,9 @@ def _tune(options: argparse.Namespace) -> bool:
     )
     if tuning_mode() == "off":
         show(console, "note   PWCONV_TUNE is off: layers will not use what was found")
-    show(console, f"kept   {count} {'winner' if count == 1 else 'winners'} in {store.file}")
-    for line in lines:
-        show(console, line)
-    for problem in [unwritable, *problems]:  # after what was found before
-        if problem:
-            raise problem
+    show(console, f"kept   {counted(len(winners), 'winner')} in {store.file}", *lines)
+    if problems:  # after what was found before
+        raise problems[0]
     return table.row_count > 0
 
 
@@ -515,7 +510,7 @@ def _label(choice: Choice) -> str:
 def _bench(options: argparse.Namespace) -> bool:
     from pwconv.bench.cases import IMAGE_SIZE, edgetam_shapes, layer_case, repvit_m1
     from pwconv.bench.report import to_document
-    from pwconv.bench.run import Job, run
+    from pwconv.bench.run import run
     from pwconv.bench.table import describe
     from pwconv.terminal import make_console, progress_bar, show
 
@@ -524,47 +519,39 @@ def _bench(options: argparse.Namespace) -> bool:
     cases = [layer_case(shape) for shape in options.shapes or edgetam_shapes()]
     if not options.shapes:
         cases.append(repvit_m1(IMAGE_SIZE if options.size is None else options.size))
-    job = Job(
-        workload=" ".join(case.name for case in cases),
-        cases=cases,
-        dtypes=options.dtypes or _DTYPES,
-        storages=options.storages or _STORAGES,
-        host=not options.no_host,
-    )
     console = make_console()
     with pwconv.Device(options.device) as device:
         show(console, f"device {device.info}")
         with progress_bar(console) as progress:
-            found = run(device, job, progress)
+            found = run(
+                device,
+                " ".join(case.name for case in cases),
+                cases,
+                options.dtypes or _DTYPES,
+                options.storages or _STORAGES,
+                progress,
+                host=not options.no_host,
+            )
     # The file first: the reader of the output may close the pipe.
     problems: list[pwconv.PwconvError] = []
-    lines = _write(to_document(found), options.json, problems)
-    for part in (*describe(found), *lines):
-        show(console, part)
+    lines = _write(options.json, partial(write_document, to_document(found)), problems)
+    show(console, *describe(found), *lines)
     if problems:
         raise problems[0]
     return all(any(each.sample for each in result.runs) for result in found.graphs)
 
 
 def _write(
-    document: dict[str, Any], path: Path | None, problems: list[pwconv.PwconvError]
+    path: Path | None, write: Callable[[Path], None], problems: list[pwconv.PwconvError]
 ) -> list[str]:
-    """Write the JSON document if one was asked for; return a line that says so."""
-    if path is None:
-        return []
-    return _attempt(lambda: write_document(document, path), path, problems)
-
-
-def _attempt(
-    write: Callable[[], None], path: Path, problems: list[pwconv.PwconvError]
-) -> list[str]:
-    """Write a file; return a line that says so, or add to the problems."""
+    """Write a file if one was asked for; return a line that says so, or add to the problems."""
     try:
-        write()
+        if path:
+            write(path)
+            return [f"wrote {path}"]
     except pwconv.PwconvError as error:
         problems.append(error)
-        return []
-    return [f"wrote {path}"]
+    return []
 
 
 def _unwritable(file: Path, error: OSError) -> pwconv.PwconvError:

@@ -3,11 +3,30 @@
 from __future__ import annotations
 
 import json
+import platform
 from collections.abc import Collection
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from pwconv.errors import PwconvError
+from pwconv.version import __version__
+from pwconv.vk.physical_device import DeviceInfo
+
+
+def origin(info: DeviceInfo) -> dict[str, Any]:
+    """Return what a document says of now, the device and the software."""
+    return {
+        "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "device": {name: getattr(info, name) for name in ("name", "type", "driver", "api_version")},
+        "versions": {
+            "pwconv": __version__,
+            "numpy": np.__version__,
+            "python": platform.python_version(),
+        },
+    }
 
 
 def require_writable(path: Path, endings: Collection[str] = ()) -> None:

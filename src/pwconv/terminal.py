@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TextIO
 
+from rich import box
 from rich.console import Console
 from rich.measure import Measurement
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
@@ -27,22 +28,42 @@ def make_console(stream: TextIO | None = None) -> Console:
     return console
 
 
-def show(console: Console, part: Table | str) -> None:
-    """Print a text, or a table, whose lines break between words only."""
-    if isinstance(part, str):
-        console.print(part, soft_wrap=True)
-        return
+def make_table(title: str | None, *headings: str) -> Table:
+    """Return a table without rows; columns are right-aligned whose headings begin with ``>``."""
+    table = Table(
+        title=title, box=box.SIMPLE, title_justify="left", pad_edge=False, padding=(0, 1, 0, 0)
+    )
+    for heading in headings:
+        table.add_column(heading.lstrip(">"), justify="right" if heading[:1] == ">" else "left")
+    return table
+
+
+def counted(count: int, noun: str) -> str:
+    """Return a count of things, in words."""
+    return f"{count} {noun}" + ("" if count == 1 else "s")
+
+
+def show(console: Console, *parts: Table | str) -> None:
+    """Print texts, and tables whose lines break between words only."""
+    for part in parts:
+        if isinstance(part, str):
+            console.print(part, soft_wrap=True)
+        else:
+            _show_table(console, part)
+
+
+def _show_table(console: Console, table: Table) -> None:
     unlimited = console.options.update(width=_UNLIMITED_WIDTH)
-    for column in part.columns:
+    for column in table.columns:
         sizes = [
             Measurement.get(console, unlimited, cell) for cell in (column.header, *column.cells)
         ]
         column.min_width = max(size.minimum for size in sizes)
         # Columns that can break are made narrower first.
         column.no_wrap = column.min_width == max(size.maximum for size in sizes)
-    least = Measurement.get(console, unlimited, part).minimum
-    part.width = least if least > console.width else None
-    console.print(part, crop=False)
+    least = Measurement.get(console, unlimited, table).minimum
+    table.width = least if least > console.width else None
+    console.print(table, crop=False)
 
 
 @contextmanager

@@ -57,19 +57,19 @@ def test_a_choice_of_type_and_no_host(device, tmp_path):
 
 
 def test_what_is_measured_without_a_choice(monkeypatch):
-    jobs = []
+    asked = []
 
-    def measure(device, job, progress):
-        jobs.append(job)
+    def measure(device, workload, *what, **_):
+        asked.append(what)
         raise pwconv.PwconvError("enough")
 
     monkeypatch.setattr("pwconv.bench.run.run", measure)
     with pytest.raises(SystemExit):
         cli.main(["bench", "--size", "64"])
-    (job,) = jobs
-    assert len(job.cases) == 13
-    assert (job.cases[0].name, job.cases[-1].name) == ("48→96@256", "RepViT-M1@64")
-    assert (job.dtypes, job.storages) == (("float32", "float16"), ("texture3d", "buffer"))
+    ((cases, dtypes, storages, _),) = asked
+    assert len(cases) == 13
+    assert (cases[0].name, cases[-1].name) == ("48→96@256", "RepViT-M1@64")
+    assert (dtypes, storages) == (("float32", "float16"), ("texture3d", "buffer"))
 
 
 @pytest.mark.parametrize(
@@ -92,7 +92,7 @@ def test_errors(arguments, problem, code):
 def test_the_file_is_written_before_anything_is_printed(tmp_path, monkeypatch, capsys):
     """And what is printed is, where it cannot be."""
     done: list[str] = []
-    monkeypatch.setattr("pwconv.bench.run.run", lambda *_: SimpleNamespace(graphs=[]))
+    monkeypatch.setattr("pwconv.bench.run.run", lambda *_, **__: SimpleNamespace(graphs=[]))
     monkeypatch.setattr("pwconv.bench.report.to_document", lambda _: {})
     monkeypatch.setattr(cli, "write_document", lambda *_: done.append("json"))
 

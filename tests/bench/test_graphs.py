@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from pwconv.bench.cases import Case, Shape, layer_case
-from pwconv.bench.graphs import Pwconv
-from pwconv.bench.run import Job, run
+from pwconv.bench.graphs import time_graphs
+from pwconv.bench.run import run
 from pwconv.timing.clocks import Clocks
 from support import inside
 
@@ -24,8 +24,7 @@ def two_sums(graph):
 
 def test_a_small_run(device):
     cases = [layer_case(Shape(16, 8, 8, 8)), Case("sums", "networks", 1, two_sums)]
-    job = Job("small", cases, ("float16",), ("texture3d",))
-    report = run(device, job, lambda what, share: None)
+    report = run(device, "small", cases, ("float16",), ("texture3d",), lambda what, share: None)
     assert [result.name for result in report.graphs] == ["16→8@8", "sums"]
     for result in report.graphs:
         (found,) = result.runs
@@ -51,15 +50,16 @@ def test_unfused_is_measured_where_it_runs_other_kernels(device, clocks, monkeyp
         return ["one"] if len(asked) % 2 else ["one", "two"]
 
     monkeypatch.setattr(*inside.slots.bench_kernels, plan)
-    found = Pwconv(device, clocks, ("buffer",)).measure(layer_case(Shape(4, 4, 4, 4)), "float32")
+    found = time_graphs(device, clocks, ["buffer"], layer_case(Shape(4, 4, 4, 4)), "float32")
     assert [run.label for run in found] == ["pwconv buffer", "pwconv unfused buffer"]
     assert [run.kernels for run in found] == [["one"], ["one", "two"]]
 
 
 def test_what_does_not_fit_is_a_failure_of_its_own(device, clocks):
     size = device.info.limits["maxImageDimension3D"] + 1
-    contender = Pwconv(device, clocks, ("texture3d", "buffer"))
-    failed, fine = contender.measure(layer_case(Shape(1, 1, 1, size)), "float16")
+    storages = ("texture3d", "buffer")
+    case = layer_case(Shape(1, 1, 1, size))
+    failed, fine = time_graphs(device, clocks, storages, case, "float16")
     assert failed.sample is None
     assert "maxImageDimension3D" in failed.failure
     assert fine.failure is None

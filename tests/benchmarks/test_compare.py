@@ -17,6 +17,7 @@ from support.reports import CHECK, sample
 class Rival:
     """Takes a microsecond for everything."""
 
+    version = "1.0"
     closed = False
 
     def measure(self, case: Any, dtype: str) -> list[Run]:
@@ -75,7 +76,7 @@ def test_what_is_found_is_printed_where_no_file_can_be_written(monkeypatch, tmp_
     def fail(*_: Any) -> None:
         raise pwconv.PwconvError("the disk is full")
 
-    monkeypatch.setattr(compare, "run", lambda *_: None)
+    monkeypatch.setattr(compare, "run", lambda *_, **__: None)
     monkeypatch.setattr(compare, "to_document", lambda _: {})
     monkeypatch.setattr(compare, "describe", lambda _: ["what was found"])
     monkeypatch.setattr(compare, "compare", lambda _: [])

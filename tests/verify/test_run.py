@@ -19,7 +19,7 @@ from pwconv.context import Context
 from pwconv.dispatch import MOST_TRIPS
 from pwconv.ops import convolution, linear, matmul
 from pwconv.ops.limits import Limits
-from pwconv.verify.report import describe, make_table, to_document
+from pwconv.verify.report import describe, results_table, to_document
 from pwconv.verify.run import FAMILIES, Verification, selected, verify
 from pwconv.verify.trials import Workbench
 from pwconv.vk import pipelines
@@ -451,6 +451,6 @@ def test_the_document_and_the_table(device, monkeypatch):
     first = failed["failures"][0]
     assert first["value"] == "nan"
     assert isinstance(first["expected"], float)
-    assert make_table(found).row_count == 2
+    assert results_table(found).row_count == 2
     assert f"FAILED {CONV}" in describe(found)
     assert describe(Verification())[-1] == "0 variants, 0 cases, 0 failed, in 0 s"

@@ -22,24 +22,14 @@ _BRANCH = 0.1  # what is added to a residual is small: values stay of order one
 
 @dataclass(frozen=True)
 class Shape:
-    """The shape of a pointwise convolution.
+    """The shape of a pointwise convolution."""
 
-    Attributes
-    ----------
-    k, n : int
-        Input and output channels.
-    h, w : int
-    batch : int
-    count : int
-        Times that the network has it; 0 for a yardstick from elsewhere.
-    """
-
-    k: int
-    n: int
+    k: int  # input channels
+    n: int  # output channels
     h: int
     w: int
     batch: int = 1
-    count: int = 1
+    count: int = 1  # times that the network has it; 0 for a yardstick from elsewhere
 
     def __str__(self) -> str:
         size = f"{self.h}" if self.h == self.w else f"{self.h}×{self.w}"
@@ -48,27 +38,14 @@ class Shape:
 
 @dataclass(frozen=True)
 class Case:
-    """A graph to be measured.
-
-    Attributes
-    ----------
-    name : str
-    kind : str
-        Times of cases of one kind are summed up.
-    count : int
-        Times that the network has it.
-    define : callable
-        Adds the input ``x``, nodes and outputs to a :class:`pwconv.Graph`, or to what takes the
-        same calls.
-    layer : Shape or None
-        Of a graph that is a single pointwise convolution.
-    """
+    """A graph to be measured."""
 
     name: str
-    kind: str
-    count: int
+    kind: str  # times of neighbours of one kind are summed up
+    count: int  # times that the network has it
+    # Adds the input x, nodes and outputs to a pwconv.Graph, or to what takes the same calls.
     define: Callable[[Any], None]
-    layer: Shape | None = None
+    layer: Shape | None = None  # of a graph that is a single pointwise convolution
 
 
 def parse_shape(text: str) -> Shape:

@@ -1,4 +1,4 @@
-"""pwconv's graphs under the stopwatch, as a graph itself would run them."""
+"""pwconv's graphs under the stopwatch, as a graph itself runs them."""
 
 from __future__ import annotations
 
@@ -43,70 +43,60 @@ def count_work(device: Device, case: Case, dtype: str) -> tuple[int, int]:
     return flop, least_bytes
 
 
-class Pwconv:
-    """Times graphs in each storage; unfused too, if fusion changes their kernels.
+def time_graphs(
+    device: Device, clocks: Clocks, storages: Sequence[str], case: Case, dtype: str
+) -> list[Run]:
+    """Time a case's graph in each storage; unfused too, if fusion changes its kernels.
 
-    Parameters
-    ----------
-    device : Device
-    clocks : Clocks
-    storages : sequence of str
+    One that the device does not take is a failure of its own.
     """
+    runs = []
+    for storage in storages:
+        fused: list[str] = []
+        for contender, fuse in ((OURS, True), (f"{OURS} unfused", False)):
+            try:
+                graph = make_graph(device, case, dtype, storage, fuse=fuse)
+                program = graph._current().program
+                kernels = _kernels(program)
+                if kernels != fused:
+                    runs.append(_time(device, clocks, contender, program, kernels))
+            except (UnsupportedError, OutOfMemoryError) as error:
+                runs.append(Run(contender, dtype, storage=storage, failure=str(error)))
+                break
+            fused = kernels
+    return runs
 
-    def __init__(self, device: Device, clocks: Clocks, storages: Sequence[str]) -> None:
-        self._device = device
-        self._clocks = clocks
-        self._storages = storages
 
-    def measure(self, case: Case, dtype: str) -> list[Run]:
-        """Time a graph; one that the device does not take is a failure of its own."""
-        runs = []
-        for storage in self._storages:
-            fused: list[str] = []
-            for contender, fuse in ((OURS, True), (f"{OURS} unfused", False)):
-                try:
-                    graph = make_graph(self._device, case, dtype, storage, fuse=fuse)
-                    program = graph._current().program
-                    kernels = _kernels(program)
-                    if kernels != fused:
-                        runs.append(self._time(contender, program, kernels))
-                except (UnsupportedError, OutOfMemoryError) as error:
-                    runs.append(Run(contender, dtype, storage=storage, failure=str(error)))
-                    break
-                fused = kernels
-        return runs
-
-    def close(self) -> None:
-        """Nothing: the device is the caller's."""
-
-    def _time(self, contender: str, program: Program, kernels: Sequence[str]) -> Run:
-        clocks, dtype, storage = self._clocks, program.site.dtype, program.site.storage
-        inputs, outputs = program.network.inputs.values(), program.network.outputs.values()
-        elements = sum(math.prod(program.shapes[i]) for i in (*inputs, *outputs))
-        set_bytes = elements * dtype.itemsize
-        sets = rotation(set_bytes, is_cpu=clocks.is_cpu)
-        rng = np.random.default_rng(1)
-        arrays = {i: rng.standard_normal(program.shapes[i], np.float32) for i in inputs}
-        tensors = [
-            {i: self._device.tensor(array, dtype, storage) for i, array in arrays.items()}
-            | {i: self._device.empty(program.shapes[i], dtype, storage) for i in outputs}
-            for _ in range(sets)
-        ]
-        runs = [program.groups({i: t.resource for i, t in each.items()}) for each in tensors]
-        estimate = clocks.estimate(runs[0])
-        repetitions, samples = (1, _SAMPLES_CPU) if clocks.is_cpu else chain_lengths(estimate)
-        sample, check = clocks.sample(chain(runs, repetitions, samples), repetitions)
-        return Run(
-            contender,
-            dtype.name,
-            sample,
-            check,
-            storage=storage,
-            kernels=list(dict.fromkeys(kernels)),
-            dispatches=sum(map(len, runs[0])),
-            scratch=program.scratch_bytes,
-            working_set=sets * set_bytes,
-        )
+def _time(
+    device: Device, clocks: Clocks, contender: str, program: Program, kernels: Sequence[str]
+) -> Run:
+    dtype, storage = program.site.dtype, program.site.storage
+    inputs, outputs = program.network.inputs.values(), program.network.outputs.values()
+    elements = sum(math.prod(program.shapes[i]) for i in (*inputs, *outputs))
+    set_bytes = elements * dtype.itemsize
+    sets = rotation(set_bytes, is_cpu=clocks.is_cpu)
+    rng = np.random.default_rng(1)
+    arrays = {i: rng.standard_normal(program.shapes[i], np.float32) for i in inputs}
+    tensors = [
+        {i: device.tensor(array, dtype, storage) for i, array in arrays.items()}
+        | {i: device.empty(program.shapes[i], dtype, storage) for i in outputs}
+        for _ in range(sets)
+    ]
+    runs = [program.groups({i: t.resource for i, t in each.items()}) for each in tensors]
+    estimate = clocks.estimate(runs[0])
+    repetitions, samples = (1, _SAMPLES_CPU) if clocks.is_cpu else chain_lengths(estimate)
+    sample, check = clocks.sample(chain(runs, repetitions, samples), repetitions)
+    return Run(
+        contender,
+        dtype.name,
+        sample,
+        check,
+        storage=storage,
+        kernels=list(dict.fromkeys(kernels)),
+        dispatches=sum(map(len, runs[0])),
+        scratch=program.scratch_bytes,
+        working_set=sets * set_bytes,
+    )
 
 
 def _kernels(program: Program) -> list[str]:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import gc
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from functools import partial
 
 import numpy as np
@@ -40,16 +39,21 @@ def measure_host(device: Device, clocks: Clocks, case: Case, result: Result) -> 
         return None
     gpu, dtype, storage = min(entry for entry in timed if entry[1] == timed[-1][1])
     graph = make_graph(device, case, dtype, storage)
-    with _no_garbage_collection():
-        samples = _runs(device, clocks, graph)
-        samples |= _array_runs(device, clocks, graph)
-        samples |= _resizes(device, clocks, graph)
+    shape = graph._shapes[graph._inputs["x"]]
+    gc.collect()
+    gc.disable()  # its time grows with what peers have loaded
+    try:
+        samples = _runs(device, clocks, graph, shape)
+        samples |= _array_runs(device, clocks, graph, shape)
+        samples |= _resizes(device, clocks, graph, shape)
+    finally:
+        gc.enable()
     return HostCost(case.name, dtype, storage, gpu, samples)
 
 
-def _runs(device: Device, clocks: Clocks, graph: Graph) -> dict[str, Sample]:
+def _runs(device: Device, clocks: Clocks, graph: Graph, shape: Shape) -> dict[str, Sample]:
     """Time runs on resident tensors, until the call returns and until the device is done."""
-    x = device.tensor(_noise(graph, _input_shape(graph)), storage=graph.storage)
+    x = device.tensor(_noise(graph, shape), storage=graph.storage)
     calls, runs = [], []
 
     def run_and_wait() -> None:
@@ -64,9 +68,9 @@ def _runs(device: Device, clocks: Clocks, graph: Graph) -> dict[str, Sample]:
     return {"call": summarize(calls[warm_up:]), "run": summarize(runs[warm_up:])}
 
 
-def _array_runs(device: Device, clocks: Clocks, graph: Graph) -> dict[str, Sample]:
+def _array_runs(device: Device, clocks: Clocks, graph: Graph, shape: Shape) -> dict[str, Sample]:
     """Time runs from array to array, in turns with plain copies of their bytes."""
-    x = _noise(graph, _input_shape(graph))
+    x = _noise(graph, shape)
     bytes_out = sum(array.nbytes for array in graph.run(x=x).values())
     upload = Buffer(device._context, x.nbytes, UPLOAD)
     download = Buffer(device._context, bytes_out, DOWNLOAD)
@@ -85,25 +89,23 @@ def _array_runs(device: Device, clocks: Clocks, graph: Graph) -> dict[str, Sampl
     return {"numpy_to_numpy": summarize(runs), "staging_copy": summarize(copies)}
 
 
-def _resizes(device: Device, clocks: Clocks, graph: Graph) -> dict[str, Sample]:
+def _resizes(device: Device, clocks: Clocks, graph: Graph, shape: Shape) -> dict[str, Sample]:
     """Time going to a known size, to a new one, and the first run there."""
     new_sizes = _NEW_SIZES_CPU if clocks.is_cpu else _NEW_SIZES
-    *rest, width = _input_shape(graph)
+    *rest, width = shape
     # From the widest down: the memory for what is between the nodes is there already.
-    widest, *others, first = (
-        (*rest, width + _COLUMNS * wider) for wider in range(new_sizes + 1, -1, -1)
-    )
+    new = [(*rest, width + _COLUMNS * wider) for wider in range(new_sizes + 1, 0, -1)]
     new_resizes, first_calls = [], []
-    for shape in (widest, *others):
-        new_resizes.append(_seconds(partial(graph.resize, x=shape)))
-        x = device.tensor(_noise(graph, shape), storage=graph.storage)
+    for each in new:
+        new_resizes.append(_seconds(partial(graph.resize, x=each)))
+        x = device.tensor(_noise(graph, each), storage=graph.storage)
         device.synchronize()
         first_calls.append(_seconds(partial(graph.run, x=x)))
         device.synchronize()
     resizes = [
-        _seconds(partial(graph.resize, x=shape))
+        _seconds(partial(graph.resize, x=known))
         for _ in range(_RESIZES)
-        for shape in (first, widest)
+        for known in (shape, new[0])
     ]
     return {
         "resize": summarize(resizes),
@@ -117,24 +119,7 @@ def _noise(graph: Graph, shape: Shape) -> Array:
     return array.astype(graph.dtype, copy=False)
 
 
-def _input_shape(graph: Graph) -> Shape:
-    return graph._shapes[graph._inputs["x"]]
-
-
 def _seconds(run: Callable[[], object]) -> float:
     start = time.perf_counter()
     run()
     return time.perf_counter() - start
-
-
-@contextmanager
-def _no_garbage_collection() -> Iterator[None]:
-    """Keep the garbage collector, whose time grows with loaded peers, out of the timing."""
-    enabled = gc.isenabled()
-    gc.collect()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if enabled:
-            gc.enable()

@@ -30,6 +30,7 @@ The document, schema 3; every duration is in seconds::
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field
+from itertools import groupby
 from typing import Any
 
 from pwconv.timing.ceilings import Ceiling, Roofline
@@ -38,6 +39,11 @@ from pwconv.timing.stopwatch import Sample
 
 SCHEMA = 3
 OURS = "pwconv"
+
+
+def is_ours(label: str) -> bool:
+    """Return whether a contender is pwconv, fused or not."""
+    return label.startswith(OURS)
 
 
 @dataclass(frozen=True)
@@ -59,11 +65,6 @@ class Run:
     def label(self) -> str:
         """The contender's name, with the storage of ours."""
         return f"{self.contender} {self.storage}" if self.storage else self.contender
-
-    @property
-    def is_ours(self) -> bool:
-        """True for a contender that is pwconv, fused or not."""
-        return self.contender.startswith(OURS)
 
 
 @dataclass(frozen=True)
@@ -119,15 +120,12 @@ class Report:
 
     def contenders(self, dtype: str) -> list[str]:
         """Return the labels of the contenders at a type, ours first."""
-        runs = [run for result in self.graphs for run in result.runs if run.dtype == dtype]
-        return list(dict.fromkeys(r.label for r in sorted(runs, key=lambda run: not run.is_ours)))
+        labels = [run.label for each in self.graphs for run in each.runs if run.dtype == dtype]
+        return sorted(dict.fromkeys(labels), key=lambda label: not is_ours(label))
 
     def kinds(self) -> list[list[Result]]:
-        """Return the results that are summed up together, in order."""
-        found: dict[str, list[Result]] = {}
-        for result in self.graphs:
-            found.setdefault(result.kind, []).append(result)
-        return list(found.values())
+        """Return the results that are summed up together: neighbours of one kind."""
+        return [list(group) for _, group in groupby(self.graphs, key=lambda each: each.kind)]
 
 
 def to_document(report: Report) -> dict[str, Any]:

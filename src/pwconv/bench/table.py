@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 
-from rich import box
 from rich.table import Table
 
-from pwconv.bench.report import HostCost, Report, Result, Run
+from pwconv.bench.report import HostCost, Report, Result, Run, is_ours
+from pwconv.terminal import make_table
 from pwconv.timing.stopwatch import Sample
 
 _HOST_ROWS = {
@@ -46,21 +46,6 @@ def describe(report: Report) -> Iterator[Table | str]:
     )
 
 
-def make_table(title: str, *headings: str, right: Sequence[str] = ()) -> Table:
-    """Return a table without rows, the columns of ``right`` after those of ``headings``."""
-    table = Table(
-        *headings,
-        title=title,
-        box=box.SIMPLE,
-        title_justify="left",
-        pad_edge=False,
-        padding=(0, 1, 0, 0),
-    )
-    for heading in right:
-        table.add_column(heading, justify="right")
-    return table
-
-
 def microseconds(sample: Sample) -> str:
     """Return a median in microseconds, ± half the distance of its quartiles in percent."""
     return f"{digits(sample.median * 1e6)} ±{sample.spread * 50:.0f}"
@@ -75,12 +60,11 @@ def digits(value: float) -> str:
 
 
 def _times(report: Report, dtype: str) -> Table:
-    table = make_table(f"{report.device['name']}: {dtype}, µs", "graph", right=["roof"])
+    table = make_table(f"{report.device['name']}: {dtype}, µs", "graph", ">roof")
     labels = report.contenders(dtype)
-    ours = {run.label for result in report.graphs for run in result.runs if run.is_ours}
     for label in labels:
         table.add_column(label, justify="right")
-        if label in ours:
+        if is_ours(label):
             table.add_column("share", justify="right")
     for result in report.graphs:
         least = result.roofline[dtype]
@@ -88,7 +72,7 @@ def _times(report: Report, dtype: str) -> Table:
         for label in labels:
             run = result.find(label, dtype)
             cells.append(_time(run))
-            if label in ours:
+            if is_ours(label):
                 share = result.share(run) if run else None
                 cells.append("" if share is None else f"{share:.0%}")
         table.add_row(*cells)
@@ -121,11 +105,11 @@ def _kernels(report: Report) -> Table:
     table = make_table(
         "what pwconv ran",
         *("graph", "dtype", "contender", "kernels"),
-        right=["dispatches", "scratch MB", "TFLOP/s", "GB/s"],
+        *(">dispatches", ">scratch MB", ">TFLOP/s", ">GB/s"),
     )
     for result in report.graphs:
         for run in result.runs:
-            if run.is_ours and run.sample:
+            if is_ours(run.label) and run.sample:
                 table.add_row(
                     *(result.name, run.dtype, run.label),
                     run.kernels[0] if len(run.kernels) == 1 else f"{len(run.kernels)}",
@@ -138,7 +122,7 @@ def _kernels(report: Report) -> Table:
 
 
 def _ceilings(report: Report) -> Table:
-    table = make_table("the device's ceilings", "what", right=["rate", "clocks' drift"])
+    table = make_table("the device's ceilings", "what", ">rate", ">clocks' drift")
     for ceiling in report.ceilings:
         unit = "B/s" if ceiling.unit == "byte/s" else "FLOP/s"
         scale, prefix = (1e12, "T") if ceiling.rate >= 1e12 else (1e9, "G")
@@ -149,7 +133,7 @@ def _ceilings(report: Report) -> Table:
 
 def _host(host: HostCost) -> Table:
     title = f"the host's cost: {host.graph} {host.dtype} {host.storage}"
-    table = make_table(title, "what", right=["µs"])
+    table = make_table(title, "what", ">µs")
     for name, what in _HOST_ROWS.items():
         if name in host.samples:
             table.add_row(what, microseconds(host.samples[name]))

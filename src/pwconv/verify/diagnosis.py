@@ -26,33 +26,20 @@ _POSITIONS_TRIED = 32
 class Failure:
     """An output that is outside its bound, and its first wrong element.
 
-    Attributes
-    ----------
-    case : str
-    kind : str
-        "unwritten", "zeros", "lane swap", "row swap", "offset", "precision" or "wrong"; "error"
-        where the driver failed.
-    wrong, elements : int
-        Count of wrong elements, and of all.
-    position : tuple of int
-        [n, c, h, w]; of a linear layer w is the feature.
-    past_channels : bool
-        True if c is a lane past C, which must be zero.
-    value, expected, bound : float
-    message : str
-        The error.
+    The kind is "unwritten", "zeros", "lane swap", "row swap", "offset", "precision" or "wrong";
+    or "error", where the driver failed: then there is a message, and nothing else.
     """
 
     case: str
     kind: str
-    wrong: int = 0
-    elements: int = 0
-    position: tuple[int, ...] = ()
-    past_channels: bool = False
+    message: str | None = None
+    wrong: int = 0  # count of wrong elements
+    elements: int = 0  # count of all
+    position: tuple[int, ...] = ()  # [n, c, h, w]; of a linear layer w is the feature
+    past_channels: bool = False  # c is a lane past C, which must be zero
     value: float = NAN
     expected: float = NAN
     bound: float = NAN
-    message: str = ""
 
     def __str__(self) -> str:
         if self.kind == "error":
@@ -75,7 +62,7 @@ def run_trial(trial: Trial) -> Failure | None:
     step = float(np.finfo(found.dtype).eps)
     return Failure(
         case=trial.case,
-        kind=_unwritten(trial, actual, wrong) or _kind(trial, actual, wrong, step),
+        kind=_kind(trial, actual, wrong, step),
         wrong=int(wrong.sum()),
         elements=wrong.size,
         position=position,
@@ -102,15 +89,10 @@ def _matches(actual: Array, expected: Array, bound: Array) -> Array:
     return same
 
 
-def _unwritten(trial: Trial, actual: Array, wrong: Array) -> str | None:
-    """Tell a NaN that was there before from one that was computed, by another poison."""
-    if not np.isnan(actual[wrong]).all():
-        return None
-    again = trial.run(NUMBER)
-    return "unwritten" if (again[wrong] == NUMBER).all() else None
-
-
 def _kind(trial: Trial, actual: Array, wrong: Array, step: float) -> str:
+    # Another poison tells a NaN that was there before from one that was computed.
+    if np.isnan(actual[wrong]).all() and (trial.run(NUMBER)[wrong] == NUMBER).all():
+        return "unwritten"
     if not actual[wrong].any():
         return "zeros"
     many = np.count_nonzero(wrong) > 1

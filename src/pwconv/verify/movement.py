@@ -6,6 +6,7 @@ Outputs are read back by plain copies, so that no kernel vouches for another.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import partial
 
 import numpy as np
 
@@ -21,74 +22,70 @@ from pwconv.vk.resources import Image, Resource
 _DTYPES: dict[str, DType] = {"fp32": FLOAT32, "fp16": FLOAT16}
 
 
-def _shapes(bench: Workbench, variant: Variant) -> dict[str, Shape4]:
-    return plane_sizes(Limits(bench.context, variant).extent())
-
-
 def _uploads(bench: Workbench, variant: Variant) -> Iterator[Trial]:
     """Upload, narrowing or not; the texture's texels, or the buffer's rows, must be the array."""
     source, dtype = _DTYPES[variant.axes["source"]], _DTYPES[variant.axes["dtype"]]
     storage = "texture3d" if variant.family == "nchw_to_texture3d" else "buffer"
-    for name, shape in _shapes(bench, variant).items():
 
-        def run(poisoned_with: float, shape: Shape4 = shape) -> Array:
-            resource = bench.empty(shape, dtype, storage)
-            transfer.fill(bench.context, resource, dtype, poisoned_with)
-            transfer.upload(bench.context, _random(shape, source), resource, dtype)
-            return _stored(bench, resource, shape, dtype)
+    def run(shape: Shape4, poisoned_with: float) -> Array:
+        resource = bench.empty(shape, dtype, storage)
+        transfer.fill(bench.context, resource, dtype, poisoned_with)
+        transfer.upload(bench.context, _random(shape, source), resource, dtype)
+        return _stored(bench, resource, shape, dtype)
 
-        def expect(shape: Shape4 = shape) -> Array:
-            return pad_lanes(_random(shape, source).astype(dtype), storage)
+    def expect(shape: Shape4) -> Array:
+        return pad_lanes(_random(shape, source).astype(dtype), storage)
 
-        yield _trial(name, shape[1], expect, run)
+    return _at_sizes(bench, variant, expect, run)
 
 
 def _downloads(bench: Workbench, variant: Variant) -> Iterator[Trial]:
     """Copy a texture to a buffer by the kernel of downloads."""
     dtype = _DTYPES[variant.axes["dtype"]]
-    for name, shape in _shapes(bench, variant).items():
 
-        def run(poisoned_with: float, shape: Shape4 = shape) -> Array:
-            source = bench.tensor(_random(shape, dtype), "texture3d")
-            target = bench.empty(shape, dtype, "buffer")
-            transfer.fill(bench.context, target, dtype, poisoned_with)
-            transfer.texture3d_to_buffer(bench.context, source, target, shape, dtype)
-            return _stored(bench, target, shape, dtype)
+    def run(shape: Shape4, poisoned_with: float) -> Array:
+        source = bench.tensor(_random(shape, dtype), "texture3d")
+        target = bench.empty(shape, dtype, "buffer")
+        transfer.fill(bench.context, target, dtype, poisoned_with)
+        transfer.texture3d_to_buffer(bench.context, source, target, shape, dtype)
+        return _stored(bench, target, shape, dtype)
 
-        def expect(shape: Shape4 = shape) -> Array:
-            return _random(shape, dtype)
+    return _at_sizes(bench, variant, partial(_random, dtype=dtype), run)
 
-        yield _trial(name, shape[1], expect, run)
+
+def _at_sizes(
+    bench: Workbench,
+    variant: Variant,
+    expect: Callable[[Shape4], Array],
+    run: Callable[[Shape4, float], Array],
+) -> Iterator[Trial]:
+    for name, shape in plane_sizes(Limits(bench.context, variant).extent()).items():
+        yield _trial(name, shape[1], partial(expect, shape), partial(run, shape))
 
 
 def _packing(bench: Workbench, variant: Variant) -> Iterator[Trial]:
     """Pack both ways round, into memory of its own, which nothing poisons."""
     source, dtype = _DTYPES[variant.axes["source"]], _DTYPES[variant.axes["dtype"]]
-    for transposed in (True, False):
-        shape = (3, 22, 37) if transposed else (3, 37, 22)
-        array = _random((3, 22, 37), source)
+    array = _random((3, 22, 37), source)
 
-        def run(
-            _: float,
-            array: Array = array,
-            shape: tuple[int, int, int] = shape,
-            transposed: bool = transposed,
-        ) -> Array:
-            packed = weights.pack_weight(
-                bench.context, array, shape, transposed, dtype, variant.axes["weight"]
-            )
-            try:
-                found = weights.unpack(bench.context, packed, shape, dtype)
-            finally:
-                bench.context.retire(packed.destroy)
-            return _blocks(found)
+    def run(transposed: bool, shape: tuple[int, int, int], _: float) -> Array:
+        storage = variant.axes["weight"]
+        packed = weights.pack_weight(bench.context, array, shape, transposed, dtype, storage)
+        try:
+            found = weights.unpack(bench.context, packed, shape, dtype)
+        finally:
+            bench.context.retire(packed.destroy)
+        return _blocks(found)
 
-        def expect(array: Array = array, transposed: bool = transposed) -> Array:
-            packed = reference.pack_linear_weight(array, transposed=transposed, dtype=dtype)
-            return _blocks(packed)
+    def expect(transposed: bool) -> Array:
+        return _blocks(reference.pack_linear_weight(array, transposed=transposed, dtype=dtype))
 
-        name = "[B, N, K]" if transposed else "[B, K, N]"
-        yield _trial(name, ceil_div(shape[2], 4), expect, run)
+    for name, transposed, shape in (
+        ("[B, N, K]", True, (3, 22, 37)),
+        ("[B, K, N]", False, (3, 37, 22)),
+    ):
+        channels = ceil_div(shape[2], 4)
+        yield _trial(name, channels, partial(expect, transposed), partial(run, transposed, shape))
 
 
 def _unpacking(bench: Workbench, variant: Variant) -> Iterator[Trial]:

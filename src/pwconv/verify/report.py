@@ -20,21 +20,19 @@ The document, schema 1::
 
 from __future__ import annotations
 
-import datetime
 import math
-import platform
 from collections import Counter
+from dataclasses import asdict
 from typing import Any
 
-import numpy as np
-from rich import box
 from rich.table import Table
 from rich.text import Text
 
 from pwconv import shaders
+from pwconv.documents import origin
+from pwconv.terminal import counted, make_table
 from pwconv.verify.diagnosis import Failure
 from pwconv.verify.run import Result, Verification
-from pwconv.version import __version__
 from pwconv.vk.physical_device import DeviceInfo
 
 SCHEMA = 1
@@ -44,16 +42,9 @@ _NAMES_SHOWN = 4
 
 def to_document(info: DeviceInfo, found: Verification) -> dict[str, Any]:
     """Return the JSON document of a verification."""
-    now = datetime.datetime.now(datetime.timezone.utc)
     return {
         "schema": SCHEMA,
-        "date": now.isoformat(timespec="seconds"),
-        "device": {name: getattr(info, name) for name in ("name", "type", "driver", "api_version")},
-        "versions": {
-            "pwconv": __version__,
-            "numpy": np.__version__,
-            "python": platform.python_version(),
-        },
+        **origin(info),
         "shaders": shaders.digest(),
         "seconds": found.seconds,
         "lost": found.lost or None,
@@ -62,19 +53,13 @@ def to_document(info: DeviceInfo, found: Verification) -> dict[str, Any]:
     }
 
 
-def make_table(found: Verification) -> Table:
+def results_table(found: Verification) -> Table:
     """Return a row for each family and choice of types and storages."""
-    table = Table(box=box.SIMPLE, pad_edge=False, padding=(0, 1, 0, 0))
-    for name in ("family", "types"):
-        table.add_column(name, no_wrap=True)
-    for name in ("cases", "passed"):
-        table.add_column(name, justify="right")
-    table.add_column("failed")
+    table = make_table(None, "family", "types", ">cases", ">passed", "failed")
     rows: dict[tuple[str, str], list[Result]] = {}
     for result in found.results:
-        axes = dict(result.variant.axes)
-        axes.pop("tile", None)
-        rows.setdefault((result.variant.family, " ".join(axes.values())), []).append(result)
+        types = " ".join(each for axis, each in result.variant.axes.items() if axis != "tile")
+        rows.setdefault((result.variant.family, types), []).append(result)
     for (family, types), results in rows.items():
         failed = [r.variant.axes.get("tile", "FAILED") for r in results if not r.passed]
         table.add_row(
@@ -104,17 +89,13 @@ def describe(found: Verification) -> list[str]:
     for why, count in Counter(found.skipped.values()).items():
         names = [name for name, reason in found.skipped.items() if reason == why]
         shown = ", ".join(names[:_NAMES_SHOWN]) + (", …" if names[_NAMES_SHOWN:] else "")
-        lines.append(f"not run {_variants(count)}: {why} ({shown})")
+        lines.append(f"not run {counted(count, 'variant')}: {why} ({shown})")
     cases = sum(result.cases for result in found.results)
     lines.append(
-        f"{_variants(len(found.results))}, {cases:,} cases, {len(found.failed)} failed, "
+        f"{counted(len(found.results), 'variant')}, {cases:,} cases, {len(found.failed)} failed, "
         f"in {found.seconds:.0f} s"
     )
     return lines
-
-
-def _variants(count: int) -> str:
-    return f"{count} {'variant' if count == 1 else 'variants'}"
 
 
 def _result(result: Result) -> dict[str, Any]:
@@ -129,23 +110,11 @@ def _result(result: Result) -> dict[str, Any]:
 
 
 def _failure(failure: Failure) -> dict[str, Any]:
-    is_error = failure.kind == "error"
-    numbers = {
-        "wrong": failure.wrong,
-        "elements": failure.elements,
-        "position": list(failure.position),
-        "past_channels": failure.past_channels,
-        "value": _number(failure.value),
-        "expected": _number(failure.expected),
-        "bound": _number(failure.bound),
-    }
-    return {
-        "case": failure.case,
-        "kind": failure.kind,
-        "message": failure.message or None,
-        **(dict.fromkeys(numbers) if is_error else numbers),
-    }
+    entry = {name: _plain(value) for name, value in asdict(failure).items()}
+    if failure.kind == "error":
+        return dict.fromkeys(entry) | {key: entry[key] for key in ("case", "kind", "message")}
+    return entry
 
 
-def _number(value: float) -> float | str:
-    return value if math.isfinite(value) else str(value)
+def _plain(value: Any) -> Any:
+    return str(value) if isinstance(value, float) and not math.isfinite(value) else value

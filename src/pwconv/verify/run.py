@@ -57,21 +57,11 @@ class Result:
 
 @dataclass
 class Verification:
-    """Results of a verification.
-
-    Attributes
-    ----------
-    results : list of Result
-    skipped : dict
-        Reason why a variant cannot run on the device, by name.
-    lost : str
-        The error that ended it before its time, if one did.
-    seconds : float
-    """
+    """Results of a verification."""
 
     results: list[Result] = field(default_factory=list)
-    skipped: dict[str, str] = field(default_factory=dict)
-    lost: str = ""
+    skipped: dict[str, str] = field(default_factory=dict)  # why it cannot be run, by variant
+    lost: str = ""  # the error that ended it before its time
     seconds: float = 0.0
 
     @property
@@ -118,16 +108,16 @@ def verify(
     done = 0
     able = [variant for variant in variants if not context.unmet(variant)]
     with _compiled_ahead(context, able):
-        for _, group in itertools.groupby(variants, _shares_inputs):
+        # Neighbours of a family and type share inputs.
+        for _, group in itertools.groupby(variants, lambda v: (v.family, v.axes.get("dtype"))):
             with Workbench(context) as bench:
                 for variant in group:
                     on_progress(variant.name, done / len(variants))
                     done += 1
-                    lack = context.unmet(variant)
-                    if found.lost or lack:
-                        found.skipped[variant.name] = (
-                            "the device was lost" if found.lost else f"it needs {lack}"
-                        )
+                    if found.lost:
+                        found.skipped[variant.name] = "the device was lost"
+                    elif lack := context.unmet(variant):
+                        found.skipped[variant.name] = f"it needs {lack}"
                     else:
                         _verify_one(bench, variant, found)
     found.seconds = time.perf_counter() - start
@@ -179,7 +169,3 @@ def _verify_one(bench: Workbench, variant: Variant, found: Verification) -> None
         if isinstance(error, DeviceLostError | ClosedError):
             found.lost = str(error)
     found.results.append(Result(variant, cases, tuple(failures)))
-
-
-def _shares_inputs(variant: Variant) -> tuple[str, str]:
-    return variant.family, variant.axes.get("dtype", "")

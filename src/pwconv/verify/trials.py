@@ -6,7 +6,6 @@ from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import cached_property
-from types import TracebackType
 from typing import Any, TypeVar, cast
 
 import numpy as np
@@ -15,7 +14,7 @@ from pwconv import reference, transfer
 from pwconv.context import Context
 from pwconv.dtypes import Array, DType
 from pwconv.errors import UnsupportedError
-from pwconv.layout import Shape4, ceil_div
+from pwconv.layout import Shape4
 from pwconv.ops import Choice, Operator, Site
 from pwconv.ops.base import Arrays, Case
 from pwconv.ops.limits import Limits
@@ -30,30 +29,18 @@ _T = TypeVar("_T")
 
 @dataclass(frozen=True, eq=False)
 class Trial:
-    """One variant on one case; nothing is made before it is needed.
-
-    Attributes
-    ----------
-    case : str
-    channels : int
-        C of the output.
-    plan : callable
-        Makes the pipelines that the variant runs; any thread may call it, at any time.
-    expect : callable
-        Returns what the output should be and how far from it a device may be, float64 arrays
-        [N, C, H, W]; the lanes past C of a texture among C.
-    run : callable
-        Poisons the output with a number, runs the variant, returns what the output then holds.
-    channel_axis : int
-        Axis of the output along which its channels lie.
-    """
+    """One variant on one case; nothing is made before it is needed."""
 
     case: str
-    channels: int
+    channels: int  # C of the output
+    # Makes the pipelines that the variant runs; any thread may call it, at any time.
     plan: Callable[[], object]
+    # Returns what the output should be and how far from it a device may be, float64 arrays
+    # [N, C, H, W]; the lanes past C of a texture among C.
     expect: Callable[[], tuple[Array, Array]]
+    # Poisons the output with a number, runs the variant, returns what the output then holds.
     run: Callable[[float], Array]
-    channel_axis: int = 1
+    channel_axis: int = 1  # of the output
 
     @property
     def expected(self) -> Array:
@@ -70,30 +57,14 @@ class Trial:
         return self.expect()
 
 
-class Workbench:
-    """Resources that a group of trials shares; freed at the end of a ``with``.
-
-    Parameters
-    ----------
-    context : Context
-    """
+class Workbench(ExitStack):
+    """Resources that a group of trials shares; freed at the end of a ``with``."""
 
     def __init__(self, context: Context) -> None:
+        super().__init__()
         self.context = context
         self._kept: dict[Hashable, Any] = {}
-        self._owned = ExitStack()
-
-    def __enter__(self) -> Workbench:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self._kept.clear()
-        self._owned.close()
+        self.callback(self._kept.clear)
 
     def keep(self, key: Hashable, make: Callable[[], _T]) -> _T:
         """Return the value of a key, made on first use."""
@@ -114,7 +85,7 @@ class Workbench:
             raise UnsupportedError(f"{self.context.info.name} cannot store {dtype} in textures")
         resource = acquire_resource(self.context, shape, dtype, storage, "shape")
         assert resource is not None
-        self._owned.callback(self.context.resources.release, resource)
+        self.callback(self.context.resources.release, resource)
         return resource
 
     def tensor(self, array: Array, storage: str) -> Resource:
@@ -132,10 +103,7 @@ class Workbench:
         dtype: DType,
         poisoned_with: float,
     ) -> Array:
-        """Poison an output, run dispatches, and return its contents.
-
-        The lanes past C of a texture come along.
-        """
+        """Poison an output, run dispatches, and return its contents as :meth:`read` does."""
         transfer.fill(self.context, out, dtype, poisoned_with)
         for dispatch in dispatches:
             self.context.submit(dispatch)
@@ -143,9 +111,9 @@ class Workbench:
 
     def read(self, resource: Resource, shape: Shape4, dtype: DType) -> Array:
         """Return a tensor; of a texture the lanes past C come along."""
-        if isinstance(resource, Image):
-            shape = with_lanes(shape)
-        return transfer.download(self.context, resource, shape, dtype)
+        n, c, h, w = shape
+        lanes = c + -c % 4 if isinstance(resource, Image) else c
+        return transfer.download(self.context, resource, (n, lanes, h, w), dtype)
 
     def raw(self, resource: Resource, dtype: DType) -> Array:
         """Return a buffer's elements, or an image's texels [depth, H, W, 4], by a plain copy."""
@@ -178,12 +146,6 @@ class Workbench:
         array = np.frombuffer(bytes(target.mapped[:size]), dtype)
         self.context.retire(target.destroy)
         return array if image is None else array.reshape(depth, height, width, 4)
-
-
-def with_lanes(shape: Shape4) -> Shape4:
-    """Return a tensor's shape with the lanes past C among C."""
-    n, c, h, w = shape
-    return n, 4 * ceil_div(c, 4), h, w
 
 
 def pad_lanes(array: Array, storage: str) -> Array:
