@@ -43,6 +43,23 @@ def test_conv_output_size_counts_the_positions(size, stride, padding):
     assert layout.conv_output_size(size, stride, padding) == expected
 
 
+@given(
+    size=st.integers(1, 60),
+    stride=st.integers(1, 9),
+    padding=st.integers(0, 9),
+    reach=st.integers(1, 30),
+    ceil=st.booleans(),
+)
+def test_conv_output_size_counts_the_windows(size, stride, padding, reach, ceil):
+    """With ceil also a window that is cut, after one that leaves some of the padded input over."""
+    padding = min(padding, reach // 2)
+    ends = [first + reach for first in range(-padding, size, stride)]
+    most = size + padding
+    expected = sum(end <= most or (ceil and end - stride < most) for end in ends)
+    found = layout.conv_output_size(size, stride, padding, reach, ceil=ceil)
+    assert max(found, 0) == expected
+
+
 @given(elements=st.integers(1, 10**6), itemsize=st.sampled_from([2, 4]))
 def test_row_pitch_is_the_least_whole_number_of_vectors(elements, itemsize):
     pitch = layout.row_pitch(elements, itemsize)
