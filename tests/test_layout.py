@@ -90,15 +90,21 @@ def test_sizes_by_name():
     }
 
 
+OVER_PLANES = (
+    *("conv2d_dw", "elementwise", "global_avg_pool", "max_pool", "subsample", "upsample"),
+)
+
+
 def test_kernels_over_planes_have_a_word_of_their_own_for_no_size():
     """What one of them takes besides the shared sizes is a parameter, not another size."""
     known = {*layout.sizes((1, 1, 1, 1), (1, 1, 1, 1), "buffer", 4)}
     known |= {"origin_x", "origin_y", "origin_z"}
-    for family in ("conv2d_dw", "elementwise", "global_avg_pool", "subsample", "upsample"):
+    for family in OVER_PLANES:
         for variant in shaders.variants(family):
             own = {*inside.push_names(variant)} - known
             assert own <= {
                 *("stride_w", "stride_h", "pad_w", "pad_h", "scale"),
+                *("dilation_w", "dilation_h"),
                 *("activation_a", "activation_b"),
             }
 
