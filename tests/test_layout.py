@@ -43,6 +43,23 @@ def test_conv_output_size_counts_the_positions(size, stride, padding):
     assert layout.conv_output_size(size, stride, padding) == expected
 
 
+@given(
+    size=st.integers(1, 60),
+    stride=st.integers(1, 9),
+    padding=st.integers(0, 9),
+    reach=st.integers(1, 30),
+    ceil=st.booleans(),
+)
+def test_conv_output_size_counts_the_windows(size, stride, padding, reach, ceil):
+    """With ceil also a window that is cut, after one that leaves some of the padded input over."""
+    padding = min(padding, reach // 2)
+    ends = [first + reach for first in range(-padding, size, stride)]
+    most = size + padding
+    expected = sum(end <= most or (ceil and end - stride < most) for end in ends)
+    found = layout.conv_output_size(size, stride, padding, reach, ceil=ceil)
+    assert max(found, 0) == expected
+
+
 @given(elements=st.integers(1, 10**6), itemsize=st.sampled_from([2, 4]))
 def test_row_pitch_is_the_least_whole_number_of_vectors(elements, itemsize):
     pitch = layout.row_pitch(elements, itemsize)
@@ -73,15 +90,21 @@ def test_sizes_by_name():
     }
 
 
+OVER_PLANES = (
+    *("conv2d_dw", "elementwise", "global_avg_pool", "max_pool", "subsample", "upsample"),
+)
+
+
 def test_kernels_over_planes_have_a_word_of_their_own_for_no_size():
     """What one of them takes besides the shared sizes is a parameter, not another size."""
     known = {*layout.sizes((1, 1, 1, 1), (1, 1, 1, 1), "buffer", 4)}
     known |= {"origin_x", "origin_y", "origin_z"}
-    for family in ("conv2d_dw", "elementwise", "global_avg_pool", "subsample", "upsample"):
+    for family in OVER_PLANES:
         for variant in shaders.variants(family):
             own = {*inside.push_names(variant)} - known
             assert own <= {
                 *("stride_w", "stride_h", "pad_w", "pad_h", "scale"),
+                *("dilation_w", "dilation_h"),
                 *("activation_a", "activation_b"),
             }
 

@@ -50,9 +50,19 @@ def bias_length(n: int) -> int:
     return 4 * ceil_div(n, 4) + _LARGEST_TILE[0]
 
 
-def conv_output_size(size: int, stride: int, padding: int, kernel: int = 1) -> int:
-    """Return the outputs of a convolution along one axis; below 1 there are none."""
-    return (size + 2 * padding - kernel) // stride + 1
+def conv_output_size(
+    size: int, stride: int, padding: int, reach: int = 1, *, ceil: bool = False
+) -> int:
+    """Return the outputs of a window along one axis; below 1 there are none.
+
+    ``reach`` counts the positions from a window's first to its last. With ``ceil`` the last window
+    may pass the padded end, where it begins in the input or in the padding before it.
+    """
+    steps = size + 2 * padding - reach
+    if not ceil:
+        return steps // stride + 1
+    count = ceil_div(steps, stride) + 1
+    return count - ((count - 1) * stride >= size + padding)
 
 
 def row_pitch(elements: int, itemsize: int) -> int:

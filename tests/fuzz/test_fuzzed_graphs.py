@@ -32,6 +32,7 @@ NODES: dict[str, dict[str, Any]] = {
     "concat": {},
     "slice": {"start": 0, "stop": 6},
     "global_avg_pool": {},
+    "max_pool": {"kernel": 3, "stride": 1, "padding": 1, "dilation": 1, "ceil_mode": False},
     "upsample": {"scale": 1},
 }
 X_SHAPE = (2, 6, 4, 5)

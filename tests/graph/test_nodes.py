@@ -323,6 +323,7 @@ def test_nodes_of_images_refuse_other_axes(device, shape):
         lambda: graph.conv2d(x, weight, name="n"),
         lambda: graph.conv2d_dw(x, weight[:, :1], name="n"),
         lambda: graph.global_avg_pool(x, name="n"),
+        lambda: graph.max_pool(x, 1, name="n"),
         lambda: graph.upsample(x, name="n"),
         lambda: graph.slice(x, 0, 1, name="n"),
         lambda: graph.concat([x, x], name="n"),

@@ -22,6 +22,7 @@ KINDS = (
     "squeeze",
     "concat",
     "slice",
+    "max_pool",
     "upsample",
 )
 KINDS_OF_ANY_AXES = ("linear", "batched", "activation", "add", "gate")
@@ -120,6 +121,10 @@ class Drawn:
         if kind == "slice":
             start = draw(st.integers(0, c - 1))
             return mirror.slice(x, start, draw(st.integers(start + 1, c)))
+        if kind == "max_pool":
+            stride = draw(st.sampled_from([None, 1, (2, 3)]))
+            ceil_mode = draw(st.booleans())
+            return mirror.max_pool(x, 3, stride=stride, padding=1, ceil_mode=ceil_mode)
         return mirror.upsample(x) if h * w < 200 else mirror.activation(x, "relu")
 
     def linear(self, x: Pair, activation: str | None, *, batched: bool) -> Pair:

@@ -37,6 +37,38 @@ def convolution(
     return y.activated(activation).stored(dtype)
 
 
+def max_pool(
+    x: np.ndarray,
+    kernel: Any,
+    *,
+    stride: Any = None,
+    padding: Any = 0,
+    dilation: Any = 1,
+    ceil_mode: bool = False,
+    outside: float = -np.inf,
+) -> np.ndarray:
+    """Return the largest element under a window, tap by tap."""
+    taps = np.broadcast_to(kernel, 2)
+    given = (taps if stride is None else stride, padding, dilation)
+    strides, pads, dilations = (np.broadcast_to(each, 2) for each in given)
+    firsts = []
+    for axis, size in enumerate(x.shape[-2:]):
+        step, pad = strides[axis], pads[axis]
+        inside = size + 2 * pad - dilations[axis] * (taps[axis] - 1) - 1
+        first = np.arange(-pad, inside - pad + 1, step)
+        if ceil_mode and inside % step and -pad + len(first) * step < size:
+            first = np.append(first, -pad + len(first) * step)
+        firsts.append(first)
+    y = np.full((*x.shape[:-2], *map(len, firsts)), outside)
+    for tap in np.ndindex(*taps):
+        rows, columns = (first + dilations[i] * tap[i] for i, first in enumerate(firsts))
+        h, w = x.shape[-2:]
+        in_h, in_w = (rows >= 0) & (rows < h), (columns >= 0) & (columns < w)
+        at = (..., *np.ix_(in_h, in_w))
+        y[at] = np.maximum(y[at], x[..., rows[in_h], :][..., columns[in_w]])
+    return y
+
+
 @dataclass(frozen=True, eq=False)
 class Pair:
     """A value of a graph, and what computes it in float64."""
@@ -160,6 +192,16 @@ class Mirror:
     def global_avg_pool(self, x: Pair) -> Pair:
         value = self.graph.global_avg_pool(x.value)
         return Pair(value, lambda known: reference.mean(self._of(x, known)).stored(self.dtype))
+
+    def max_pool(self, x: Pair, kernel: Any, **settings: Any) -> Pair:
+        value = self.graph.max_pool(x.value, kernel, **settings)
+
+        def compute(known: Known) -> Approximation:
+            of_x = self._of(x, known)
+            largest = max_pool(of_x.value, kernel, **settings)
+            return Approximation(largest, max_pool(of_x.error, kernel, **settings, outside=0.0))
+
+        return Pair(value, compute)
 
     def upsample(self, x: Pair, scale: int = 2) -> Pair:
         value = self.graph.upsample(x.value, scale)

@@ -45,6 +45,7 @@ QUICK = [
     "elementwise",
     "gather_channels",
     "global_avg_pool",
+    "max_pool",
     "upsample",
     "subsample",
     "pair_staged_buffer_fp32_buffer_64x48x16",
@@ -118,6 +119,7 @@ LOOPS = [
     "linear_tiled_buffer_fp32_buffer_m1n1k1",
     "conv2d_dw_texture3d_fp32",
     "global_avg_pool_buffer_fp32",
+    "max_pool_buffer_fp32",
 ]
 
 
@@ -135,7 +137,7 @@ def test_each_loop_over_sizes_has_a_case_as_long_as_any_that_is_planned(device, 
     with Workbench(inside.another_context(device)) as bench:
         (trial,) = (t for t in FAMILIES[variant.family](bench, variant) if t.case == "longest loop")
         trial.plan()
-    few = {"conv2d_dw": 1023, "global_avg_pool": 500}
+    few = {"conv2d_dw": 1023, "global_avg_pool": 500, "max_pool": 1023}
     assert few.get(variant.family, MOST_TRIPS - 1024) <= max(planned) <= MOST_TRIPS
 
 

@@ -408,6 +408,49 @@ class Builder:
         """
         return self.add_op(ops.GlobalAvgPool(), x, name=name)
 
+    def max_pool(
+        self,
+        x: Value,
+        kernel: Any,
+        *,
+        stride: Any = None,
+        padding: Any = 0,
+        dilation: Any = 1,
+        ceil_mode: bool = False,
+        name: str | None = None,
+    ) -> Value:
+        """Add the largest element under a window, which is NaN if there is one under it.
+
+        Sizes are those of torch.nn.MaxPool2d.
+
+        Parameters
+        ----------
+        x : Value
+        kernel : int or (int, int)
+            KH and KW, of at most 1,024 taps together.
+        stride : int or (int, int), optional
+            Along H and along W; the kernel's size by default.
+        padding : int or (int, int)
+            On either side, along H and along W; at most half the kernel. It is left out: a window
+            over nothing else gives −∞.
+        dilation : int or (int, int)
+            Distance from tap to tap.
+        ceil_mode : bool
+            Whether a last window that passes the padding's end counts too, where it begins inside
+            the input or the padding before it.
+        name : str, optional
+
+        Raises
+        ------
+        TypeError, ValueError
+            The message names the node.
+        """
+        with self._adding("max_pool", name) as name:
+            operator = ops.make_max_pool(
+                kernel, stride=stride, padding=padding, dilation=dilation, ceil_mode=ceil_mode
+            )
+            return self._append(name, operator, (x,))
+
     def upsample(self, x: Value, scale: int = 2, *, name: str | None = None) -> Value:
         """Add nearest upsampling: each element repeated along H and along W.
 

@@ -8,7 +8,7 @@ from pwconv.ops.depthwise import DepthwiseConvolution, make_batch_norm, make_dep
 from pwconv.ops.elementwise import Elementwise
 from pwconv.ops.linear import Linear, make_linear
 from pwconv.ops.pair import PointwisePair
-from pwconv.ops.pool import GlobalAvgPool
+from pwconv.ops.pool import GlobalAvgPool, MaxPool, make_max_pool
 from pwconv.ops.resize import Subsample, Upsample
 
 __all__ = [
@@ -20,6 +20,7 @@ __all__ = [
     "Epilogue",
     "GlobalAvgPool",
     "Linear",
+    "MaxPool",
     "Operator",
     "PointwisePair",
     "Site",
@@ -30,6 +31,7 @@ __all__ = [
     "make_dense",
     "make_depthwise",
     "make_linear",
+    "make_max_pool",
     "make_pointwise",
     "operators",
 ]

@@ -38,7 +38,7 @@ from pwconv.ops.matmul import (
     tiled_variants,
     trips,
 )
-from pwconv.ops.window import POINTWISE, Geometry, as_geometry, window_shape
+from pwconv.ops.window import MOST_TAPS, POINTWISE, Geometry, as_geometry, window_shape
 from pwconv.reference import Approximation
 from pwconv.tensor import Shape, shape4
 from pwconv.vk.commands import OUT, Dispatch, Plan, Size3
@@ -52,7 +52,6 @@ _FAMILIES = {
     "texture3d": ("conv2d_pw_staged_texture3d", "conv2d_pw_tiled"),
     "buffer": ("conv2d_pw_staged_buffer",),
 }
-_MOST_TAPS = 2**10  # of a kernel: products are counted in 32 bits
 
 
 @dataclass(frozen=True)
@@ -391,10 +390,10 @@ def check_kernel(weight: Any, axes: str) -> Array:
             f"weight has shape {array.shape}; it must be {axes}: graph.conv2d_pw and graph.linear "
             "take weights without a kernel"
         )
-    if array.ndim != 4 or 0 in array.shape or math.prod(array.shape[2:]) > _MOST_TAPS:
+    if array.ndim != 4 or 0 in array.shape or math.prod(array.shape[2:]) > MOST_TAPS:
         raise ValueError(
             f"weight has shape {array.shape}; it must be {axes}, with no axis of length 0 and at "
-            f"most {_MOST_TAPS} taps KH·KW"
+            f"most {MOST_TAPS} taps KH·KW"
         )
     return array
 

@@ -8,23 +8,37 @@ from typing import Any
 from pwconv.layout import Shape4, ceil_div, conv_output_size
 from pwconv.tensor import Shape, as_pair, shape4
 
+MOST_TAPS = 2**10
+"""Of a kernel: products are counted in 32 bits, and trips of loops are few."""
+
 
 @dataclass(frozen=True)
 class Geometry:
-    """Stride, padding and taps, each (along H, along W); pointwise is one tap."""
+    """Stride, padding, taps and dilation, each (along H, along W); pointwise is one tap.
+
+    Pooling alone has a dilation, and ``ceil``: see :func:`pwconv.layout.conv_output_size`.
+    """
 
     stride: tuple[int, int] = (1, 1)
     padding: tuple[int, int] = (0, 0)
     kernel: tuple[int, int] = (1, 1)
+    dilation: tuple[int, int] = (1, 1)
+    ceil: bool = False
+
+    @property
+    def reach(self) -> tuple[int, int]:
+        """Positions from the first tap to the last, both included."""
+        (kh, kw), (dilation_h, dilation_w) = self.kernel, self.dilation
+        return dilation_h * (kh - 1) + 1, dilation_w * (kw - 1) + 1
 
     def output_shape(self, x_shape: Shape4, out_channels: int) -> Shape4:
         """Return [N, C_out, H_out, W_out]; sizes below 1 mean an empty output."""
-        n, _, h, w = x_shape
+        (n, _, h, w), reach = x_shape, self.reach
         return (
             n,
             out_channels,
-            conv_output_size(h, self.stride[0], self.padding[0], self.kernel[0]),
-            conv_output_size(w, self.stride[1], self.padding[1], self.kernel[1]),
+            conv_output_size(h, self.stride[0], self.padding[0], reach[0], ceil=self.ceil),
+            conv_output_size(w, self.stride[1], self.padding[1], reach[1], ceil=self.ceil),
         )
 
     def products(self, in_channels: int) -> int:
@@ -34,9 +48,9 @@ class Geometry:
 
     @property
     def push_constants(self) -> dict[str, int]:
-        """Stride and padding, by the names that shaders have."""
-        (stride_h, stride_w), (pad_h, pad_w) = self.stride, self.padding
-        return {"stride_h": stride_h, "stride_w": stride_w, "pad_h": pad_h, "pad_w": pad_w}
+        """Stride, padding and dilation, by the names that shaders have."""
+        names = ("stride_h", "stride_w", "pad_h", "pad_w", "dilation_h", "dilation_w")
+        return dict(zip(names, (*self.stride, *self.padding, *self.dilation), strict=True))
 
     @property
     def constants(self) -> dict[str, int]:
@@ -88,14 +102,16 @@ def window_shape(x_shape: Shape, c_in: int, c_out: int, geometry: Geometry) -> S
 
 def _too_small(geometry: Geometry) -> str:
     """Return the H and W that a kernel needs, and the padding for a smaller image, for an error."""
-    (kh, kw), (top, left) = geometry.kernel, geometry.padding
-    h, w = max(1, kh - 2 * top), max(1, kw - 2 * left)
-    enough = max(top, kh // 2), max(left, kw // 2)
+    (kh, kw), (top, left), (reach_h, reach_w) = geometry.kernel, geometry.padding, geometry.reach
+    beyond = [stride - 1 if geometry.ceil else 0 for stride in geometry.stride]
+    h, w = max(1, reach_h - 2 * top - beyond[0]), max(1, reach_w - 2 * left - beyond[1])
     needs = f"H and W of at least {h}" if h == w else f"H of at least {h} and W of at least {w}"
-    return (
-        f"a {kh}x{kw} kernel with padding {_one(geometry.padding)} needs {needs}; "
-        f"pad by {_one(enough)}, or use a larger image"
-    )
+    if geometry.dilation == (1, 1):
+        dilated, remedy = "", f"pad by {_one((max(top, kh // 2), max(left, kw // 2)))}"
+    else:  # Pooling pads by half the kernel at most, which may not be enough.
+        dilated, remedy = f" with dilation {_one(geometry.dilation)}", "use a smaller dilation"
+    padded = f"{' and' if dilated else ' with'} padding {_one(geometry.padding)}"
+    return f"a {kh}x{kw} kernel{dilated}{padded} needs {needs}; {remedy}, or use a larger image"
 
 
 def _one(pair: tuple[int, int]) -> int | tuple[int, int]:
