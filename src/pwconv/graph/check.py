@@ -2,25 +2,22 @@
 
 from __future__ import annotations
 
-import io
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 from rich import box
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from pwconv import reference, transfer
 from pwconv.device import Device
 from pwconv.dtypes import Array
+from pwconv.graph.inspect import as_text, variants
 from pwconv.graph.network import printable
 from pwconv.graph.program import Program
 from pwconv.tensor import Shape, Tensor, empty
-
-_WIDTH = 200  # of the table; what is printed elsewhere is cut there
 
 
 @dataclass(frozen=True)
@@ -96,11 +93,8 @@ class Check:
                 f"{node.bound:.2g}",
                 str(list(node.position)),
             )
-        text = io.StringIO()
-        Console(file=text, width=_WIDTH, color_system=None).print(table)
         failed = sum(not node.passed for node in self.nodes)
-        lines = [line.rstrip() for line in text.getvalue().strip("\n").splitlines()]
-        return "\n".join([*lines, f"{len(self.nodes)} nodes, {failed} wrong"])
+        return f"{as_text(table)}\n{len(self.nodes)} nodes, {failed} wrong"
 
 
 def check_nodes(device: Device, program: Program, inputs: Mapping[str, Tensor]) -> Check:
@@ -129,8 +123,9 @@ def check_nodes(device: Device, program: Program, inputs: Mapping[str, Tensor]) 
         expected = node.operator.expected(
             [reference.given(arrays[j]) for j in node.inputs], site.dtype
         )
-        variants = tuple(each.plan.variant.name for each in dispatches)
-        nodes.append(_compared(node.name, node.operator.name, variants, arrays[i], expected))
+        nodes.append(
+            _compared(node.name, node.operator.name, variants(program, i), arrays[i], expected)
+        )
         for j in set(node.inputs):
             readers[j] -= 1
             if not readers[j]:

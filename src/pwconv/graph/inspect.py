@@ -138,7 +138,7 @@ def measure(
                 name=node.name,
                 kind=node.operator.name,
                 shape=program.shapes[i],
-                variants=_variants(program, i),
+                variants=variants(program, i),
                 flop=flop,
                 least_bytes=least_bytes,
                 time=time,
@@ -169,17 +169,23 @@ def summarize_nodes(program: Program, profile: Profile | None) -> str:
         table.add_row(
             Text(printable(program.network.nodes[i].name)),
             _shape(program, i),
-            ", ".join(dict.fromkeys(_variants(program, i))),
+            ", ".join(dict.fromkeys(variants(program, i))),
             _scaled(flop[position]),
             _scaled(moved[position]),
             *times,
         )
+    return as_text(table)
+
+
+def as_text(table: Table) -> str:
+    """Return the lines of a table, as wide as it needs."""
     text = io.StringIO()
     Console(file=text, width=_WIDTH, color_system=None).print(table)
     return "\n".join(line.rstrip() for line in text.getvalue().splitlines()).strip("\n")
 
 
-def _variants(program: Program, i: int) -> tuple[str, ...]:
+def variants(program: Program, i: int) -> tuple[str, ...]:
+    """Return the compiled shader of each dispatch of a node."""
     return tuple(dispatch.plan.variant.name for dispatch in program.dispatches[i])
 
 
