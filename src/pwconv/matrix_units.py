@@ -21,6 +21,17 @@ class MatrixPlan(NamedTuple):
     subgroups_n: int
     subgroups_m: int
 
+    def constants(self, along_n: str) -> dict[str, int]:
+        """Return the shader's specialization constants, that of ``subgroups_n`` by a name."""
+        m, n, k = self.matrix.m, self.matrix.n, self.matrix.k
+        return {
+            "MATRIX_M": m,
+            "MATRIX_N": n,
+            "MATRIX_K": k,
+            along_n: self.subgroups_n,
+            "SUBGROUPS_M": self.subgroups_m,
+        }
+
 
 def unmet(variant: shaders.Variant, info: DeviceInfo) -> str | None:
     """Return what the device's matrix units lack to run a variant, or None."""

@@ -492,13 +492,7 @@ def _matrix_constants(context: Context, variant: shaders.Variant) -> dict[str, i
     if plan is None:
         context.require(variant)
     assert plan is not None
-    return {
-        "MATRIX_M": plan.matrix.m,
-        "MATRIX_N": plan.matrix.n,
-        "MATRIX_K": plan.matrix.k,
-        "SUBGROUPS_N": plan.subgroups_n,
-        "SUBGROUPS_M": plan.subgroups_m,
-    }
+    return plan.constants("SUBGROUPS_N")
 
 
 # -- cases ----------------------------------------------------------------------------------------

@@ -283,13 +283,7 @@ def _matrix_constants(
         if plan is None:
             context.require(variant)
         assert plan is not None
-        return {
-            "MATRIX_M": plan.matrix.m,
-            "MATRIX_N": plan.matrix.n,
-            "MATRIX_K": plan.matrix.k,
-            "SUBGROUPS_H": plan.subgroups_n,
-            "SUBGROUPS_M": plan.subgroups_m,
-        }
+        return plan.constants("SUBGROUPS_H")
     if variant.family == "conv2d_pw_pair_coopmat2":
         matrix = flexible_pair_matrix(variant, info)
         if matrix is None:
