@@ -4,8 +4,25 @@ from collections.abc import Iterator
 
 import pytest
 
+import pwconv
 from pwconv.heuristics import Choice
 from pwconv.ops import pair
+from support.mirror import Mirror
+
+
+@pytest.fixture(params=["float32", "float16"])
+def dtype(request: pytest.FixtureRequest) -> str:
+    return request.param
+
+
+@pytest.fixture(params=["texture3d", "buffer"])
+def storage(request: pytest.FixtureRequest) -> str:
+    return request.param
+
+
+@pytest.fixture
+def mirror(device: pwconv.Device, dtype: str, storage: str) -> Mirror:
+    return Mirror(device, dtype, storage)
 
 
 @pytest.fixture(scope="module")

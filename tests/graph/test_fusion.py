@@ -16,21 +16,6 @@ pytestmark = pytest.mark.usefixtures("any_pair")
 SHAPE = (2, 5, 6, 7)
 
 
-@pytest.fixture(params=["float32", "float16"])
-def dtype(request: pytest.FixtureRequest) -> str:
-    return request.param
-
-
-@pytest.fixture(params=["texture3d", "buffer"])
-def storage(request: pytest.FixtureRequest) -> str:
-    return request.param
-
-
-@pytest.fixture
-def mirror(device: pwconv.Device, dtype: str, storage: str) -> Mirror:
-    return Mirror(device, dtype, storage)
-
-
 def conv(mirror: Mirror, rng: np.random.Generator, x: Pair, n: int, **settings: object) -> Pair:
     weight = random_weight(rng, mirror.dtype, n, x.value.shape[-3])
     return mirror.conv2d_pw(x, *weight, **settings)

@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 
 import pwconv
-from pwconv.tensor import empty
 from support import inside, texels
 from support.accuracy import random_linear
 from support.mirror import Mirror, random_weight
@@ -16,26 +15,9 @@ from support.mirror import Mirror, random_weight
 SHAPES = ((2, 5, 7, 9), (13, 4, 3), (1, 4, 8, 8), (3, 1, 1, 1), (1, 3, 1, 17))
 
 
-@pytest.fixture(params=["float32", "float16"])
-def dtype(request: pytest.FixtureRequest) -> str:
-    return request.param
-
-
-@pytest.fixture(params=["texture3d", "buffer"])
-def storage(request: pytest.FixtureRequest) -> str:
-    return request.param
-
-
 @pytest.fixture
 def check(device, rng, monkeypatch, dtype, storage):
     """Run a graph on tensors; assert every element, and zeros in lanes past C."""
-
-    def poisoned(
-        device: pwconv.Device, shape: tuple[int, ...], dtype: np.dtype, storage: str
-    ) -> pwconv.Tensor:
-        tensor = empty(device, shape, dtype, storage)
-        texels.fill(tensor, float("nan"))
-        return tensor
 
     def check(mirror: Mirror, shapes: dict[str, tuple[int, ...]], scale: float = 1.0) -> None:
         arrays = {
@@ -44,7 +26,7 @@ def check(device, rng, monkeypatch, dtype, storage):
         }
         tensors = {name: device.tensor(a, storage=storage) for name, a in arrays.items()}
         with monkeypatch.context() as patch:
-            patch.setattr(*inside.slots.graph_empty, poisoned)
+            patch.setattr(*inside.slots.graph_empty, texels.poisoned)
             results = mirror.graph.run(**tensors)
         for name, array in mirror.check(arrays, results).items():
             if storage == "texture3d":

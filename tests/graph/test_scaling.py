@@ -13,21 +13,11 @@ from support.mirror import Mirror, Pair, random_weight
 SHAPE = (2, 5, 6, 7)
 
 
-@pytest.fixture(params=["float32", "float16"])
-def dtype(request: pytest.FixtureRequest) -> str:
-    return request.param
-
-
 @pytest.fixture(params=["texture3d", "buffer"])
 def storage(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """Where it is a buffer, have scales folded that the device would be slower with."""
     monkeypatch.setattr(heuristics, "scale_pays", lambda *_: True)
     return request.param
-
-
-@pytest.fixture
-def mirror(device: pwconv.Device, dtype: str, storage: str) -> Mirror:
-    return Mirror(device, dtype, storage)
 
 
 @pytest.fixture
