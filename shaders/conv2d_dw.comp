@@ -18,7 +18,7 @@ layout(push_constant) uniform PushConstants {
 #include "activation.glslh"
 #include "planes.glslh"
 #include "plane_channels.glslh"
-#include "plane_read.glslh"
+#include "plane_taps.glslh"
 
 layout(set = 0, binding = 2) restrict readonly buffer Weight {
     VEC weight[];
@@ -43,8 +43,7 @@ VEC convolve(const uvec2 out_at) {
             const ivec2 at = first + ivec2(dx, dy);
             // Padding is zeros, not taps that are left out: times an infinite weight they are NaN.
             VEC x = VEC(0.0);
-            if (all(greaterThanEqual(at, ivec2(0))) &&
-                all(lessThan(at, ivec2(pc.W_in, pc.H_in)))) {
+            if (in_input(at)) {
                 x = load(plane(), uvec2(at));
             }
             sum = fma(x, weight[tap], sum);

@@ -16,10 +16,10 @@ layout(push_constant) uniform PushConstants {
 
 #include "planes.glslh"
 #include "plane_channels.glslh"
-#include "plane_read.glslh"
+#include "plane_taps.glslh"
 
 VEC load_tap(const ivec2 at) {
-    if (all(greaterThanEqual(at, ivec2(0))) && all(lessThan(at, ivec2(pc.W_in, pc.H_in)))) {
+    if (in_input(at)) {
         return load(plane(), uvec2(at));
     }
     return VEC(uintBitsToFloat(0xff800000u));  // −∞
