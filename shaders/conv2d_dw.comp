@@ -5,6 +5,8 @@
 
 layout(constant_id = 4) const int KERNEL_W = 3;
 layout(constant_id = 5) const int KERNEL_H = 3;
+layout(constant_id = 6) const int DILATION_W = 1;
+layout(constant_id = 7) const int DILATION_H = 1;
 
 layout(push_constant) uniform PushConstants {
     uint origin_x, origin_y, origin_z;
@@ -40,7 +42,7 @@ VEC convolve(const uvec2 out_at) {
     VEC sum = VEC(0.0);
     for (int dy = 0; dy < KERNEL_H; ++dy) {
         for (int dx = 0; dx < KERNEL_W; ++dx) {
-            const ivec2 at = first + ivec2(dx, dy);
+            const ivec2 at = first + ivec2(dx * DILATION_W, dy * DILATION_H);
             // Padding is zeros, not taps that are left out: times an infinite weight they are NaN.
             VEC x = VEC(0.0);
             if (in_input(at)) {

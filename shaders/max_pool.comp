@@ -4,6 +4,8 @@
 
 layout(constant_id = 4) const int KERNEL_W = 3;
 layout(constant_id = 5) const int KERNEL_H = 3;
+layout(constant_id = 6) const int DILATION_W = 1;
+layout(constant_id = 7) const int DILATION_H = 1;
 
 layout(push_constant) uniform PushConstants {
     uint origin_x, origin_y, origin_z;
@@ -11,9 +13,9 @@ layout(push_constant) uniform PushConstants {
     uint W_in, H_in, W_out, H_out;
     uint pitch_out, pitch_in;
     int stride_w, stride_h, pad_w, pad_h;
-    int dilation_w, dilation_h;
 } pc;
 
+#include "larger.glslh"
 #include "planes.glslh"
 #include "plane_channels.glslh"
 #include "plane_taps.glslh"
@@ -23,15 +25,6 @@ VEC load_tap(const ivec2 at) {
         return load(plane(), uvec2(at));
     }
     return VEC(uintBitsToFloat(0xff800000u));  // −∞
-}
-
-bvec4 is_nan(const vec4 x) {
-    return greaterThan(floatBitsToUint(x) & 0x7fffffffu, uvec4(0x7f800000u));
-}
-
-// Not max, which may lose NaN; and NaN is told by its bits, as a driver may compare it either way.
-vec4 larger(const vec4 a, const vec4 b) {
-    return mix(mix(mix(a, b, greaterThan(b, a)), a, is_nan(a)), b, is_nan(b));
 }
 
 void main() {
@@ -46,7 +39,7 @@ void main() {
     vec4 largest = vec4(uintBitsToFloat(0xff800000u));
     for (int dy = 0; dy < KERNEL_H; ++dy) {
         for (int dx = 0; dx < KERNEL_W; ++dx) {
-            const ivec2 tap = ivec2(dx, dy) * ivec2(pc.dilation_w, pc.dilation_h);
+            const ivec2 tap = ivec2(dx * DILATION_W, dy * DILATION_H);
             VEC x[LANES];
             for (uint lane = 0u; lane < LANES; ++lane) {
                 x[lane] = load_tap(first[lane] + tap);

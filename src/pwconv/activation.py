@@ -9,6 +9,8 @@ from typing import Any, Literal
 
 # include/activation.glslh has the same numbers.
 _NONE, _CLAMP, _LEAKY_RELU, _HARDSWISH, _SIGMOID, _SILU, _TANH, _GELU, _GELU_TANH = range(9)
+_ELU, _HARDSIGMOID, _MISH, _SOFTPLUS, _ERF, _EXP, _LOG, _SQRT, _ABS, _NEG = range(9, 19)
+_RECIPROCAL, _POW = 19, 20
 
 
 @dataclass(frozen=True)
@@ -20,7 +22,11 @@ class Activation:
     b: float = 0.0
 
 
-ActivationLike = str | tuple[Literal["clamp"], float, float] | tuple[Literal["leaky_relu"], float]
+ActivationLike = (
+    str
+    | tuple[Literal["clamp", "hardsigmoid"], float, float]
+    | tuple[Literal["leaky_relu", "elu", "pow"], float]
+)
 
 _BY_NAME = {
     "relu": Activation(_CLAMP, 0.0, math.inf),
@@ -31,8 +37,27 @@ _BY_NAME = {
     "gelu_tanh": Activation(_GELU_TANH),
     "sigmoid": Activation(_SIGMOID),
     "tanh": Activation(_TANH),
+    "mish": Activation(_MISH),
+    "softplus": Activation(_SOFTPLUS),
+    "erf": Activation(_ERF),
+    "exp": Activation(_EXP),
+    "log": Activation(_LOG),
+    "sqrt": Activation(_SQRT),
+    "abs": Activation(_ABS),
+    "neg": Activation(_NEG),
+    "reciprocal": Activation(_RECIPROCAL),
 }
-_CHOICES = f"None, {', '.join(map(repr, _BY_NAME))}, ('clamp', low, high) or ('leaky_relu', slope)"
+# With so many finite numbers after the name.
+_WITH_NUMBERS = {
+    "leaky_relu": (_LEAKY_RELU, 1),
+    "elu": (_ELU, 1),
+    "hardsigmoid": (_HARDSIGMOID, 2),
+    "pow": (_POW, 1),
+}
+_CHOICES = (
+    f"None, {', '.join(map(repr, _BY_NAME))}, ('clamp', low, high), ('hardsigmoid', alpha, beta), "
+    "('leaky_relu', slope), ('elu', alpha) or ('pow', exponent)"
+)
 
 
 def parse_activation(activation: Any) -> Activation:
@@ -55,8 +80,9 @@ def parse_activation(activation: Any) -> Activation:
     if isinstance(name, str) and not any(map(math.isnan, numbers)):
         if name == "clamp" and len(numbers) == 2 and numbers[0] <= numbers[1]:
             return Activation(_CLAMP, *numbers)
-        if name == "leaky_relu" and len(numbers) == 1 and math.isfinite(numbers[0]):
-            return Activation(_LEAKY_RELU, *numbers)
+        number, count = _WITH_NUMBERS.get(name, (_NONE, -1))
+        if len(numbers) == count and all(map(math.isfinite, numbers)):
+            return Activation(number, *numbers)
     raise ValueError(f"activation is {activation!r}; it must be {_CHOICES}")
 
 

@@ -51,14 +51,21 @@ def bias_length(n: int) -> int:
 
 
 def conv_output_size(
-    size: int, stride: int, padding: int, reach: int = 1, *, ceil: bool = False
+    size: int,
+    stride: int,
+    padding: int,
+    reach: int = 1,
+    *,
+    ceil: bool = False,
+    end: int | None = None,
 ) -> int:
     """Return the outputs of a window along one axis; below 1 there are none.
 
     ``reach`` counts the positions from a window's first to its last. With ``ceil`` the last window
-    may pass the padded end, where it begins in the input or in the padding before it.
+    may pass the padded end, where it begins in the input or in the padding before it. ``end`` is
+    the padding after the input, ``padding`` by default.
     """
-    steps = size + 2 * padding - reach
+    steps = size + padding + (padding if end is None else end) - reach
     if not ceil:
         return steps // stride + 1
     count = ceil_div(steps, stride) + 1

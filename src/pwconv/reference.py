@@ -85,6 +85,46 @@ class Approximation:
         error = np.where(unsure, np.inf, error)
         return _rounded(x, y, value, error, error == 0)
 
+    def minus(self, other: Approximation) -> Approximation:
+        """Subtract in fp32."""
+        return self.plus(Approximation(-other.value, other.error))
+
+    @np.errstate(all="ignore")
+    def divided_by(self, other: Approximation) -> Approximation:
+        """Divide in fp32, within 2.5 ULP; without a bound by what is not from 2⁻¹²⁶ to 2¹²⁶."""
+        x, y = self, other
+        value, size = x.value / y.value, _magnitude(y.value)
+        least = size - y.error
+        error = (x.error + _magnitude(value) * y.error) / least
+        error = error + 2.5 * _EPS32 * (_magnitude(value) + error)
+        within = (least >= 2.0**-126) & (size + y.error <= 2.0**126) & ~np.isinf(y.value)
+        error = np.where(within & np.isfinite(error), error, np.inf)
+        for each in (x, y):
+            error = np.where(np.isnan(each.value) & (each.error == 0), 0.0, error)
+        return _bounded(value, _flushed(value, error))
+
+    @np.errstate(all="ignore")
+    def minimum(self, other: Approximation) -> Approximation:
+        """Take the smaller, or NaN if one is."""
+        value = np.minimum(self.value, other.value)
+        return Approximation(value, _flushed(value, np.maximum(self.error, other.error)))
+
+    def maximum(self, other: Approximation) -> Approximation:
+        """Take the larger, or NaN if one is."""
+        negative = (Approximation(-each.value, each.error) for each in (self, other))
+        found = next(negative).minimum(next(negative))
+        return Approximation(-found.value, found.error)
+
+    @np.errstate(all="ignore")
+    def prelu(self, slope: Approximation) -> Approximation:
+        """Multiply what is below 0 by a slope, in fp32."""
+        product, x = self.times(slope), self
+        value = np.where(x.value < 0, product.value, x.value)
+        error = np.where(x.value < 0, product.error, x.error)
+        either = x.error * (1 + slope.most)
+        unsure = _sign_unsure(x)
+        return Approximation(value, _flushed(value, np.where(unsure, error + either, error)))
+
     @np.errstate(all="ignore")
     def activated(self, activation: ActivationLike | None) -> Approximation:
         """Apply an activation, named as in :class:`pwconv.PointwiseConv2d`, in fp32."""
@@ -94,7 +134,18 @@ class Approximation:
             return Approximation(self.value, error)
         rule = _activation(activation)
         value = rule.function(self.value)
-        error = rule.slope * error
+        if rule.within is None:
+            error = rule.slope * error
+        else:
+            # Monotonic on each side of 0: what the ends of the interval give.
+            low, high = self.value - error, self.value + error
+            ends = [rule.function(each) for each in (low, high)]
+            moved = np.maximum(*(np.abs(each - value) for each in ends))
+            sizes = np.maximum(*(np.abs(each) for each in ends))
+            error = np.where(error > 0, moved, 0.0) + _EPS32 * rule.within(self.most, sizes)
+            crossed = (low < rule.least) | ((low <= 0) & (high >= 0) & rule.broken_at_0)
+            error = np.where(crossed | np.isnan(error), np.inf, error)
+            error = np.where(np.isnan(self.value) & (self.error == 0), 0.0, error)
         if rule.absolute:
             error += _EPS32 * rule.absolute
         if rule.relative:
@@ -198,16 +249,92 @@ def convolve(
     *,
     stride: int | Sequence[int] = 1,
     padding: int | Sequence[int] = 0,
+    dilation: int | Sequence[int] = 1,
     groups: int = 1,
     accumulate: npt.DTypeLike = "float32",
 ) -> Approximation:
-    """Convolve as :func:`conv2d` does, without bias and activation."""
+    """Convolve as :func:`conv2d` does, without bias and activation.
+
+    ``padding`` may be four numbers, at the top, left, bottom and right.
+    """
     kernel = _float64(weight)
 
     def multiply(array: Array, by: Array) -> Array:
-        return _convolved(array, by, stride, padding, groups)
+        return _convolved(array, by, stride, padding, groups, dilation)
 
     return sums_of_products(x, kernel, multiply, math.prod(kernel.shape[1:]), accumulate)
+
+
+def convolve_transposed(
+    x: Approximation,
+    weight: npt.ArrayLike,
+    *,
+    stride: Sequence[int],
+    padding: Sequence[int],
+    output_padding: Sequence[int],
+    dilation: Sequence[int],
+    groups: int,
+) -> Approximation:
+    """Convolve transposed, as torch.nn.ConvTranspose2d, without bias.
+
+    Parameters
+    ----------
+    x : Approximation
+    weight : array_like
+        [C_out, C_in / groups, KH, KW].
+    stride, output_padding, dilation : (int, int)
+    padding : (int, int, int, int)
+        What is left away at the top, left, bottom and right; below 0 zeros are added.
+    groups : int
+    """
+    kernel = _float64(weight)
+    reach = [d * (k - 1) + 1 for d, k in zip(dilation, kernel.shape[2:], strict=True)]
+
+    def multiply(array: Array, by: Array) -> Array:
+        # As a convolution by the kernel turned about, of x with zeros between its elements.
+        *leading, h, w = array.shape
+        spaced = np.zeros((*leading, (h - 1) * stride[0] + 1, (w - 1) * stride[1] + 1))
+        spaced[..., :: stride[0], :: stride[1]] = array
+        full = (reach[0] - 1, reach[1] - 1)
+        y = _convolved(spaced, by[..., ::-1, ::-1], 1, full, groups, dilation)
+        top, left = padding[:2]
+        bottom, right = (b - more for b, more in zip(padding[2:], output_padding, strict=True))
+        y = _padded(y, [max(-n, 0) for n in (top, left, bottom, right)])
+        *_, h, w = y.shape
+        return y[..., max(top, 0) : h - max(bottom, 0), max(left, 0) : w - max(right, 0)]
+
+    return sums_of_products(x, kernel, multiply, math.prod(kernel.shape[1:]))
+
+
+def window_means(
+    x: Approximation,
+    positions: Sequence[npt.NDArray[np.int64]],
+    counts: npt.NDArray[np.int64],
+) -> Approximation:
+    """Return means under windows.
+
+    Parameters
+    ----------
+    x : Approximation
+    positions : sequence of numpy.ndarray
+        Along H and along W: of each window [outputs, taps], its taps; those outside count as 0.
+    counts : numpy.ndarray
+        What each sum is divided by.
+    """
+
+    def add(array: Array, _: Array) -> Array:
+        for axis, at in zip((-2, -1), positions, strict=True):
+            lines = array.swapaxes(axis, -1)
+            inside = (at >= 0) & (at < lines.shape[-1])
+            sums = np.where(inside, lines.take(at, -1, mode="clip"), 0.0).sum(-1)
+            array = sums.swapaxes(axis, -1)
+        return array
+
+    sums = sums_of_products(x, 1.0, add, math.prod(at.shape[1] for at in positions))
+    with np.errstate(all="ignore"):
+        value, error = sums.value / counts, sums.error / counts
+        error += 2.5 * _EPS32 * (_magnitude(value) + error)  # a division
+        return _bounded(value, _flushed(value, error))
 
 
 def linear_rows(
@@ -247,13 +374,18 @@ class _Activation:
     """An activation, its steepest slope, and the error of evaluating it in fp32.
 
     The error is ``absolute + relative·|input|``, in ε; derived beside each from the precision that
-    Vulkan demands: exp within (3 + 2·|x|)·ε, division 2.5·ε, other operations ε.
+    Vulkan demands: exp within (3 + 2·|x|)·ε, division 2.5·ε, other operations ε. Of a function
+    that is steep somewhere it is ``within(|input|, |output|)``, in ε, and the slope is taken from
+    what the input may be; it has no bound below ``least``, nor, if it is broken there, about 0.
     """
 
     function: Callable[[Array], Array]
     slope: float = 1.0
     absolute: float = 0.0
     relative: float = 0.0
+    within: Callable[[Array, Array], Array] | None = None
+    least: float = -math.inf
+    broken_at_0: bool = False
 
 
 def _sigmoid(x: Array) -> Array:
@@ -261,10 +393,13 @@ def _sigmoid(x: Array) -> Array:
     return np.where(x < 0, e, 1.0) / (1.0 + e)
 
 
+def _erf(x: Array) -> Array:
+    arguments = x.ravel().tolist()
+    return np.fromiter(map(math.erf, arguments), np.float64, len(arguments)).reshape(x.shape)
+
+
 def _gelu(x: Array) -> Array:
-    arguments = (x / math.sqrt(2)).ravel().tolist()
-    erf = np.fromiter(map(math.erf, arguments), np.float64, len(arguments))
-    return 0.5 * x * (1.0 + erf.reshape(x.shape))
+    return 0.5 * x * (1.0 + _erf(x / math.sqrt(2)))
 
 
 def _gelu_tanh(x: Array) -> Array:
@@ -288,6 +423,24 @@ _ACTIVATIONS = {
     "gelu": _Activation(_gelu, slope=1.13, relative=15),
     # tanh within 8, and 0.45·5 from its argument's 5 roundings; half of it; and as gelu.
     "gelu_tanh": _Activation(_gelu_tanh, slope=1.13, relative=8),
+    # The factor's numerator and denominator move by at most what exp(−|x|) does, (3 + 2·|x|)·ε of
+    # it: |x|·(3 + 2·|x|)·exp(−|x|) is below 3, twice that where the factor's slope is 2; 7
+    # roundings and a division.
+    "mish": _Activation(
+        lambda x: x * np.tanh(np.logaddexp(0, x)), slope=1.1, absolute=6, relative=10
+    ),
+    # log of 1 to 2 within 2⁻²¹, 4; exp's 3 and the sum before it; the sum after it.
+    "softplus": _Activation(lambda x: np.logaddexp(0, x), absolute=9, relative=1.5),
+    # As gelu's erfc, within 24, and the difference.
+    "erf": _Activation(lambda x: _erf(x), slope=1.13, absolute=26),
+    "exp": _Activation(np.exp, within=lambda x, y: (3 + 2 * x) * y),
+    # Within 3 ULP, and between 0.5 and 2 within 2⁻²¹.
+    "log": _Activation(np.log, within=lambda x, y: 4 + 3 * y, least=_TINY),
+    # 1/inversesqrt: 2 ULP and a division.
+    "sqrt": _Activation(np.sqrt, within=lambda x, y: 5 * y, least=0.0),
+    "abs": _Activation(np.abs),
+    "neg": _Activation(lambda x: -x),
+    "reciprocal": _Activation(lambda x: 1 / x, within=lambda x, y: 2.5 * y, broken_at_0=True),
 }
 
 
@@ -570,7 +723,50 @@ def _activation(activation: ActivationLike | None) -> _Activation:
             slope=max(1.0, abs(slope)),
             relative=relative,
         )
+    if name == "elu":
+        (alpha,) = map(_float32, parameters)
+        # exp's 3 + 2·|x| times exp(x), which is at most 3, and two roundings.
+        return _Activation(
+            lambda x: np.where(x < 0, alpha * np.expm1(np.minimum(x, 0)), x),
+            slope=max(1.0, abs(alpha)),
+            absolute=5.5 * abs(alpha),
+        )
+    if name == "hardsigmoid":
+        alpha, beta = map(_float32, parameters)
+        # What is not cut off is at most 1, and the product at most that and beta.
+        return _Activation(
+            lambda x: np.clip(alpha * x + beta, 0, 1),
+            slope=abs(alpha),
+            absolute=2 * (2 + abs(beta)),
+        )
+    if name == "pow":
+        (exponent,) = map(_float32, parameters)
+        return _power(exponent)
     raise ValueError(f"activation is {activation!r}")
+
+
+def _power(exponent: float) -> _Activation:
+    """Return x to an exponent, as activation.glslh has it."""
+
+    def function(x: Array) -> Array:
+        power: Array = np.power(x, exponent)
+        return power
+
+    if exponent == 2:
+        return _Activation(function, within=lambda x, y: y)
+    if abs(exponent) == 0.5:
+        least = 0.0 if exponent > 0 else _TINY
+        return _Activation(function, within=lambda x, y: 5 * y, least=least)
+
+    def within(x: Array, y: Array) -> Array:
+        # log within 3 ULP or 4·ε, times the exponent; exp of the product.
+        size = np.abs(np.log(y))
+        return y * (4 * abs(exponent) + 4 * size + 3 + 2 * size)
+
+    whole = float(exponent).is_integer()
+    return _Activation(
+        function, within=within, least=-math.inf if whole else _TINY, broken_at_0=True
+    )
 
 
 def _float64(value: npt.ArrayLike) -> Array:
@@ -655,26 +851,29 @@ def _unit(sizes: Array) -> float:
     return unit * (bits & -bits) if bits else math.inf
 
 
-def _pair(value: Any) -> tuple[int, int]:
+def _pair(value: Any) -> tuple[int, ...]:
     return (value, value) if np.ndim(value) == 0 else tuple(value)
 
 
 def _padded(x: Array, padding: Any) -> Array:
-    pad_h, pad_w = _pair(padding)
-    if pad_h == pad_w == 0:
+    top, left, *end = _pair(padding)
+    bottom, right = end or (top, left)
+    if not (top or left or bottom or right):
         return x
-    return np.pad(x, [(0, 0)] * (x.ndim - 2) + [(pad_h, pad_h), (pad_w, pad_w)])
+    return np.pad(x, [(0, 0)] * (x.ndim - 2) + [(top, bottom), (left, right)])
 
 
-def _convolved(x: Array, kernel: Array, stride: Any, padding: Any, groups: int) -> Array:
-    stride_h, stride_w = _pair(stride)
+def _convolved(
+    x: Array, kernel: Array, stride: Any, padding: Any, groups: int, dilation: Any = 1
+) -> Array:
+    (stride_h, stride_w), (dilation_h, dilation_w) = _pair(stride), _pair(dilation)
     if groups == 1 and kernel.shape[2:] == (1, 1):
         texels = _padded(x, padding)[..., ::stride_h, ::stride_w]
         rows = texels.reshape(*texels.shape[:-2], math.prod(texels.shape[-2:]))
         return (kernel[:, :, 0, 0] @ rows).reshape(*x.shape[:-3], len(kernel), *texels.shape[-2:])
-    windows = np.lib.stride_tricks.sliding_window_view(
-        _padded(x, padding), kernel.shape[2:], axis=(-2, -1)
-    )[..., ::stride_h, ::stride_w, :, :]
+    reach = dilation_h * (kernel.shape[2] - 1) + 1, dilation_w * (kernel.shape[3] - 1) + 1
+    windows = np.lib.stride_tricks.sliding_window_view(_padded(x, padding), reach, axis=(-2, -1))
+    windows = windows[..., ::stride_h, ::stride_w, ::dilation_h, ::dilation_w]
     each = x.shape[-3] // groups
     windows = windows.reshape(*x.shape[:-3], groups, each, *windows.shape[-4:])
     out_channels = len(kernel)

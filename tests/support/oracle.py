@@ -34,6 +34,13 @@ ACTIVATIONS: dict[Any, Callable[[np.ndarray], np.ndarray]] = {
     "gelu_tanh": lambda x: x * (1 + np.tanh((2 / np.pi) ** 0.5 * (x + 0.044715 * x**3))) / 2,
     ("clamp", -0.25, 0.75): lambda x: np.minimum(np.maximum(x, -0.25), 0.75),
     ("leaky_relu", 0.1): lambda x: np.where(x > 0, x, 0.1 * x),
+    ("elu", 0.7): lambda x: np.where(x > 0, x, np.float32(0.7) * (np.exp(np.minimum(x, 0)) - 1)),
+    ("hardsigmoid", 0.2, 0.5): lambda x: np.minimum(np.maximum(np.float32(0.2) * x + 0.5, 0), 1),
+    "mish": lambda x: x * np.tanh(np.log(1 + np.exp(x))),
+    "softplus": lambda x: np.log(1 + np.exp(x)),
+    "erf": _erf,
+    "abs": np.abs,
+    "neg": np.negative,
 }
 # At least the steepest slope of each, and the size of what they may add to nothing.
 _SLOPE, _CONSTANT = 1.5, 1.0

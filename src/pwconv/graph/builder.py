@@ -9,9 +9,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
+
 from pwconv import ops
 from pwconv.device import Device, resolve_device
-from pwconv.dtypes import DType
+from pwconv.dtypes import DType, as_float_array
 from pwconv.graph.network import Network, Node, naming, node_shape
 from pwconv.graph.passes import WEIGHT_RULES, apply_rules
 from pwconv.ops.base import Operator, Site
@@ -112,6 +114,25 @@ class Builder:
             self._inputs[name] = value._number
         return value
 
+    def constant(self, array: Any, *, name: str | None = None) -> Value:
+        """Add a tensor that is the same in every run.
+
+        Parameters
+        ----------
+        array : array_like
+            [N, C, H, W] or [C, H, W], float32 or float16; it is copied.
+        name : str, optional
+
+        Raises
+        ------
+        TypeError, ValueError
+            The message names the node.
+        """
+        with self._adding("constant", name) as name:
+            return self._append(
+                name, ops.make_constant(as_float_array(array, "array"), self.dtype), ()
+            )
+
     def conv2d_pw(
         self,
         x: Value,
@@ -156,6 +177,8 @@ class Builder:
         *,
         stride: Any = 1,
         padding: Any = 0,
+        dilation: Any = 1,
+        groups: int = 1,
         activation: Any = None,
         residual: Value | None = None,
         name: str | None = None,
@@ -166,8 +189,15 @@ class Builder:
         ----------
         x : Value
         weight : array_like
-            [C_out, C_in, KH, KW], float32 or float16.
-        bias, stride, padding, activation, residual, name
+            [C_out, C_in / groups, KH, KW], float32 or float16.
+        padding : int, (int, int) or (int, int, int, int)
+            On either side along H and along W; or at the top, left, bottom and right.
+        dilation : int or (int, int)
+            Distance from tap to tap.
+        groups : int
+            Each C_out / groups output channels are of C_in / groups input channels. With several
+            groups there is no residual; with as many as channels it is :meth:`conv2d_dw`.
+        bias, stride, activation, residual, name
             As for :meth:`conv2d_pw`.
 
         Raises
@@ -176,14 +206,25 @@ class Builder:
             As for :meth:`conv2d_pw`.
         """
         with self._adding("conv2d", name) as name:
-            operator = ops.make_dense(
-                weight,
-                bias,
-                stride=stride,
-                padding=padding,
-                activation=activation,
-                most=lambda shape: packed_storage(self._site.context, shape, self.dtype, "auto"),
-            )
+            settings: dict[str, Any] = {
+                "stride": stride,
+                "padding": padding,
+                "dilation": dilation,
+                "activation": activation,
+            }
+            operator: Operator
+            count = as_groups(groups)
+            if count == 1:
+                operator = ops.make_dense(
+                    weight,
+                    bias,
+                    most=lambda k: packed_storage(self._site.context, k, self.dtype, "auto"),
+                    **settings,
+                )
+            elif np.shape(weight)[:2] == (count, 1):
+                operator = ops.make_depthwise(weight, bias, **settings)
+            else:
+                operator = ops.make_grouped(weight, bias, groups=count, **settings)
             return self._append(name, operator, (x,), residual)
 
     def conv2d_dw(
@@ -194,6 +235,7 @@ class Builder:
         *,
         stride: Any = 1,
         padding: Any = 0,
+        dilation: Any = 1,
         activation: Any = None,
         name: str | None = None,
     ) -> Value:
@@ -206,8 +248,8 @@ class Builder:
             [C, 1, KH, KW], float32 or float16.
         bias : array_like, optional
             [C].
-        stride, padding, activation, name
-            As for :meth:`conv2d_pw`.
+        stride, padding, dilation, activation, name
+            As for :meth:`conv2d`.
 
         Raises
         ------
@@ -216,7 +258,59 @@ class Builder:
         """
         with self._adding("conv2d_dw", name) as name:
             operator = ops.make_depthwise(
-                weight, bias, stride=stride, padding=padding, activation=activation
+                weight,
+                bias,
+                stride=stride,
+                padding=padding,
+                dilation=dilation,
+                activation=activation,
+            )
+            return self._append(name, operator, (x,))
+
+    def conv2d_transposed(
+        self,
+        x: Value,
+        weight: Any,
+        bias: Any = None,
+        *,
+        stride: Any = 1,
+        padding: Any = 0,
+        output_padding: Any = 0,
+        dilation: Any = 1,
+        groups: int = 1,
+        activation: Any = None,
+        name: str | None = None,
+    ) -> Value:
+        """Add a transposed convolution, summed in float32; sizes are torch.nn.ConvTranspose2d's.
+
+        Parameters
+        ----------
+        x : Value
+        weight : array_like
+            [C_in, C_out / groups, KH, KW], float32 or float16.
+        padding : int, (int, int) or (int, int, int, int)
+            What is left away of the output, on either side along H and along W; or at the top,
+            left, bottom and right. Below 0, what is added.
+        output_padding : int or (int, int)
+            Positions more at the bottom and at the right; below the stride or the dilation.
+        bias, stride, dilation, groups, activation, name
+            As for :meth:`conv2d`.
+
+        Raises
+        ------
+        TypeError, ValueError, UnsupportedError, OutOfMemoryError
+            The message names the node.
+        """
+        with self._adding("conv2d_transposed", name) as name:
+            operator = ops.make_transposed(
+                weight,
+                bias,
+                stride=stride,
+                padding=padding,
+                output_padding=output_padding,
+                dilation=dilation,
+                groups=as_groups(groups),
+                activation=activation,
             )
             return self._append(name, operator, (x,))
 
@@ -323,7 +417,7 @@ class Builder:
         Parameters
         ----------
         x, y : Value
-            Of one shape, of any axes; or images, one of them with H = W = 1.
+            Of one shape, of any axes; or images, either of which may have length 1 along an axis.
         activation : str or tuple, optional
         name : str, optional
 
@@ -343,7 +437,7 @@ class Builder:
         Parameters
         ----------
         x, y : Value
-            Of one shape, of any axes; or images, one of them with H = W = 1.
+            Of one shape, of any axes; or images, either of which may have length 1 along an axis.
         activation : str or tuple, optional
         name : str, optional
 
@@ -353,6 +447,87 @@ class Builder:
             The message names the node.
         """
         return self._elementwise("mul", activation, name, x, y)
+
+    def sub(self, x: Value, y: Value, *, activation: Any = None, name: str | None = None) -> Value:
+        """Add the difference of two values, x − y, broadcast as :meth:`add` has it.
+
+        Parameters
+        ----------
+        x, y, activation, name
+            As for :meth:`add`.
+
+        Raises
+        ------
+        TypeError, ValueError
+            The message names the node.
+        """
+        return self._elementwise("sub", activation, name, x, y)
+
+    def div(self, x: Value, y: Value, *, activation: Any = None, name: str | None = None) -> Value:
+        """Add the quotient of two values, x / y, broadcast as :meth:`add` has it.
+
+        Parameters
+        ----------
+        x, y, activation, name
+            As for :meth:`add`.
+
+        Raises
+        ------
+        TypeError, ValueError
+            The message names the node.
+        """
+        return self._elementwise("div", activation, name, x, y)
+
+    def minimum(
+        self, x: Value, y: Value, *, activation: Any = None, name: str | None = None
+    ) -> Value:
+        """Add the smaller of two values, NaN if one is, broadcast as :meth:`add` has it.
+
+        Parameters
+        ----------
+        x, y, activation, name
+            As for :meth:`add`.
+
+        Raises
+        ------
+        TypeError, ValueError
+            The message names the node.
+        """
+        return self._elementwise("minimum", activation, name, x, y)
+
+    def maximum(
+        self, x: Value, y: Value, *, activation: Any = None, name: str | None = None
+    ) -> Value:
+        """Add the larger of two values, NaN if one is, broadcast as :meth:`add` has it.
+
+        Parameters
+        ----------
+        x, y, activation, name
+            As for :meth:`add`.
+
+        Raises
+        ------
+        TypeError, ValueError
+            The message names the node.
+        """
+        return self._elementwise("maximum", activation, name, x, y)
+
+    def prelu(self, x: Value, slope: Value, *, name: str | None = None) -> Value:
+        """Add ``x`` where it is not below 0, and else ``slope · x``.
+
+        Parameters
+        ----------
+        x : Value
+        slope : Value
+            Broadcast as :meth:`add` has it; :meth:`constant` makes one of an array.
+        name : str, optional
+
+        Raises
+        ------
+        TypeError, ValueError
+            The message names the node.
+        """
+        return self._elementwise("prelu", None, name, x, slope)
 
     def concat(self, values: Iterable[Value], *, name: str | None = None) -> Value:
         """Add the concatenation of values along their channels.
@@ -430,9 +605,10 @@ class Builder:
             KH and KW, of at most 1,024 taps together.
         stride : int or (int, int), optional
             Along H and along W; the kernel's size by default.
-        padding : int or (int, int)
-            On either side, along H and along W; at most half the kernel. It is left out: a window
-            over nothing else gives −∞.
+        padding : int, (int, int) or (int, int, int, int)
+            On either side, along H and along W, at most half the kernel; or at the top, left,
+            bottom and right, less than the kernel. It is left out: a window over nothing else
+            gives −∞.
         dilation : int or (int, int)
             Distance from tap to tap.
         ceil_mode : bool
@@ -448,6 +624,46 @@ class Builder:
         with self._adding("max_pool", name) as name:
             operator = ops.make_max_pool(
                 kernel, stride=stride, padding=padding, dilation=dilation, ceil_mode=ceil_mode
+            )
+            return self._append(name, operator, (x,))
+
+    def avg_pool(
+        self,
+        x: Value,
+        kernel: Any,
+        *,
+        stride: Any = None,
+        padding: Any = 0,
+        dilation: Any = 1,
+        ceil_mode: bool = False,
+        count_include_pad: bool = True,
+        name: str | None = None,
+    ) -> Value:
+        """Add the mean under a window, summed in float32.
+
+        Sizes and divisors are those of torch.nn.AvgPool2d.
+
+        Parameters
+        ----------
+        x, kernel, stride, padding, dilation, ceil_mode, name
+            As for :meth:`max_pool`; padding is zeros.
+        count_include_pad : bool
+            Whether what a sum is divided by counts padding too. What is past the padding, under a
+            last window with ``ceil_mode``, is never counted.
+
+        Raises
+        ------
+        TypeError, ValueError
+            The message names the node.
+        """
+        with self._adding("avg_pool", name) as name:
+            operator = ops.make_avg_pool(
+                kernel,
+                stride=stride,
+                padding=padding,
+                dilation=dilation,
+                ceil_mode=ceil_mode,
+                count_include_pad=count_include_pad,
             )
             return self._append(name, operator, (x,))
 
@@ -511,6 +727,10 @@ class Builder:
             if self._nodes[number].operator is None:
                 raise ValueError(
                     f"output {name!r} is the input {value.name!r} itself; nothing is computed"
+                )
+            if isinstance(self._nodes[number].operator, ops.Constant):
+                raise ValueError(
+                    f"output {name!r} is the constant {value.name!r}; nothing is computed"
                 )
             if number in self._output_names:
                 raise ValueError(
@@ -599,6 +819,9 @@ class Builder:
                 raise ValueError(f"{name}, {value!r}, is of another graph")
         return tuple(value._number for value in values.values())
 
+    def _pack(self, operator: Operator) -> Operator:
+        return operator.pack(self._site)
+
     def _require_building(self) -> None:
         if self._network is not None:
             raise ValueError(
@@ -625,7 +848,7 @@ class Builder:
                     operator = nodes[i].operator
                     if operator and operator.parameters:
                         with naming(nodes[i].name):
-                            nodes[i] = replace(nodes[i], operator=operator.pack(site))
+                            nodes[i] = replace(nodes[i], operator=self._pack(operator))
                 self._network = replace(network, nodes=tuple(nodes))
                 self._nodes = nodes  # the arrays are not needed any more
             return self._network
@@ -639,6 +862,19 @@ def _with_article(value: Any) -> str:
     article = "an" if kind[0] in "aeiouAEIOU" or kind == "ndarray" else "a"
     number = f" ({value!r})" if isinstance(value, (int, float)) else ""
     return f"{article} {kind}{number}"
+
+
+def as_groups(groups: Any) -> int:
+    """Return a count of groups.
+
+    Raises
+    ------
+    TypeError, ValueError
+    """
+    count = builtin.index(groups)
+    if count < 1:
+        raise ValueError(f"groups is {groups}; it must be at least 1")
+    return count
 
 
 def input_shape(name: str, shape: Any) -> Shape:

@@ -108,6 +108,11 @@ def check_nodes(device: Device, program: Program, inputs: Mapping[str, Tensor]) 
     for name, i in network.inputs.items():
         tensors[i] = inputs[name]
         arrays[i] = tensors[i].numpy()
+    resources = dict(program.constants)
+    for i in program.constants:
+        operator = network.nodes[i].operator
+        assert operator is not None
+        arrays[i] = operator.reference().value.astype(site.dtype)
     readers = Counter(j for i in program.dispatches for j in set(network.nodes[i].inputs))
     readers.update(network.outputs.values())
     nodes = []
@@ -115,7 +120,8 @@ def check_nodes(device: Device, program: Program, inputs: Mapping[str, Tensor]) 
         node = network.nodes[i]
         out = tensors[i] = empty(device, program.shapes[i], site.dtype, site.storage)
         transfer.fill(site.context, out.resource, site.dtype, float("nan"))
-        given = [tensors[j].resource for j in node.inputs]
+        resources.update((j, tensors[j].resource) for j in node.inputs if j in tensors)
+        given = [resources[j] for j in node.inputs]
         for dispatch in dispatches:
             site.context.submit(dispatch.bind(given, out.resource))
         arrays[i] = out.numpy()
@@ -129,7 +135,9 @@ def check_nodes(device: Device, program: Program, inputs: Mapping[str, Tensor]) 
         for j in set(node.inputs):
             readers[j] -= 1
             if not readers[j]:
-                del tensors[j], arrays[j]
+                tensors.pop(j, None)
+                resources.pop(j)
+                del arrays[j]
     return Check(tuple(nodes), {name: arrays[i] for name, i in network.outputs.items()})
 
 

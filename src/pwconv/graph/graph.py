@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import operator as builtin
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -140,14 +140,16 @@ class Graph(Builder):
         """Storage of activations at the current shapes: "texture3d" or "buffer"."""
         return self._current().program.site.storage
 
-    def run(self, /, **inputs: Any) -> dict[str, Any]:
+    def run(self, inputs: Mapping[str, Any] | None = None, /, **named: Any) -> dict[str, Any]:
         """Run the graph.
 
         The first run ends the building: no nodes can be added after it.
 
         Parameters
         ----------
-        **inputs : array_like or Tensor
+        inputs : Mapping, optional
+            Of inputs by name, as the keywords: for names that are no Python identifiers.
+        **named : array_like or Tensor
             Every input, by name, of the shape that the graph is sized for. Tensors are of the
             graph's dtype and :attr:`storage`.
 
@@ -166,11 +168,12 @@ class Graph(Builder):
             A value is past the device's limits, or no storage serves every node.
         OutOfMemoryError, ClosedError, DeviceLostError
         """
-        if any(isinstance(value, Tensor) for value in inputs.values()):
-            return self._run_tensors(inputs)[0]
-        return self.run_async(**inputs).wait()
+        given = {**(inputs or {}), **named}
+        if any(isinstance(value, Tensor) for value in given.values()):
+            return self._run_tensors(given)[0]
+        return self.run_async(given).wait()
 
-    def run_async(self, /, **inputs: Any) -> Handle:
+    def run_async(self, inputs: Mapping[str, Any] | None = None, /, **named: Any) -> Handle:
         """Run the graph without waiting for it.
 
         Two runs of arrays are in flight at most: a third waits until the first is done, whose
@@ -178,8 +181,8 @@ class Graph(Builder):
 
         Parameters
         ----------
-        **inputs : array_like or Tensor
-            As for :meth:`run`; they are free again when this returns.
+        inputs, **named
+            As for :meth:`run`; arrays are free again when this returns.
 
         Returns
         -------
@@ -191,18 +194,21 @@ class Graph(Builder):
         TypeError, ValueError, UnsupportedError, OutOfMemoryError, ClosedError, DeviceLostError
             As for :meth:`run`.
         """
-        if any(isinstance(value, Tensor) for value in inputs.values()):
-            results, serial = self._run_tensors(inputs)
+        given = {**(inputs or {}), **named}
+        if any(isinstance(value, Tensor) for value in given.values()):
+            results, serial = self._run_tensors(given)
             return Handle(self.device, serial, results, None)
-        arrays = self._as_arrays(inputs)
+        arrays = self._as_arrays(given)
         with self._usable_lock:
             sized = self._current()
             self._check_names(arrays)
             for name, array in arrays.items():
                 self._check_shape(name, array)
-            return sized.frames.run(arrays)
+            handle = sized.frames.run(arrays)
+            handle._arrange = self._arranging()
+            return handle
 
-    def resize(self, /, **shapes: Any) -> None:
+    def resize(self, shapes: Mapping[str, Any] | None = None, /, **named: Any) -> None:
         """Change the shapes of inputs; those of all other values follow.
 
         Weights and compiled kernels stay. Returning to one of the last eight sets of shapes costs
@@ -210,7 +216,9 @@ class Graph(Builder):
 
         Parameters
         ----------
-        **shapes : tuple of int
+        shapes : Mapping, optional
+            By input, as the keywords.
+        **named : tuple of int
             By input; the others keep theirs.
 
         Raises
@@ -222,9 +230,10 @@ class Graph(Builder):
             A value is past the device's limits, or no storage serves every node.
         OutOfMemoryError, ClosedError
         """
-        self._check_known(shapes)
+        wanted_shapes = {**(shapes or {}), **named}
+        self._check_known(wanted_shapes)
         # Before the lock: what a caller gives may be objects, whose methods use the graph.
-        given = {name: input_shape(name, shape) for name, shape in shapes.items()}
+        given = {name: input_shape(name, shape) for name, shape in wanted_shapes.items()}
         with self._usable_lock:
             network = self._finish()
             wanted = {name: self._shapes[i] for name, i in self._inputs.items()} | given
@@ -252,7 +261,7 @@ class Graph(Builder):
                 )
 
             weights = 0
-            for i in program.dispatches:
+            for i in (*program.dispatches, *program.constants):
                 operator = program.network.nodes[i].operator
                 weights += operator.weight_bytes if operator else 0
             return Memory(
@@ -263,7 +272,7 @@ class Graph(Builder):
                 scratch_reserved=self._scratch.reserved,
             )
 
-    def check(self, /, **inputs: Any) -> Check:
+    def check(self, inputs: Mapping[str, Any] | None = None, /, **named: Any) -> Check:
         """Run every node on the device and in float64, and compare each with its bound.
 
         For a wrong result: it says at which node it begins. Nodes run one by one, each on what the
@@ -271,7 +280,7 @@ class Graph(Builder):
 
         Parameters
         ----------
-        **inputs : array_like or Tensor
+        inputs, **named
             As for :meth:`run`.
 
         Returns
@@ -284,7 +293,7 @@ class Graph(Builder):
         TypeError, ValueError, UnsupportedError, OutOfMemoryError, ClosedError, DeviceLostError
             As for :meth:`run`.
         """
-        given = self._as_arrays(inputs)
+        given = self._as_arrays({**(inputs or {}), **named})
         with self._usable_lock:
             program = self._current().program
             self._check_names(given)
@@ -410,7 +419,11 @@ class Graph(Builder):
                 recording = program.recording(given)
                 # A run takes long enough to be waited for: a fence of its own saves a submission.
                 serial = recording.submit(awaited=True)
-            return results, serial
+            return self._arranging()(results), serial
+
+    def _arranging(self) -> Callable[[dict[str, Any]], dict[str, Any]]:
+        """Return what makes a run's results those of the caller, at the current shapes."""
+        return dict
 
     def _as_arrays(self, inputs: Mapping[str, Any]) -> dict[str, Any]:
         """Return the arrays and tensors of a call.

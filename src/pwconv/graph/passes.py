@@ -11,6 +11,7 @@ from pwconv.ops.base import Epilogue, Operator, Site
 from pwconv.ops.convolution import Convolution
 from pwconv.ops.depthwise import DepthwiseConvolution
 from pwconv.ops.elementwise import Elementwise
+from pwconv.ops.grouped import GroupedConvolution
 from pwconv.ops.pair import PointwisePair
 from pwconv.ops.resize import Subsample
 from pwconv.ops.window import POINTWISE, Geometry
@@ -61,7 +62,8 @@ def apply_rules(
     for rule in rules:
         at = Rewriter(network, extended, site)
         for i in network.order:
-            at.nodes[i] = rule(at, i) or at.nodes[i]
+            if at.nodes[i].inputs:
+                at.nodes[i] = rule(at, i) or at.nodes[i]
         network, extended = replace(network, nodes=tuple(at.nodes)), at.shapes
     return network, extended
 
@@ -76,7 +78,10 @@ def fold_norm(at: Rewriter, i: int) -> Node | None:
     first = at.operator(before)
     if not isinstance(norm, DepthwiseConvolution) or norm.geometry != POINTWISE:
         return None
-    if not isinstance(first, Convolution | DepthwiseConvolution) or at.uses[before] != 1:
+    if (
+        not isinstance(first, Convolution | DepthwiseConvolution | GroupedConvolution)
+        or at.uses[before] != 1
+    ):
         return None
     (weights,), (norms,) = first.parameters, norm.parameters
     if weights.on_device or first.epilogue != Epilogue():

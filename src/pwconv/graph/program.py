@@ -36,6 +36,8 @@ class Program:
     site, network, shapes
     dispatches : Mapping
         The dispatches of each node that is run, by its number.
+    constants : Mapping
+        The resource of each node for which nothing runs, by its number.
     scratch_bytes : int
         Bytes of all intermediates together.
     """
@@ -47,9 +49,10 @@ class Program:
         self.network = network
         self.shapes = shapes
         self._scratch = scratch
+        self.constants = self._constants()
         self._wants = self._requirements()
         sizes = {i: wants.size for i, wants in self._wants.items()}
-        order = schedule(network, sizes, self.flop)
+        order = [i for i in schedule(network, sizes, self.flop) if i not in self.constants]
         self.dispatches: Mapping[int, list[Dispatch]] = {i: self._plan(i) for i in order}
         self._placement, self._wanted = self._place(order)
         self._arena: Arena | None = None
@@ -97,7 +100,7 @@ class Program:
     def groups(self, given: Mapping[int, Resource]) -> list[list[Dispatch]]:
         """Return each node's dispatches, in order, over the inputs' and outputs' resources."""
         self._rebind()
-        resources = {**self._resources, **given}
+        resources = {**self.constants, **self._resources, **given}
         return [
             [
                 each.bind([resources[j] for j in self.network.nodes[i].inputs], resources[i])
@@ -118,6 +121,15 @@ class Program:
         shapes = [self.shapes[j] for j in node.inputs]
         return node.operator.plan(self.site, shapes, self.shapes[i])
 
+    def _constants(self) -> dict[int, Resource]:
+        found = {}
+        for i in self.network.order:
+            node = self.network.nodes[i]
+            resource = node.operator.resident(self.site) if node.operator else None
+            if resource is not None:
+                found[i] = resource
+        return found
+
     def _requirements(self) -> dict[int, Requirements]:
         """Return the memory requirements of each intermediate, by node."""
         outputs = set(self.network.outputs.values())
@@ -125,7 +137,7 @@ class Program:
         return {
             i: self._scratch.requirements(storage, self.shape4(i), dtype)
             for i in self.network.order
-            if i not in outputs
+            if i not in outputs and i not in self.constants
         }
 
     def _place(self, order: Sequence[int]) -> tuple[Placement, Requirements]:

@@ -7,7 +7,7 @@ the intermediates. Inputs, outputs and staging are each frame's own.
 from __future__ import annotations
 
 import weakref
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -36,6 +36,7 @@ class Handle:
         self._serial = serial
         self._results = results
         self._frame = frame
+        self._arrange: Callable[[dict[str, Any]], dict[str, Any]] = dict
         self._lock = process.make_lock()
 
     def wait(self) -> dict[str, Any]:
@@ -57,7 +58,7 @@ class Handle:
         with self._lock, context.in_use():
             context.queue.wait(self._serial)
             if self._frame is not None:
-                self._results, self._frame = self._frame.read(), None
+                self._results, self._frame = self._arrange(self._frame.read()), None
             return dict(self._results)
 
     def __reduce__(self) -> str:

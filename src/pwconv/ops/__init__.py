@@ -3,22 +3,27 @@
 from pwconv.heuristics import Choice
 from pwconv.ops.base import Epilogue, Operator, Site, operators
 from pwconv.ops.channels import Concat, Slice
+from pwconv.ops.constant import Constant, make_constant
 from pwconv.ops.convolution import Convolution, make_dense, make_pointwise
-from pwconv.ops.depthwise import DepthwiseConvolution, make_batch_norm, make_depthwise
+from pwconv.ops.depthwise import DepthwiseConvolution, make_batch_norm, make_depthwise, make_scale
 from pwconv.ops.elementwise import Elementwise
+from pwconv.ops.grouped import GroupedConvolution, make_grouped, make_transposed
 from pwconv.ops.linear import Linear, make_linear
 from pwconv.ops.pair import PointwisePair
-from pwconv.ops.pool import GlobalAvgPool, MaxPool, make_max_pool
+from pwconv.ops.pool import AvgPool, GlobalAvgPool, MaxPool, make_avg_pool, make_max_pool
 from pwconv.ops.resize import Subsample, Upsample
 
 __all__ = [
+    "AvgPool",
     "Choice",
     "Concat",
+    "Constant",
     "Convolution",
     "DepthwiseConvolution",
     "Elementwise",
     "Epilogue",
     "GlobalAvgPool",
+    "GroupedConvolution",
     "Linear",
     "MaxPool",
     "Operator",
@@ -27,11 +32,16 @@ __all__ = [
     "Slice",
     "Subsample",
     "Upsample",
+    "make_avg_pool",
     "make_batch_norm",
+    "make_constant",
     "make_dense",
     "make_depthwise",
+    "make_grouped",
     "make_linear",
     "make_max_pool",
     "make_pointwise",
+    "make_scale",
+    "make_transposed",
     "operators",
 ]

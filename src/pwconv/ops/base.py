@@ -19,6 +19,7 @@ from pwconv.ops.limits import Limits
 from pwconv.shaders import Variant
 from pwconv.tensor import Shape, shape4
 from pwconv.vk.commands import OUT, Dispatch
+from pwconv.vk.resources import Resource
 from pwconv.weights import Parameters
 
 if TYPE_CHECKING:
@@ -249,8 +250,8 @@ class Operator(ABC):
                 f"{' and '.join(sorted(self.fuses)) or 'none'} besides: add a node for it"
             )
         own, extra = self.arity, self.epilogue.extra_inputs
-        if count != own + extra if own else count <= extra:
-            wanted = own + extra if own else f"at least {1 + extra}"
+        if count <= extra if own is None else count != own + extra:
+            wanted = f"at least {1 + extra}" if own is None else own + extra
             raise ValueError(f"there are {count} values; {self.name} takes {wanted}")
 
     @abstractmethod
@@ -274,6 +275,15 @@ class Operator(ABC):
         UnsupportedError
             The device cannot compute it.
         """
+
+    def resident(self, site: Site) -> Resource | None:
+        """Return what holds the output for good, of an operator for which nothing runs.
+
+        Raises
+        ------
+        OutOfMemoryError, ClosedError
+        """
+        return None
 
     @abstractmethod
     def reference(self, *inputs: Approximation) -> Approximation:

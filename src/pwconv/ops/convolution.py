@@ -229,7 +229,8 @@ class Convolution(Operator):
             x,
             kernel,
             stride=self.geometry.stride,
-            padding=self.geometry.padding,
+            padding=self.geometry.sides,
+            dilation=self.geometry.dilation,
             accumulate=self.accumulate,
         )
         return add_bias(sums, given.bias)
@@ -313,6 +314,7 @@ def make_dense(
     *,
     stride: Any = 1,
     padding: Any = 0,
+    dilation: Any = 1,
     activation: ActivationLike | None = None,
     most: Callable[[tuple[int, int, int]], object] = lambda _: None,
 ) -> Convolution:
@@ -328,7 +330,7 @@ def make_dense(
     """
     array = check_kernel(weight, "[C_out, C_in, KH, KW]")
     c_out, c_in, kh, kw = array.shape
-    geometry = as_geometry(stride, padding, (kh, kw))
+    geometry = as_geometry(stride, padding, (kh, kw), dilation)
     most((1, c_out, geometry.products(c_in)))
     return Convolution(
         geometry=geometry,

@@ -58,8 +58,16 @@ class Kernels(Parameters):
         rounded = convert(self.matrices(), dtype).astype(FLOAT32)
         padded = np.zeros(ceil_div(len(rounded), 4) * 4, FLOAT32)
         padded[: len(rounded)] = 0.0 if self.bias is None else self.bias
-        arranged = upload_parameter(context, _arrange(rounded[:, 0]))
-        return Kernels(rounded, self.bias, upload_parameter(context, padded), arranged)
+        arranged = upload_parameter(context, self.arrange(rounded))
+        return type(self)(rounded, self.bias, upload_parameter(context, padded), arranged)
+
+    @staticmethod
+    def arrange(weight: Array) -> Array:
+        """Return kernels as conv2d_dw.comp reads them: [C4, KH·KW, 4] of float32."""
+        c, taps = weight.shape[0], math.prod(weight.shape[2:])
+        padded = np.zeros((ceil_div(c, 4) * 4, taps), FLOAT32)
+        padded[:c] = weight.reshape(c, taps)
+        return np.ascontiguousarray(padded.reshape(-1, 4, taps).swapaxes(1, 2))
 
     @property
     def on_device(self) -> bool:
@@ -134,7 +142,8 @@ class DepthwiseConvolution(Operator):
             inputs[0],
             weight,
             stride=self.geometry.stride,
-            padding=self.geometry.padding,
+            padding=self.geometry.sides,
+            dilation=self.geometry.dilation,
             groups=len(weight),
         )
         return add_bias(sums, given.bias)
@@ -153,6 +162,7 @@ def make_depthwise(
     *,
     stride: Any = 1,
     padding: Any = 0,
+    dilation: Any = 1,
     activation: ActivationLike | None = None,
 ) -> DepthwiseConvolution:
     """Return a depthwise convolution by a user's weight [C, 1, KH, KW].
@@ -169,7 +179,7 @@ def make_depthwise(
             "a kernel of its own; graph.conv2d takes [C_out, C_in, KH, KW]"
         )
     return DepthwiseConvolution(
-        geometry=as_geometry(stride, padding, (array.shape[2], array.shape[3])),
+        geometry=as_geometry(stride, padding, (array.shape[2], array.shape[3]), dilation),
         epilogue=Epilogue(activation),
         parameters=(Kernels(array, check_bias(bias, array.shape[0], "C_out")),),
     )
@@ -206,19 +216,18 @@ def make_batch_norm(
         )
     scale = known.get("weight", 1.0) / np.sqrt(spread)
     shift = known.get("bias", 0.0) - known["mean"] * scale
+    return make_scale(scale, shift, activation=activation)
+
+
+def make_scale(
+    scale: Array, shift: Array, *, activation: ActivationLike | None = None
+) -> DepthwiseConvolution:
+    """Return ``scale·x + shift`` by channel, both [C], as a depthwise convolution of one tap."""
     return DepthwiseConvolution(
         geometry=POINTWISE,
         epilogue=Epilogue(activation),
         parameters=(Kernels(scale[:, None, None, None], shift),),
     )
-
-
-def _arrange(weight: Array) -> Array:
-    """Return a weight [C, KH, KW] as the shader reads it: [C4, KH·KW, 4] of float32."""
-    c, taps = weight.shape[0], weight.shape[1] * weight.shape[2]
-    padded = np.zeros((ceil_div(c, 4) * 4, taps), FLOAT32)
-    padded[:c] = weight.reshape(c, taps)
-    return np.ascontiguousarray(padded.reshape(-1, 4, taps).swapaxes(1, 2))
 
 
 def _case(limits: Limits, name: str, shape: Shape4, geometry: Geometry) -> Case:

@@ -1,8 +1,8 @@
-"""Sums, products and activations, element by element: elementwise.comp."""
+"""Arithmetic and activations, element by element: elementwise.comp."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from pwconv.heuristics import Choice
@@ -10,17 +10,23 @@ from pwconv.ops.base import Case, Operator, Site, operator
 from pwconv.ops.cases import at_sizes
 from pwconv.ops.limits import Limits
 from pwconv.reference import Approximation
-from pwconv.tensor import Shape
+from pwconv.tensor import Shape, shape4
 from pwconv.vk.commands import Dispatch
 
 # shaders/elementwise.comp has the same numbers.
-_NUMBERS = {"activation": 0, "add": 1, "mul": 2}
+_NUMBERS = {
+    **{"activation": 0, "add": 1, "mul": 2, "sub": 3, "div": 4, "minimum": 5, "maximum": 6},
+    "prelu": 7,
+}
+# Of the axes of [N, C, H, W] over which an operand is spread.
+_BITS = (8, 4, 2, 1)
+_POOLED = 2 + 1
 
 
 @operator("elementwise")
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Elementwise(Operator):
-    """``function`` is "activation" of one input, or "add" or "mul" of two; then the epilogue's."""
+    """``function`` is "activation" of one input, or arithmetic of two; then the epilogue's."""
 
     function: str
 
@@ -50,33 +56,37 @@ class Elementwise(Operator):
         return frozenset({"activation"})
 
     def shape(self, *inputs: Shape) -> Shape:
-        """Return the inputs' shape, or the larger one's where the other is [N, C, 1, 1]."""
-        larger = _larger(inputs)
-        for i, other in enumerate(inputs):
-            if i != larger and other not in (inputs[larger], pooled(inputs[larger])):
+        """Return the inputs' shape; that of images is broadcast, as NumPy has it."""
+        first = inputs[0]
+        for other in inputs[1:]:
+            if other == first:
+                continue
+            pairs = [*zip(first, other, strict=False)]
+            fits = all(a == b or 1 in (a, b) for a, b in pairs)
+            if len(first) != len(other) or len(first) not in (3, 4) or not fits:
                 raise ValueError(
                     f"the operands have shapes {inputs[0]} and {inputs[1]}; they must be the same, "
-                    "or images, one of them with H = W = 1"
+                    "or images, of which each axis is the same or has length 1"
                 )
-        return inputs[larger]
+            first = tuple(max(pair) for pair in pairs)
+        return first
 
     def plan(
         self, site: Site, inputs: Sequence[Shape], out: Shape, *, choice: Choice | None = None
     ) -> list[Dispatch]:
         """Plan the one dispatch."""
-        larger = _larger(inputs)
-        other = len(inputs) - 1 - larger
         activation = self.epilogue.function
         constants = {
             "ACTIVATION": activation.number,
             "OPERATION": _NUMBERS[self.function],
-            "BROADCAST": inputs[other] != out,
+            "SPREAD_A": _spread(inputs[0], out),
+            "SPREAD_B": _spread(inputs[-1], out),
         }
         dispatch = site.dispatch(
             choice.variant if choice else site.variant("elementwise"),
             out,
             out,
-            {"t_a": larger, "t_b": other},
+            {"t_a": 0, "t_b": len(inputs) - 1},
             constants,
             activation_a=activation.a,
             activation_b=activation.b,
@@ -87,25 +97,29 @@ class Elementwise(Operator):
         """Return the numbers of x and of its scale [N, C, 1, 1]; None for other nodes."""
         if self.function != "mul" or self.epilogue.activation is not None:
             return None
-        larger = _larger(inputs)
+        larger = 1 if inputs[0] == pooled(inputs[1]) else 0
         other = 1 - larger
         return (larger, other) if inputs[other] == pooled(inputs[larger]) else None
 
     def reference(self, *inputs: Approximation) -> Approximation:
-        """Return the sum or product in float64."""
-        if self.function == "activation":
-            return inputs[0]
-        return inputs[0].plus(inputs[1]) if self.function == "add" else inputs[0].times(inputs[1])
+        """Return the function in float64."""
+        return _REFERENCES[self.function](*inputs)
 
     @classmethod
     def cases(cls, limits: Limits) -> Iterator[Case]:
-        """Yield sums, and products by channel, of whole numbers."""
+        """Yield sums, products by channel, and smaller ones spread over H, of whole numbers."""
         yield from at_sizes(limits, cls(function="add"), ", sum", lambda shape: shape)
         yield from at_sizes(
             limits,
             cls(function="mul"),
             ", product by channel",
             lambda shape: (*shape[:2], 1, 1),
+        )
+        yield from at_sizes(
+            limits,
+            cls(function="minimum"),
+            ", minimum by column",
+            lambda shape: (1, 1, 1, shape[3]),
         )
 
 
@@ -114,5 +128,21 @@ def pooled(shape: Shape) -> Shape:
     return (*shape[:-2], 1, 1) if len(shape) in (3, 4) else shape
 
 
-def _larger(shapes: Sequence[Shape]) -> int:
-    return 1 if len(shapes) == 2 and shapes[0] == pooled(shapes[1]) else 0
+def _spread(shape: Shape, out: Shape) -> int:
+    """Return the axes over which an operand is spread, as bits."""
+    operand, whole = shape4(shape, "operand"), shape4(out, "output")
+    pairs = zip(operand, whole, _BITS, strict=True)
+    bits = sum(bit for length, wanted, bit in pairs if length != wanted)
+    return bits | _POOLED if bits & _POOLED and operand[2:] == (1, 1) else bits
+
+
+_REFERENCES: dict[str, Callable[..., Approximation]] = {
+    "activation": lambda x: x,
+    "add": Approximation.plus,
+    "mul": Approximation.times,
+    "sub": Approximation.minus,
+    "div": Approximation.divided_by,
+    "minimum": Approximation.minimum,
+    "maximum": Approximation.maximum,
+    "prelu": Approximation.prelu,
+}

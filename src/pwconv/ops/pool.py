@@ -1,4 +1,4 @@
-"""Pooling: global_avg_pool.comp, max_pool.comp."""
+"""Pooling: global_avg_pool.comp, max_pool.comp, avg_pool.comp."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from pwconv.layout import ceil_div, sizes
 from pwconv.ops.base import Arrays, Case, Operator, Site, operator
 from pwconv.ops.cases import at_sizes, integers, of_integers
 from pwconv.ops.limits import Limits
-from pwconv.ops.window import MOST_TAPS, Geometry, window_shape
+from pwconv.ops.window import MOST_TAPS, Geometry, as_sides, window_shape
 from pwconv.reference import Approximation
 from pwconv.tensor import Shape, as_pair, shape4
 from pwconv.vk.commands import OUT, Dispatch
@@ -129,10 +129,9 @@ class MaxPool(Operator):
         return Approximation(self._largest(x.value, -np.inf), self._largest(x.error, 0.0))
 
     def _largest(self, x: Array, outside: float) -> Array:
-        of, counts = self.geometry, self.shape(x.shape)
+        counts = self.shape(x.shape)
         for axis in (-2, -1):
-            taps = of.dilation[axis] * np.arange(of.kernel[axis]) - of.padding[axis]
-            at = of.stride[axis] * np.arange(counts[axis])[:, None] + taps
+            at = _taps(self.geometry, axis, counts[axis])
             lines = x.swapaxes(axis, -1)
             inside = (at >= 0) & (at < lines.shape[-1])
             found = np.where(inside, lines.take(at, -1, mode="clip"), outside).max(-1)
@@ -148,14 +147,83 @@ class MaxPool(Operator):
         yield of_integers("longest loop", cls(geometry=_MANY_TAPS), (shape,), limits.dtype)
 
 
-def make_max_pool(
-    kernel: Any,
-    *,
-    stride: Any = None,
-    padding: Any = 0,
-    dilation: Any = 1,
-    ceil_mode: bool = False,
-) -> MaxPool:
+@operator("avg_pool")
+@dataclass(frozen=True, eq=False, kw_only=True)
+class AvgPool(Operator):
+    """The mean under a window, summed in float32.
+
+    Attributes
+    ----------
+    geometry : Geometry
+    count_padding : bool
+        What a sum is divided by counts padding too; what is past it never.
+    """
+
+    geometry: Geometry
+    count_padding: bool = True
+
+    families = ("avg_pool",)
+
+    def shape(self, *inputs: Shape) -> Shape:
+        """Return [N, C, H_out, W_out], or without N."""
+        channels = inputs[0][-3]
+        return window_shape(inputs[0], channels, channels, self.geometry)
+
+    def flop(self, inputs: Sequence[Shape], out: Shape) -> int:
+        """Return the additions."""
+        return math.prod(self.geometry.kernel) * math.prod(out)
+
+    def plan(
+        self, site: Site, inputs: Sequence[Shape], out: Shape, *, choice: Choice | None = None
+    ) -> list[Dispatch]:
+        """Plan the one dispatch."""
+        *_, h, w = inputs[0]
+        bottom, right = self.geometry.sides[2:]
+        dispatch = site.dispatch(
+            choice.variant if choice else site.variant("avg_pool"),
+            inputs[0],
+            out,
+            {"t_in": 0},
+            {**self.geometry.constants, "COUNT_PADDING": self.count_padding},
+            flop=self.flop(inputs, out),
+            trips=math.prod(self.geometry.kernel),
+            **self.geometry.push_constants,
+            end_h=h + bottom,
+            end_w=w + right,
+        )
+        return [dispatch]
+
+    def reference(self, *inputs: Approximation) -> Approximation:
+        """Return the means in float64."""
+        *_, h, w = inputs[0].value.shape
+        taps = [
+            _taps(self.geometry, axis, count)
+            for axis, count in zip((-2, -1), self.shape(inputs[0].value.shape)[-2:], strict=True)
+        ]
+        ends = self.geometry.sides[2:] if self.count_padding else (0, 0)
+        first = -math.inf if self.count_padding else 0
+        along_h, along_w = (
+            ((at >= first) & (at < length + end)).sum(-1)
+            for at, length, end in zip(taps, (h, w), ends, strict=True)
+        )
+        return reference.window_means(inputs[0], taps, along_h[:, None] * along_w)
+
+    @classmethod
+    def cases(cls, limits: Limits) -> Iterator[Case]:
+        """Yield whole numbers at several sizes, windows past the padding, and many taps."""
+        yield from at_sizes(limits, cls(geometry=_FEW_TAPS, count_padding=False))
+        shape = (1, 6, *_MANY_TAPS.kernel)
+        yield of_integers("past the end", cls(geometry=_DILATED), ((2, 7, 17, 19),), limits.dtype)
+        yield of_integers("longest loop", cls(geometry=_MANY_TAPS), (shape,), limits.dtype)
+
+
+def _taps(of: Geometry, axis: int, count: int) -> Array:
+    """Return the position of each tap of each window along H or W, [windows, taps]."""
+    taps = of.dilation[axis] * np.arange(of.kernel[axis]) - of.padding[axis]
+    return of.stride[axis] * np.arange(count)[:, None] + taps
+
+
+def make_max_pool(kernel: Any, **settings: Any) -> MaxPool:
     """Return max pooling by a user's numbers.
 
     Raises
@@ -163,29 +231,57 @@ def make_max_pool(
     TypeError, ValueError
         As :meth:`pwconv.Graph.max_pool`.
     """
+    return MaxPool(geometry=_pool_geometry(kernel, **settings))
+
+
+def make_avg_pool(kernel: Any, *, count_include_pad: bool = True, **settings: Any) -> AvgPool:
+    """Return average pooling by a user's numbers.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As :meth:`pwconv.Graph.avg_pool`.
+    """
+    if not isinstance(count_include_pad, bool):
+        raise TypeError(f"count_include_pad is {count_include_pad!r}; it must be True or False")
+    return AvgPool(geometry=_pool_geometry(kernel, **settings), count_padding=count_include_pad)
+
+
+def _pool_geometry(
+    kernel: Any,
+    *,
+    stride: Any = None,
+    padding: Any = 0,
+    dilation: Any = 1,
+    ceil_mode: bool = False,
+) -> Geometry:
     taps = as_pair(kernel, "kernel", least=1)
     if math.prod(taps) > MOST_TAPS:
         raise ValueError(
             f"kernel is {kernel!r}, of {math.prod(taps):,} taps KH·KW; at most {MOST_TAPS:,} are "
             "taken: pool by a smaller kernel, several times"
         )
-    pads = as_pair(padding, "padding", least=0)
-    most = taps[0] // 2, taps[1] // 2
-    if pads[0] > most[0] or pads[1] > most[1]:
+    top, left, bottom, right = as_sides(padding)
+    apart = dilation_h, dilation_w = as_pair(dilation, "dilation", least=1)
+    most, what = (taps[0] // 2, taps[1] // 2), "half the kernel"
+    if (top, left) != (bottom, right):  # each side for itself, as ONNX has it
+        most = dilation_h * (taps[0] - 1), dilation_w * (taps[1] - 1)
+        what = "the kernel less one tap"
+    if max(top, bottom) > most[0] or max(left, right) > most[1]:
         raise ValueError(
-            f"padding is {padding!r}; it must be at most half the kernel, {most} along H and W: "
+            f"padding is {padding!r}; it must be at most {what}, {most} along H and W: "
             "pad by less, or use a larger kernel"
         )
     if not isinstance(ceil_mode, bool):
         raise TypeError(f"ceil_mode is {ceil_mode!r}; it must be True or False")
-    geometry = Geometry(
+    return Geometry(
         stride=taps if stride is None else as_pair(stride, "stride", least=1),
-        padding=pads,
+        padding=(top, left),
         kernel=taps,
-        dilation=as_pair(dilation, "dilation", least=1),
+        dilation=apart,
         ceil=ceil_mode,
+        end=(bottom, right),
     )
-    return MaxPool(geometry=geometry)
 
 
 def _special(limits: Limits, pool: MaxPool) -> Case:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,11 +13,15 @@ MOST_TAPS = 2**10
 """Of a kernel: products are counted in 32 bits, and trips of loops are few."""
 
 
+Sides = tuple[int, int, int, int]
+
+
 @dataclass(frozen=True)
 class Geometry:
     """Stride, padding, taps and dilation, each (along H, along W); pointwise is one tap.
 
-    Pooling alone has a dilation, and ``ceil``: see :func:`pwconv.layout.conv_output_size`.
+    ``padding`` is that at the top and at the left, ``end`` at the bottom and at the right, the same
+    by default. Pooling alone has ``ceil``: see :func:`pwconv.layout.conv_output_size`.
     """
 
     stride: tuple[int, int] = (1, 1)
@@ -24,6 +29,17 @@ class Geometry:
     kernel: tuple[int, int] = (1, 1)
     dilation: tuple[int, int] = (1, 1)
     ceil: bool = False
+    end: tuple[int, int] | None = None
+
+    def __post_init__(self) -> None:
+        if self.end is None:
+            object.__setattr__(self, "end", self.padding)
+
+    @property
+    def sides(self) -> Sides:
+        """Padding at the top, left, bottom and right."""
+        assert self.end is not None
+        return (*self.padding, *self.end)
 
     @property
     def reach(self) -> tuple[int, int]:
@@ -33,13 +49,13 @@ class Geometry:
 
     def output_shape(self, x_shape: Shape4, out_channels: int) -> Shape4:
         """Return [N, C_out, H_out, W_out]; sizes below 1 mean an empty output."""
-        (n, _, h, w), reach = x_shape, self.reach
-        return (
-            n,
-            out_channels,
-            conv_output_size(h, self.stride[0], self.padding[0], reach[0], ceil=self.ceil),
-            conv_output_size(w, self.stride[1], self.padding[1], reach[1], ceil=self.ceil),
+        n, _, *lengths = x_shape
+        sizes = zip(lengths, self.stride, self.padding, self.reach, self.sides[2:], strict=True)
+        h, w = (
+            conv_output_size(length, stride, begin, reach, ceil=self.ceil, end=end)
+            for length, stride, begin, reach, end in sizes
         )
+        return n, out_channels, h, w
 
     def products(self, in_channels: int) -> int:
         """Return K: with several taps, each has whole vec4s of channels."""
@@ -48,30 +64,57 @@ class Geometry:
 
     @property
     def push_constants(self) -> dict[str, int]:
-        """Stride, padding and dilation, by the names that shaders have."""
-        names = ("stride_h", "stride_w", "pad_h", "pad_w", "dilation_h", "dilation_w")
-        return dict(zip(names, (*self.stride, *self.padding, *self.dilation), strict=True))
+        """Stride and padding, by the names that shaders have."""
+        names = ("stride_h", "stride_w", "pad_h", "pad_w")
+        return dict(zip(names, (*self.stride, *self.padding), strict=True))
 
     @property
     def constants(self) -> dict[str, int]:
-        """The kernel's specialization constants."""
-        return {"KERNEL_H": self.kernel[0], "KERNEL_W": self.kernel[1]}
+        """The specialization constants of kernel and dilation."""
+        names = ("KERNEL_H", "KERNEL_W", "DILATION_H", "DILATION_W")
+        return dict(zip(names, (*self.kernel, *self.dilation), strict=True))
 
 
 POINTWISE = Geometry()
 """One tap, at stride 1, without padding."""
 
 
-def as_geometry(stride: Any, padding: Any, kernel: tuple[int, int] = (1, 1)) -> Geometry:
-    """Return the geometry of a user's stride and padding.
+def as_geometry(
+    stride: Any, padding: Any, kernel: tuple[int, int] = (1, 1), dilation: Any = 1
+) -> Geometry:
+    """Return the geometry of a user's stride, padding and dilation.
 
     Raises
     ------
     ValueError
     """
+    top, left, bottom, right = as_sides(padding)
     return Geometry(
-        as_pair(stride, "stride", least=1), as_pair(padding, "padding", least=0), kernel
+        stride=as_pair(stride, "stride", least=1),
+        padding=(top, left),
+        kernel=kernel,
+        dilation=as_pair(dilation, "dilation", least=1),
+        end=(bottom, right),
     )
+
+
+def as_sides(padding: Any, *, least: int = 0) -> Sides:
+    """Return a user's padding at the top, left, bottom and right: an int, a pair, or four.
+
+    Raises
+    ------
+    ValueError
+    """
+    if isinstance(padding, Sequence) and len(padding) == 4:
+        try:
+            top, left = as_pair(padding[:2], "padding", least=least)
+            return (top, left, *as_pair(padding[2:], "padding", least=least))
+        except ValueError:
+            raise ValueError(
+                f"padding is {padding!r}; its numbers, at the top, left, bottom and right, must be "
+                f"from {least}"
+            ) from None
+    return as_pair(padding, "padding", least=least) * 2
 
 
 def window_shape(x_shape: Shape, c_in: int, c_out: int, geometry: Geometry) -> Shape:
@@ -102,15 +145,17 @@ def window_shape(x_shape: Shape, c_in: int, c_out: int, geometry: Geometry) -> S
 
 def _too_small(geometry: Geometry) -> str:
     """Return the H and W that a kernel needs, and the padding for a smaller image, for an error."""
-    (kh, kw), (top, left), (reach_h, reach_w) = geometry.kernel, geometry.padding, geometry.reach
+    (kh, kw), (reach_h, reach_w) = geometry.kernel, geometry.reach
+    top, left, bottom, right = geometry.sides
     beyond = [stride - 1 if geometry.ceil else 0 for stride in geometry.stride]
-    h, w = max(1, reach_h - 2 * top - beyond[0]), max(1, reach_w - 2 * left - beyond[1])
+    h, w = max(1, reach_h - top - bottom - beyond[0]), max(1, reach_w - left - right - beyond[1])
     needs = f"H and W of at least {h}" if h == w else f"H of at least {h} and W of at least {w}"
     if geometry.dilation == (1, 1):
         dilated, remedy = "", f"pad by {_one((max(top, kh // 2), max(left, kw // 2)))}"
     else:  # Pooling pads by half the kernel at most, which may not be enough.
         dilated, remedy = f" with dilation {_one(geometry.dilation)}", "use a smaller dilation"
-    padded = f"{' and' if dilated else ' with'} padding {_one(geometry.padding)}"
+    sides = geometry.sides if geometry.end != geometry.padding else _one(geometry.padding)
+    padded = f"{' and' if dilated else ' with'} padding {sides}"
     return f"a {kh}x{kw} kernel{dilated}{padded} needs {needs}; {remedy}, or use a larger image"
 
 
