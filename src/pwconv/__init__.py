@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from pwconv.explanation import Explanation
     from pwconv.functional import conv2d_pw, linear, pack_linear_weight
     from pwconv.graph import Graph
+    from pwconv.importer import from_onnx, from_torch
     from pwconv.layers import Linear, PointwiseConv2d
 else:
     _MODULES = {
@@ -31,6 +32,8 @@ else:
         "Linear": "layers",
         "PointwiseConv2d": "layers",
         "conv2d_pw": "functional",
+        "from_onnx": "importer",
+        "from_torch": "importer",
         "linear": "functional",
         "pack_linear_weight": "functional",
     }
@@ -68,6 +71,8 @@ __all__ = [
     "conv2d_pw",
     "default_device",
     "devices",
+    "from_onnx",
+    "from_torch",
     "linear",
     "models",
     "pack_linear_weight",

@@ -1,0 +1,310 @@
+"""A model walked through node by node: constants folded, the rest added to a graph."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from onnx.reference import ReferenceEvaluator
+
+from pwconv import ops
+from pwconv.dtypes import FLOAT32, Array
+from pwconv.errors import UnsupportedError
+from pwconv.graph import Value
+from pwconv.importer.edges import ImportedGraph
+from pwconv.importer.model import MOST_CONSTANT_BYTES, Model, Node, check_constant
+from pwconv.importer.view import View, contiguous, image_shape, usual_view
+from pwconv.tensor import Shape
+
+Operand = View | Array | None
+Convert = Callable[["Importer", Node], "Operand | Sequence[Operand]"]
+
+# Operators over integers and shapes, which onnx.reference computes where all inputs are known.
+# Those of float64 weights are among them; convolutions and what is like them are not: see CONVERTS.
+_FOLDED = {
+    *("Abs", "Add", "And", "Cast", "Ceil", "Clip", "Concat", "ConstantOfShape", "Cos", "CumSum"),
+    *("DepthToSpace", "Div", "Equal", "Erf", "Exp", "Expand", "Flatten", "Floor", "Gather"),
+    *("GatherElements", "GatherND", "Greater", "GreaterOrEqual", "Identity", "IsInf", "IsNaN"),
+    *("Less", "LessOrEqual", "Log", "MatMul", "Max", "Min", "Mod", "Mul", "Neg", "NonZero", "Not"),
+    *("Or", "Pad", "Pow", "Range", "Reciprocal", "ReduceMax", "ReduceMean", "ReduceMin"),
+    *("ReduceProd", "ReduceSum", "Relu", "Reshape", "Round", "ScatterND", "Sigmoid", "Sign", "Sin"),
+    *("Size", "Slice", "SpaceToDepth", "Split", "Sqrt", "Squeeze", "Sub", "Sum", "Tanh", "Tile"),
+    *("Transpose", "Trilu", "Unsqueeze", "Where", "Xor"),
+}
+# Their outputs may be larger than what goes in, by numbers that are data.
+_GROWING = frozenset({"ConstantOfShape", "Expand", "Range", "Tile", "Pad", "MatMul"})
+
+PRODUCTS = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
+"""Operators whose arithmetic is counted."""
+
+CONVERTS: dict[str, Convert] = {}
+"""What adds a node to a graph, by operator; importer/operators.py fills it."""
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """A node that cannot be computed, and why."""
+
+    node: Node
+    why: str
+
+    def __str__(self) -> str:
+        return f"{self.node.kind} {self.node.name!r}: {self.why}"
+
+
+def converts(*kinds: str) -> Callable[[Convert], Convert]:
+    """Register the function that adds nodes of some kinds to a graph."""
+
+    def register(function: Convert) -> Convert:
+        CONVERTS.update(dict.fromkeys(kinds, function))
+        return function
+
+    return register
+
+
+class Importer:
+    """Adds a model's nodes to a graph.
+
+    Parameters
+    ----------
+    model : Model
+    graph : ImportedGraph
+        Without inputs yet.
+    shapes : Mapping
+        Of every input, complete.
+
+    Attributes
+    ----------
+    values : dict
+        A view of a graph's value, or an array where it is known, by name.
+    producers : dict
+        The node that gives each value.
+    positions : dict
+        Each node's place in the file.
+    refusals : list of Refusal
+    """
+
+    def __init__(self, model: Model, graph: ImportedGraph, shapes: Mapping[str, Shape]) -> None:
+        self.model = model
+        self.graph = graph
+        self.producers = {name: node for node in model.nodes for name in node.outputs if name}
+        self.positions = {node: i for i, node in enumerate(model.nodes)}
+        self.values: dict[str, Operand] = dict(model.constants)
+        self.refusals: list[Refusal] = []
+        self._names: set[str] = set()
+        for name, shape in shapes.items():
+            self.values[name] = self._input(name, shape)
+
+    def walk(self, outputs: Iterable[str]) -> None:
+        """Add the nodes that some values depend on; those that cannot be are in ``refusals``."""
+        needed, pending = set(), list(outputs)
+        while pending:
+            name = pending.pop()
+            node = self.producers.get(name)
+            if name not in self.values and node and node not in needed:
+                needed.add(node)
+                pending += filter(None, node.inputs)
+        for node in self.model.nodes:
+            if node in needed:
+                self._add(node)
+
+    # -- what operators ask for -------------------------------------------------------------------
+
+    def operand(self, node: Node, i: int) -> Operand:
+        """Return an input of a node; None if it is left out."""
+        return self.values[node.inputs[i]] if len(node.inputs) > i and node.inputs[i] else None
+
+    def view(self, node: Node, i: int = 0) -> View:
+        """Return an input that is computed, or becomes a constant on the device."""
+        value = self.operand(node, i)
+        if value is None:
+            raise ValueError(f"input {i} is missing")
+        return value if isinstance(value, View) else self.resident(value)
+
+    def resident(self, array: Array) -> View:
+        """Return a constant on the device."""
+        shape = array.shape
+        value = self.graph.constant(array.astype(FLOAT32).reshape(image_shape(shape)))
+        return usual_view(value, shape)
+
+    def constant(self, node: Node, i: int, what: str) -> Array | None:
+        """Return an input that must be known now; None if it is left out.
+
+        Raises
+        ------
+        UnsupportedError
+            It is computed.
+        """
+        value = self.operand(node, i)
+        if isinstance(value, View):
+            raise UnsupportedError(f"{what} is computed by the network; it must be a constant")
+        return value
+
+    def setting(self, node: Node, i: int, name: str) -> Array | None:
+        """Return what newer opsets have as an input and older ones as an attribute."""
+        if len(node.inputs) > i:
+            return self.constant(node, i, name)
+        return None if node.get(name) is None else np.asarray(node.get(name))
+
+    def place(self, view: View, axes: Sequence[int]) -> Value:
+        """Return a value in which each axis of a tensor is one of [N, C, H, W]; others have 1."""
+        lengths = dict(zip(axes, view.shape, strict=True))
+        shape = tuple(lengths.get(a, 1) for a in range(4))
+        steps = contiguous(shape)
+        if view.offset == 0 and view.value.shape == shape:
+            pairs = zip(view.shape, view.strides, axes, strict=True)
+            if all(n == 1 or stride == steps[a] for n, stride, a in pairs):
+                return view.value
+        by_axis = sorted(range(len(axes)), key=lambda i: axes[i])
+        return self.copied(view.transposed(by_axis), shape)
+
+    def copied(self, view: View, shape: Shape) -> Value:
+        """Return a tensor's elements, in order, as a value of some shape."""
+        whole = view.is_permutation and view.strides == contiguous(view.shape)
+        if whole and view.value.shape == shape:
+            return view.value
+        channels = self._channels(view, shape)
+        if channels is not None:
+            return channels
+        return self.graph.add_op(
+            ops.Rearrange.of_strided(
+                view.value.shape, view.shape, view.strides, view.offset, shape
+            ),
+            view.value,
+        )
+
+    def usual(self, view: View) -> Value:
+        """Return a tensor of any rank as a value that has its elements in order."""
+        return self.copied(view, image_shape(view.shape))
+
+    def images(self, view: View) -> Value:
+        """Return a tensor [N, C, H, W], or [N, C, L] with H = 1, as a value."""
+        if len(view.shape) not in (3, 4):
+            raise UnsupportedError(f"x has shape {view.shape}; it must be [N, C, H, W]")
+        return self.place(view, (0, 1, 3) if len(view.shape) == 3 else (0, 1, 2, 3))
+
+    def each(self, view: View, make: Callable[[Value], Value]) -> View:
+        """Apply what works element by element, to the elements as they lie."""
+        if view.is_permutation:
+            return view.over(make(view.value))
+        return usual_view(make(self.usual(view)), view.shape)
+
+    def producer(self, node: Node, i: int, *kinds: str) -> Node | None:
+        """Return the node that gives an input, if it is of one of some kinds."""
+        found = self.producers.get(node.inputs[i]) if len(node.inputs) > i else None
+        return found if found is not None and found.kind in kinds else None
+
+    # -- inside -----------------------------------------------------------------------------------
+
+    def _input(self, name: str, shape: Shape) -> View:
+        """Declare an input; where it is only transposed, it lies as what takes it wants it."""
+        axes: tuple[int, ...] | None = None
+        readers = [node for node in self.model.nodes if name in node.inputs]
+        orders = {
+            tuple(node.get("perm", ())) if node.kind == "Transpose" else () for node in readers
+        }
+        if len(shape) == 4 and len(orders) == 1 and sorted(*orders) == [0, 1, 2, 3]:
+            (order,) = orders
+            axes = tuple(order.index(a) for a in range(4))
+        if axes is None:
+            return usual_view(self.graph.input(name, image_shape(shape)), shape)
+        placed = dict(zip(axes, shape, strict=True))
+        return View.of(self.graph.input(name, tuple(placed[a] for a in range(4))), axes)
+
+    def _channels(self, view: View, shape: Shape) -> Value | None:
+        """Return channels that lie one after the other by the operator that copies such."""
+        of = view.value.shape
+        steps = contiguous(of)
+        if len(view.shape) != 4 or view.shape != shape or view.offset % steps[1]:
+            return None
+        start = view.offset // steps[1]
+        if (of[0], of[2:]) != (shape[0], shape[2:]) or start + shape[1] > of[1]:
+            return None
+        lengths = zip(view.shape, view.strides, steps, strict=True)
+        if any(n > 1 and stride != step for n, stride, step in lengths):
+            return None
+        return self.graph.slice(view.value, start, start + shape[1])
+
+    def _add(self, node: Node) -> None:
+        given = [self.values.get(name) for name in node.inputs if name]
+        lacking = [name for name in node.inputs if name and name not in self.values]
+        known = all(not isinstance(value, View) for value in given)
+        self.graph.node_name = node.name
+        try:
+            if node.kind not in CONVERTS and not (known and node.kind in _FOLDED):
+                if lacking and node.kind in _FOLDED:
+                    return
+                raise UnsupportedError("there is no such operator")
+            if lacking:  # it comes after one that is refused
+                return
+            found = self._fold(node) if known and node.kind in _FOLDED else None
+            if found is None:
+                found = CONVERTS[node.kind](self, node)
+        except (UnsupportedError, ValueError, TypeError) as error:
+            self.refusals.append(Refusal(node, str(error)))
+            return
+        results = [found] if isinstance(found, (View, np.ndarray)) else list(found or ())
+        for name, value in zip(node.outputs, results, strict=False):
+            if name and value is not None:
+                self.values[name] = value
+
+    def _fold(self, node: Node) -> list[Array]:
+        """Compute a node whose inputs are all known."""
+        arrays: dict[str, Array] = {}
+        for name in filter(None, node.inputs):
+            value = self.values[name]
+            assert isinstance(value, np.ndarray)
+            arrays[name] = value
+        if node.kind in _GROWING:
+            check_growth(node, list(arrays.values()))
+        with np.errstate(all="ignore"):
+            try:
+                evaluator = ReferenceEvaluator(node.proto, opsets={"": node.opset})
+                results = evaluator.run(None, arrays)
+            except Exception as error:  # of any type: what a node lacks, the evaluator stumbles on
+                raise ValueError(f"its constants do not fit it: {error}") from error
+        return [np.asarray(each) for each in results]
+
+
+def check_growth(node: Node, arrays: Sequence[Array]) -> None:
+    """Raise for a folded node whose output is much larger than its inputs, before it is made.
+
+    Raises
+    ------
+    ValueError
+    """
+    what = "its output"
+    if node.kind in ("ConstantOfShape", "Expand", "Tile") and arrays:
+        shape = [int(n) for n in np.ravel(arrays[-1])]
+        if node.kind == "Tile":
+            shape = [n * length for n, length in zip(shape, arrays[0].shape, strict=False)]
+        check_constant(shape, 8, what)
+    elif node.kind == "Range":
+        start, limit, delta = (float(each) for each in arrays)
+        count = math.ceil((limit - start) / delta) if delta else math.inf
+        if not count * 8 <= MOST_CONSTANT_BYTES:
+            raise ValueError(f"its range from {start:g} to {limit:g} by {delta:g} is too long")
+    elif node.kind == "Pad" and len(arrays) > 1:
+        check_constant([int(np.abs(arrays[1]).sum()) + n for n in arrays[0].shape], 8, what)
+    elif node.kind == "MatMul" and min(each.ndim for each in arrays) > 1:
+        check_constant([*arrays[0].shape[:-1], arrays[1].shape[-1]], 8, what)
+
+
+def count_flop(model: Model, nodes: Iterable[Node], shapes: Mapping[str, Sequence[int]]) -> int:
+    """Return the arithmetic operations of the products in some nodes, for shapes that are known."""
+    total = 0
+    for node in nodes:
+        weight = model.constants.get(node.inputs[1]) if len(node.inputs) > 1 else None
+        out = shapes.get(node.outputs[0]) if node.outputs else None
+        if weight is None or out is None or node.kind not in PRODUCTS:
+            continue
+        if node.kind == "Conv":
+            total += 2 * math.prod(weight.shape[1:]) * math.prod(out)
+        elif node.kind == "ConvTranspose":
+            sizes = shapes.get(node.inputs[0])
+            total += 2 * math.prod(weight.shape[1:]) * math.prod(sizes) if sizes else 0
+        else:
+            total += 2 * weight.size * math.prod(out) // max(out[-1], 1)
+    return total

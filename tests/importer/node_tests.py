@@ -1,0 +1,83 @@
+"""ONNX's own node tests on pwconv, by its BackendTest runner.
+
+Their parameters, such as weights, axes and shapes, are inputs of the models; they become
+initializers, since pwconv takes them as constants.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx import numpy_helper
+from onnx.backend.base import Backend, BackendRep
+from onnx.backend.test.runner import BackendIsNotSupposedToImplementIt
+
+import pwconv
+
+
+def with_constants(model: onnx.ModelProto, constants: dict[str, np.ndarray]) -> onnx.ModelProto:
+    """Return a model of which some inputs are initializers."""
+    changed = onnx.ModelProto()
+    changed.CopyFrom(model)
+    kept = [each for each in changed.graph.input if each.name not in constants]
+    del changed.graph.input[:]
+    changed.graph.input.extend(kept)
+    changed.graph.initializer.extend(
+        numpy_helper.from_array(array, name) for name, array in constants.items()
+    )
+    return changed
+
+
+class Prepared(BackendRep):
+    """A model that is imported when its inputs are known."""
+
+    device: pwconv.Device
+    refused: dict[str, str] = {}
+
+    def __init__(self, model: onnx.ModelProto) -> None:
+        self.model = model
+
+    def run(self, inputs: Sequence[Any], **_: Any) -> tuple[np.ndarray, ...]:
+        arrays = [np.asarray(each) for each in inputs]
+        names = [each.name for each in self.model.graph.input]
+        given = dict(zip(names, arrays, strict=True))
+        first = next((n for n in names if given[n].dtype.kind == "f" and given[n].size > 0), "")
+        parameters = {n: a for n, a in given.items() if n != first}
+        error: Exception | None = None
+        # As computed inputs, those that may be; else all but the first as parameters.
+        whole = {n: a for n, a in given.items() if a.dtype.kind != "f" or a.ndim < 1}
+        for constants in (whole, parameters):
+            data = {n: a for n, a in given.items() if n not in constants}
+            try:
+                graph = pwconv.from_onnx(
+                    with_constants(self.model, constants),
+                    device=self.device,
+                    dtype="float32",
+                    shapes={n: a.shape for n, a in data.items()},
+                )
+                results = graph.run({n: a for n, a in data.items() if n in graph._inputs})
+            except (pwconv.UnsupportedError, ValueError) as found:
+                error = found
+                continue
+            outputs = [results[each.name] for each in self.model.graph.output]
+            types = [each.type.tensor_type.elem_type for each in self.model.graph.output]
+            return tuple(
+                each.astype(onnx.helper.tensor_dtype_to_np_dtype(kind))
+                for each, kind in zip(outputs, types, strict=True)
+            )
+        raise BackendIsNotSupposedToImplementIt(str(error))
+
+
+class PwconvBackend(Backend):
+    """What the runner calls."""
+
+    @classmethod
+    def prepare(cls, model: onnx.ModelProto, device: str = "CPU", **_: Any) -> Prepared:
+        return Prepared(model)
+
+    @classmethod
+    def supports_device(cls, device: str) -> bool:
+        return device == "CPU"
