@@ -14,6 +14,7 @@ layout(push_constant) uniform PushConstants {
     int dilation_w, dilation_h;
 } pc;
 
+#include "larger.glslh"
 #include "planes.glslh"
 #include "plane_channels.glslh"
 #include "plane_taps.glslh"
@@ -23,15 +24,6 @@ VEC load_tap(const ivec2 at) {
         return load(plane(), uvec2(at));
     }
     return VEC(uintBitsToFloat(0xff800000u));  // −∞
-}
-
-bvec4 is_nan(const vec4 x) {
-    return greaterThan(floatBitsToUint(x) & 0x7fffffffu, uvec4(0x7f800000u));
-}
-
-// Not max, which may lose NaN; and NaN is told by its bits, as a driver may compare it either way.
-vec4 larger(const vec4 a, const vec4 b) {
-    return mix(mix(mix(a, b, greaterThan(b, a)), a, is_nan(a)), b, is_nan(b));
 }
 
 void main() {

@@ -46,6 +46,7 @@ QUICK = [
     "gather_channels",
     "global_avg_pool",
     "max_pool",
+    "rearrange",
     "upsample",
     "subsample",
     "pair_staged_buffer_fp32_buffer_64x48x16",

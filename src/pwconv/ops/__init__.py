@@ -9,9 +9,11 @@ from pwconv.ops.elementwise import Elementwise
 from pwconv.ops.linear import Linear, make_linear
 from pwconv.ops.pair import PointwisePair
 from pwconv.ops.pool import GlobalAvgPool, MaxPool, make_max_pool
+from pwconv.ops.rearrange import Axis, Rearrange
 from pwconv.ops.resize import Subsample, Upsample
 
 __all__ = [
+    "Axis",
     "Choice",
     "Concat",
     "Convolution",
@@ -23,6 +25,7 @@ __all__ = [
     "MaxPool",
     "Operator",
     "PointwisePair",
+    "Rearrange",
     "Site",
     "Slice",
     "Subsample",
