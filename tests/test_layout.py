@@ -92,7 +92,7 @@ def test_sizes_by_name():
 
 OVER_PLANES = (
     *("conv2d_dw", "elementwise", "global_avg_pool", "max_pool", "rearrange", "subsample"),
-    "upsample",
+    *("resize", "upsample"),
 )
 
 

@@ -236,6 +236,39 @@ def mean(x: Approximation) -> Approximation:
     return _bounded(value, _flushed(value, error))
 
 
+@dataclass(frozen=True, eq=False)
+class Taps:
+    """Two positions along an axis for each of the output, and the weight of the second.
+
+    ``(1 − weight)·x[first] + weight·x[second]``; the second is not read where its weight is 0.
+    Weights are multiples of 2⁻²⁴, so that both are numbers of float32, at most 2⁻²⁵ from exact.
+    """
+
+    first: npt.NDArray[np.int64]
+    second: npt.NDArray[np.int64]
+    weight: Array
+
+
+@np.errstate(all="ignore")
+def between(x: Approximation, taps: Taps, axis: int) -> Approximation:
+    """Interpolate along an axis, H or W, in fp32."""
+    weight = taps.weight if axis == -1 else taps.weight[:, None]
+    alone = weight == 0
+
+    def mix(array: Array) -> Array:
+        first, second = (array.take(at, axis) for at in (taps.first, taps.second))
+        return np.where(alone, first, (1 - weight) * first + weight * second)
+
+    value, carried = mix(x.value), mix(x.error)
+    most = x.most
+    most = np.maximum(most.take(taps.first, axis), most.take(taps.second, axis))
+    # Of numbers no larger than most, in ε: the weights' difference from exact ones 0.25 for either,
+    # their products 1 together, the sum 1. The other half is more than products of these errors,
+    # and each of the three may be flushed to zero.
+    error = _flushed(value, carried + 3 * _EPS32 * most) + 3 * _TINY
+    return Approximation(value, np.where(alone, carried, _bounded(value, error).error))
+
+
 def concatenate(values: Sequence[Approximation], axis: int) -> Approximation:
     """Join along an axis."""
     arrays = [each.value for each in values], [each.error for each in values]

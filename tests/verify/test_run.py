@@ -47,6 +47,7 @@ QUICK = [
     "global_avg_pool",
     "max_pool",
     "rearrange",
+    "resize",
     "upsample",
     "subsample",
     "pair_staged_buffer_fp32_buffer_64x48x16",

@@ -469,6 +469,52 @@ class Builder:
         with self._adding("upsample", name) as name:
             return self._append(name, ops.Upsample(scale=builtin.index(scale)), (x,))
 
+    def resize_images(
+        self,
+        x: Value,
+        *,
+        size: Any = None,
+        scales: Any = None,
+        mode: str = "nearest",
+        nearest_mode: str = "round_prefer_floor",
+        coordinates: str = "half_pixel",
+        name: str | None = None,
+    ) -> Value:
+        """Add other sizes of images along H and W, as ONNX's Resize has them, without antialiasing.
+
+        Where the scale is a whole number, :meth:`upsample` is faster.
+
+        Parameters
+        ----------
+        x : Value
+        size : int or (int, int), optional
+            H and W of the output.
+        scales : float or (float, float), optional
+            Of the output to the input, along H and W, 1/1024 to 1024; this or ``size``. They are
+            rounded to float32, and sizes down; positions follow the scale all the same.
+        mode : "nearest" or "linear"
+            The element at the nearest position, or the weighted mean of the four around it.
+        nearest_mode : "round_prefer_floor", "round_prefer_ceil", "floor" or "ceil"
+            Which one of "nearest" is taken.
+        coordinates : "half_pixel", "pytorch_half_pixel", "asymmetric" or "align_corners"
+            Where in the input a position of the output is: ONNX's coordinate_transformation_mode.
+        name : str, optional
+
+        Raises
+        ------
+        TypeError, ValueError
+            The message names the node.
+        """
+        with self._adding("resize", name) as name:
+            operator = ops.make_resize(
+                size=size,
+                scales=scales,
+                mode=mode,
+                nearest_mode=nearest_mode,
+                coordinates=coordinates,
+            )
+            return self._append(name, operator, (x,))
+
     def add_op(self, operator: Operator, *values: Value, name: str | None = None) -> Value:
         """Add an operator over values; the other methods are this one, for each kind.
 

@@ -10,7 +10,7 @@ from pwconv.ops.linear import Linear, make_linear
 from pwconv.ops.pair import PointwisePair
 from pwconv.ops.pool import GlobalAvgPool, MaxPool, make_max_pool
 from pwconv.ops.rearrange import Axis, Rearrange
-from pwconv.ops.resize import Subsample, Upsample
+from pwconv.ops.resize import Resize, Subsample, Upsample, make_resize
 
 __all__ = [
     "Axis",
@@ -26,6 +26,7 @@ __all__ = [
     "Operator",
     "PointwisePair",
     "Rearrange",
+    "Resize",
     "Site",
     "Slice",
     "Subsample",
@@ -36,5 +37,6 @@ __all__ = [
     "make_linear",
     "make_max_pool",
     "make_pointwise",
+    "make_resize",
     "operators",
 ]
