@@ -92,7 +92,7 @@ def test_sizes_by_name():
 
 OVER_PLANES = (
     *("conv2d_dw", "elementwise", "global_avg_pool", "max_pool", "rearrange", "subsample"),
-    *("resize", "upsample"),
+    *("resize", "softmax", "upsample"),
 )
 
 
@@ -107,6 +107,7 @@ def test_kernels_over_planes_have_a_word_of_their_own_for_no_size():
                 *("stride_w", "stride_h", "pad_w", "pad_h", "scale"),
                 *("dilation_w", "dilation_h"),
                 *("axes", "offset", "over", "fill"),
+                *("axis", "steps"),
                 *("activation_a", "activation_b"),
             }
 

@@ -236,6 +236,28 @@ def mean(x: Approximation) -> Approximation:
     return _bounded(value, _flushed(value, error))
 
 
+@np.errstate(all="ignore")
+def softmax(x: Approximation, axis: int) -> Approximation:
+    """Return ``exp(x − m) / Σ exp(x − m)`` along an axis, m the largest, in fp32."""
+    depth = x.value - x.value.max(axis, keepdims=True)
+    terms = np.exp(depth)
+    total = terms.sum(axis, keepdims=True)
+    value = terms / total
+    apart = 2 * x.error.max(axis, keepdims=True)
+    # In ε: x − m is rounded, |x − m|, and exp is within 3 + 2·|x − m|; each term goes through less
+    # additions than there are; the division is within 2.5.
+    own = np.where(terms > 0, 3 + 3 * (np.abs(depth) + apart), 0.0)
+    of_total = x.value.shape[axis] + (own * terms).sum(axis, keepdims=True) / total
+    relative = _EPS32 * (own + of_total + 2.5)
+    relative = relative / (1 - relative)
+    # Inputs that are apart by δ change a quotient by a factor of exp(δ) at most. Neither the exact
+    # quotient nor the device's is much above 1.
+    error = value * (relative + np.expm1(apart) * (1 + relative))
+    error = np.fmin(_flushed(value, error) + _TINY, 2.0)
+    error = np.where(np.isnan(value), 0.0, error)
+    return Approximation(value, np.where(np.isinf(apart), np.inf, error))
+
+
 @dataclass(frozen=True, eq=False)
 class Taps:
     """Two positions along an axis for each of the output, and the weight of the second.

@@ -48,6 +48,7 @@ QUICK = [
     "max_pool",
     "rearrange",
     "resize",
+    "softmax",
     "upsample",
     "subsample",
     "pair_staged_buffer_fp32_buffer_64x48x16",

@@ -408,6 +408,30 @@ class Builder:
         """
         return self.add_op(ops.GlobalAvgPool(), x, name=name)
 
+    def softmax(self, x: Value, axis: int = 1, *, name: str | None = None) -> Value:
+        """Add ``exp(x) / Σ exp(x)`` along an axis, in float32, without overflow.
+
+        A line with a NaN or +∞, or of −∞ alone, gives NaN.
+
+        Parameters
+        ----------
+        x : Value
+            Of any axes.
+        axis : int
+            Of [N, C, H, W] as :class:`pwconv.Tensor` stores x: 1 to 3, or −3 to −1. So −1 is the
+            last of any x, and 1 is C of images with N and without.
+        name : str, optional
+
+        Raises
+        ------
+        TypeError, ValueError
+            The message names the node.
+        """
+        with self._adding("softmax", name) as name:
+            number = builtin.index(axis)
+            operator = ops.Softmax(axis=number + 4 if number < 0 else number)
+            return self._append(name, operator, (x,))
+
     def max_pool(
         self,
         x: Value,

@@ -11,6 +11,7 @@ from pwconv.ops.pair import PointwisePair
 from pwconv.ops.pool import GlobalAvgPool, MaxPool, make_max_pool
 from pwconv.ops.rearrange import Axis, Rearrange
 from pwconv.ops.resize import Resize, Subsample, Upsample, make_resize
+from pwconv.ops.softmax import Softmax
 
 __all__ = [
     "Axis",
@@ -29,6 +30,7 @@ __all__ = [
     "Resize",
     "Site",
     "Slice",
+    "Softmax",
     "Subsample",
     "Upsample",
     "make_batch_norm",
