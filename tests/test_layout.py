@@ -92,7 +92,7 @@ def test_sizes_by_name():
 
 OVER_PLANES = (
     *("conv2d_dw", "elementwise", "global_avg_pool", "max_pool", "rearrange", "subsample"),
-    *("resize", "softmax", "upsample"),
+    *("reduce", "resize", "softmax", "upsample"),
 )
 
 
@@ -108,6 +108,7 @@ def test_kernels_over_planes_have_a_word_of_their_own_for_no_size():
                 *("dilation_w", "dilation_h"),
                 *("axes", "offset", "over", "fill"),
                 *("axis", "steps"),
+                *("kept_c", "kept_h", "kept_w", "count_c", "count_h", "count_w"),
                 *("activation_a", "activation_b"),
             }
 

@@ -231,8 +231,37 @@ def mean(x: Approximation) -> Approximation:
         return total
 
     sums = sums_of_products(x, 1.0, add, positions, roundings=roundings)
-    value, error = sums.value / positions, sums.error / positions
-    error += 2.5 * _EPS32 * (_magnitude(value) + error)  # a division
+    return _divided(sums, positions)
+
+
+@np.errstate(all="ignore")
+def reduce(x: Approximation, function: str, axes: tuple[int, ...]) -> Approximation:
+    """Return "sum", "mean", "max", "min" or "l2" over axes, kept with length 1, in fp32."""
+
+    def add(array: Array, _: Array) -> Array:
+        total: Array = array.sum(axes, keepdims=True)
+        return total
+
+    if function in ("max", "min"):
+        extreme = x.value.max if function == "max" else x.value.min
+        return Approximation(extreme(axes, keepdims=True), x.error.max(axes, keepdims=True))
+    count = math.prod(x.value.shape[axis] for axis in axes)
+    sums = sums_of_products(x.times(x) if function == "l2" else x, 1.0, add, count)
+    if function == "sum":
+        return sums
+    if function == "mean":
+        return _divided(sums, count)
+    # What a device's sum may be, and the root: 1/inversesqrt is within 2.5 + 2.
+    value, highest = np.sqrt(sums.value), np.sqrt(sums.most)
+    error = np.maximum(highest - value, value - np.sqrt(np.fmax(sums.value - sums.error, 0.0)))
+    error = np.where(np.isfinite(value), error + 5 * _EPS32 * highest, 0.0)
+    return Approximation(value, np.where(np.isinf(sums.error), np.inf, _flushed(value, error)))
+
+
+def _divided(sums: Approximation, count: int) -> Approximation:
+    """Divide by a count in fp32."""
+    value, error = sums.value / count, sums.error / count
+    error += 2.5 * _EPS32 * (_magnitude(value) + error)
     return _bounded(value, _flushed(value, error))
 
 

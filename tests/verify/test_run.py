@@ -47,6 +47,7 @@ QUICK = [
     "global_avg_pool",
     "max_pool",
     "rearrange",
+    "reduce",
     "resize",
     "softmax",
     "upsample",
@@ -123,6 +124,7 @@ LOOPS = [
     "conv2d_dw_texture3d_fp32",
     "global_avg_pool_buffer_fp32",
     "max_pool_buffer_fp32",
+    "reduce_buffer_fp32",
 ]
 
 

@@ -408,6 +408,39 @@ class Builder:
         """
         return self.add_op(ops.GlobalAvgPool(), x, name=name)
 
+    def reduce(
+        self,
+        x: Value,
+        function: str = "mean",
+        axes: Any = (2, 3),
+        *,
+        keepdims: bool = True,
+        name: str | None = None,
+    ) -> Value:
+        """Add a sum, mean, extreme or norm over some of C, H and W, in float32.
+
+        :meth:`global_avg_pool` is faster for the mean over H and W.
+
+        Parameters
+        ----------
+        x : Value
+        function : "sum", "mean", "max", "min" or "l2"
+            "l2" is the root of the sum of squares; "max" and "min" are NaN if there is one.
+        axes : int or tuple of int
+            Of [N, C, H, W]: 1 to 3, or −3 to −1, with N and without; of at most 60,000 elements
+            together.
+        keepdims : bool
+            Whether axes of length 1 stay in their place.
+        name : str, optional
+
+        Raises
+        ------
+        TypeError, ValueError
+            The message names the node.
+        """
+        with self._adding("reduce", name) as name:
+            return self._append(name, ops.make_reduce(function, axes, keepdims=keepdims), (x,))
+
     def softmax(self, x: Value, axis: int = 1, *, name: str | None = None) -> Value:
         """Add ``exp(x) / Σ exp(x)`` along an axis, in float32, without overflow.
 

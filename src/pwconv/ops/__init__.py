@@ -10,6 +10,7 @@ from pwconv.ops.linear import Linear, make_linear
 from pwconv.ops.pair import PointwisePair
 from pwconv.ops.pool import GlobalAvgPool, MaxPool, make_max_pool
 from pwconv.ops.rearrange import Axis, Rearrange
+from pwconv.ops.reduce import Reduce, make_reduce
 from pwconv.ops.resize import Resize, Subsample, Upsample, make_resize
 from pwconv.ops.softmax import Softmax
 
@@ -27,6 +28,7 @@ __all__ = [
     "Operator",
     "PointwisePair",
     "Rearrange",
+    "Reduce",
     "Resize",
     "Site",
     "Slice",
@@ -39,6 +41,7 @@ __all__ = [
     "make_linear",
     "make_max_pool",
     "make_pointwise",
+    "make_reduce",
     "make_resize",
     "operators",
 ]
