@@ -358,9 +358,93 @@ def mean(x: Approximation) -> Approximation:
         return total
 
     sums = sums_of_products(x, 1.0, add, positions, roundings=roundings)
-    value, error = sums.value / positions, sums.error / positions
-    error += 2.5 * _EPS32 * (_magnitude(value) + error)  # a division
+    return _divided(sums, positions)
+
+
+@np.errstate(all="ignore")
+def reduce(x: Approximation, function: str, axes: tuple[int, ...]) -> Approximation:
+    """Return "sum", "mean", "max", "min" or "l2" over axes, kept with length 1, in fp32."""
+
+    def add(array: Array, _: Array) -> Array:
+        total: Array = array.sum(axes, keepdims=True)
+        return total
+
+    if function in ("max", "min"):
+        extreme = x.value.max if function == "max" else x.value.min
+        return Approximation(extreme(axes, keepdims=True), x.error.max(axes, keepdims=True))
+    count = math.prod(x.value.shape[axis] for axis in axes)
+    sums = sums_of_products(x.times(x) if function == "l2" else x, 1.0, add, count)
+    if function == "sum":
+        return sums
+    if function == "mean":
+        return _divided(sums, count)
+    # What a device's sum may be, and the root: 1/inversesqrt is within 2.5 + 2.
+    value, highest = np.sqrt(sums.value), np.sqrt(sums.most)
+    error = np.maximum(highest - value, value - np.sqrt(np.fmax(sums.value - sums.error, 0.0)))
+    error = np.where(np.isfinite(value), error + 5 * _EPS32 * highest, 0.0)
+    return Approximation(value, np.where(np.isinf(sums.error), np.inf, _flushed(value, error)))
+
+
+def _divided(sums: Approximation, count: int) -> Approximation:
+    """Divide by a count in fp32."""
+    value, error = sums.value / count, sums.error / count
+    error += 2.5 * _EPS32 * (_magnitude(value) + error)
     return _bounded(value, _flushed(value, error))
+
+
+@np.errstate(all="ignore")
+def softmax(x: Approximation, axis: int) -> Approximation:
+    """Return ``exp(x − m) / Σ exp(x − m)`` along an axis, m the largest, in fp32."""
+    depth = x.value - x.value.max(axis, keepdims=True)
+    terms = np.exp(depth)
+    total = terms.sum(axis, keepdims=True)
+    value = terms / total
+    apart = 2 * x.error.max(axis, keepdims=True)
+    # In ε: x − m is rounded, |x − m|, and exp is within 3 + 2·|x − m|; each term goes through less
+    # additions than there are; the division is within 2.5.
+    own = np.where(terms > 0, 3 + 3 * (np.abs(depth) + apart), 0.0)
+    of_total = x.value.shape[axis] + (own * terms).sum(axis, keepdims=True) / total
+    relative = _EPS32 * (own + of_total + 2.5)
+    relative = relative / (1 - relative)
+    # Inputs that are apart by δ change a quotient by a factor of exp(δ) at most. Neither the exact
+    # quotient nor the device's is much above 1.
+    error = value * (relative + np.expm1(apart) * (1 + relative))
+    error = np.fmin(_flushed(value, error) + _TINY, 2.0)
+    error = np.where(np.isnan(value), 0.0, error)
+    return Approximation(value, np.where(np.isinf(apart), np.inf, error))
+
+
+@dataclass(frozen=True, eq=False)
+class Taps:
+    """Two positions along an axis for each of the output, and the weight of the second.
+
+    ``(1 − weight)·x[first] + weight·x[second]``; the second is not read where its weight is 0.
+    Weights are multiples of 2⁻²⁴, so that both are numbers of float32, at most 2⁻²⁵ from exact.
+    """
+
+    first: npt.NDArray[np.int64]
+    second: npt.NDArray[np.int64]
+    weight: Array
+
+
+@np.errstate(all="ignore")
+def between(x: Approximation, taps: Taps, axis: int) -> Approximation:
+    """Interpolate along an axis, H or W, in fp32."""
+    weight = taps.weight if axis == -1 else taps.weight[:, None]
+    alone = weight == 0
+
+    def mix(array: Array) -> Array:
+        first, second = (array.take(at, axis) for at in (taps.first, taps.second))
+        return np.where(alone, first, (1 - weight) * first + weight * second)
+
+    value, carried = mix(x.value), mix(x.error)
+    most = x.most
+    most = np.maximum(most.take(taps.first, axis), most.take(taps.second, axis))
+    # Of numbers no larger than most, in ε: the weights' difference from exact ones 0.25 for either,
+    # their products 1 together, the sum 1. The other half is more than products of these errors,
+    # and each of the three may be flushed to zero.
+    error = _flushed(value, carried + 3 * _EPS32 * most) + 3 * _TINY
+    return Approximation(value, np.where(alone, carried, _bounded(value, error).error))
 
 
 def concatenate(values: Sequence[Approximation], axis: int) -> Approximation:

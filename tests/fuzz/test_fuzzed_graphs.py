@@ -33,7 +33,16 @@ NODES: dict[str, dict[str, Any]] = {
     "slice": {"start": 0, "stop": 6},
     "global_avg_pool": {},
     "max_pool": {"kernel": 3, "stride": 1, "padding": 1, "dilation": 1, "ceil_mode": False},
+    "reduce": {"function": "mean", "axes": (2, 3), "keepdims": True},
+    "softmax": {"axis": -1},
     "upsample": {"scale": 1},
+    "resize_images": {
+        "size": (4, 5),
+        "scales": None,
+        "mode": "linear",
+        "nearest_mode": "floor",
+        "coordinates": "half_pixel",
+    },
 }
 X_SHAPE = (2, 6, 4, 5)
 

@@ -307,6 +307,8 @@ def test_nodes_of_images_refuse_other_axes(device, shape):
         lambda: graph.global_avg_pool(x, name="n"),
         lambda: graph.max_pool(x, 1, name="n"),
         lambda: graph.upsample(x, name="n"),
+        lambda: graph.resize_images(x, size=2, name="n"),
+        lambda: graph.reduce(x, name="n"),
         lambda: graph.slice(x, 0, 1, name="n"),
         lambda: graph.concat([x, x], name="n"),
     ):

@@ -150,7 +150,7 @@ def test_exact_cases(small, kind):
         np.testing.assert_array_equal(stored[finite], about.value[finite])
 
 
-@pytest.mark.parametrize("kind", ["concat", "elementwise", "subsample", "upsample"])
+@pytest.mark.parametrize("kind", ["concat", "elementwise", "rearrange", "subsample", "upsample"])
 def test_what_copies_adds_or_multiplies_whole_numbers_has_no_bound(small, kind):
     for limits, case in cases(small, kind):
         inputs = [reference.given(array) for array in case.make().inputs]

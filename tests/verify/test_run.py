@@ -46,6 +46,10 @@ QUICK = [
     "gather_channels",
     "global_avg_pool",
     "max_pool",
+    "rearrange",
+    "reduce",
+    "resize",
+    "softmax",
     "upsample",
     "subsample",
     "pair_staged_buffer_fp32_buffer_64x48x16",
@@ -120,6 +124,7 @@ LOOPS = [
     "conv2d_dw_texture3d_fp32",
     "global_avg_pool_buffer_fp32",
     "max_pool_buffer_fp32",
+    "reduce_buffer_fp32",
 ]
 
 

@@ -583,6 +583,63 @@ class Builder:
         """
         return self.add_op(ops.GlobalAvgPool(), x, name=name)
 
+    def reduce(
+        self,
+        x: Value,
+        function: str = "mean",
+        axes: Any = (2, 3),
+        *,
+        keepdims: bool = True,
+        name: str | None = None,
+    ) -> Value:
+        """Add a sum, mean, extreme or norm over some of C, H and W, in float32.
+
+        :meth:`global_avg_pool` is faster for the mean over H and W.
+
+        Parameters
+        ----------
+        x : Value
+        function : "sum", "mean", "max", "min" or "l2"
+            "l2" is the root of the sum of squares; "max" and "min" are NaN if there is one.
+        axes : int or tuple of int
+            Of [N, C, H, W]: 1 to 3, or −3 to −1, with N and without; of at most 60,000 elements
+            together.
+        keepdims : bool
+            Whether axes of length 1 stay in their place.
+        name : str, optional
+
+        Raises
+        ------
+        TypeError, ValueError
+            The message names the node.
+        """
+        with self._adding("reduce", name) as name:
+            return self._append(name, ops.make_reduce(function, axes, keepdims=keepdims), (x,))
+
+    def softmax(self, x: Value, axis: int = 1, *, name: str | None = None) -> Value:
+        """Add ``exp(x) / Σ exp(x)`` along an axis, in float32, without overflow.
+
+        A line with a NaN or +∞, or of −∞ alone, gives NaN.
+
+        Parameters
+        ----------
+        x : Value
+            Of any axes.
+        axis : int
+            Of [N, C, H, W] as :class:`pwconv.Tensor` stores x: 1 to 3, or −3 to −1. So −1 is the
+            last of any x, and 1 is C of images with N and without.
+        name : str, optional
+
+        Raises
+        ------
+        TypeError, ValueError
+            The message names the node.
+        """
+        with self._adding("softmax", name) as name:
+            number = builtin.index(axis)
+            operator = ops.Softmax(axis=number + 4 if number < 0 else number)
+            return self._append(name, operator, (x,))
+
     def max_pool(
         self,
         x: Value,
@@ -684,6 +741,52 @@ class Builder:
         """
         with self._adding("upsample", name) as name:
             return self._append(name, ops.Upsample(scale=builtin.index(scale)), (x,))
+
+    def resize_images(
+        self,
+        x: Value,
+        *,
+        size: Any = None,
+        scales: Any = None,
+        mode: str = "nearest",
+        nearest_mode: str = "round_prefer_floor",
+        coordinates: str = "half_pixel",
+        name: str | None = None,
+    ) -> Value:
+        """Add other sizes of images along H and W, as ONNX's Resize has them, without antialiasing.
+
+        Where the scale is a whole number, :meth:`upsample` is faster.
+
+        Parameters
+        ----------
+        x : Value
+        size : int or (int, int), optional
+            H and W of the output.
+        scales : float or (float, float), optional
+            Of the output to the input, along H and W, 1/1024 to 1024; this or ``size``. They are
+            rounded to float32, and sizes down; positions follow the scale all the same.
+        mode : "nearest" or "linear"
+            The element at the nearest position, or the weighted mean of the four around it.
+        nearest_mode : "round_prefer_floor", "round_prefer_ceil", "floor" or "ceil"
+            Which one of "nearest" is taken.
+        coordinates : "half_pixel", "pytorch_half_pixel", "asymmetric" or "align_corners"
+            Where in the input a position of the output is: ONNX's coordinate_transformation_mode.
+        name : str, optional
+
+        Raises
+        ------
+        TypeError, ValueError
+            The message names the node.
+        """
+        with self._adding("resize", name) as name:
+            operator = ops.make_resize(
+                size=size,
+                scales=scales,
+                mode=mode,
+                nearest_mode=nearest_mode,
+                coordinates=coordinates,
+            )
+            return self._append(name, operator, (x,))
 
     def add_op(self, operator: Operator, *values: Value, name: str | None = None) -> Value:
         """Add an operator over values; the other methods are this one, for each kind.

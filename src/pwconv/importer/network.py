@@ -9,13 +9,13 @@ from dataclasses import dataclass
 import numpy as np
 from onnx.reference import ReferenceEvaluator
 
-from pwconv import ops
 from pwconv.dtypes import FLOAT32, Array
 from pwconv.errors import UnsupportedError
 from pwconv.graph import Value
 from pwconv.importer.edges import ImportedGraph
 from pwconv.importer.model import MOST_CONSTANT_BYTES, Model, Node, check_constant
 from pwconv.importer.view import View, contiguous, image_shape, usual_view
+from pwconv.ops.rearrange import of_strided
 from pwconv.tensor import Shape
 
 Operand = View | Array | None
@@ -168,12 +168,9 @@ class Importer:
         channels = self._channels(view, shape)
         if channels is not None:
             return channels
-        return self.graph.add_op(
-            ops.Rearrange.of_strided(
-                view.value.shape, view.shape, view.strides, view.offset, shape
-            ),
-            view.value,
-        )
+        source = view.value
+        copy = of_strided(source.shape, view.shape, view.strides, view.offset, shape)
+        return self.graph.add_op(copy, source)
 
     def usual(self, view: View) -> Value:
         """Return a tensor of any rank as a value that has its elements in order."""

@@ -20,7 +20,9 @@ from pwconv.graph import Value
 from pwconv.importer.model import Node
 from pwconv.importer.network import Importer, Operand, converts
 from pwconv.importer.scalar_functions import recognize
-from pwconv.importer.view import IMAGES, View, image_shape, usual_view
+from pwconv.importer.view import IMAGES, View, contiguous, image_shape, usual_view
+from pwconv.ops import Axis, Rearrange
+from pwconv.ops.rearrange import pad as margin
 from pwconv.tensor import Shape
 
 Sides = tuple[int, int, int, int]
@@ -239,8 +241,10 @@ def pool(at: Importer, node: Node) -> Operand:
 def global_pool(at: Importer, node: Node) -> Operand:
     """Add a pool over H and W."""
     x = at.view(node)
-    add = at.graph.global_avg_pool if "Average" in node.kind else at.graph.global_max_pool
-    return _of_images(add(at.images(x)), len(x.shape) - 2)
+    value = at.images(x)
+    if node.kind == "GlobalMaxPool":
+        return _of_images(at.graph.reduce(value, "max"), len(x.shape) - 2)
+    return _of_images(at.graph.global_avg_pool(value), len(x.shape) - 2)
 
 
 @converts("ReduceMean", "ReduceSum", "ReduceMax", "ReduceMin", "ReduceL2")
@@ -341,8 +345,8 @@ _BINARY = {
     "Sub": "sub",
     "Mul": "mul",
     "Div": "div",
-    "Min": "min",
-    "Max": "max",
+    "Min": "minimum",
+    "Max": "maximum",
     "Sum": "add",
     "PRelu": "prelu",
 }
@@ -398,8 +402,8 @@ def combine(at: Importer, function: str, x: Operand, y: Operand) -> View:
         "sub": at.graph.sub,
         "mul": at.graph.mul,
         "div": at.graph.div,
-        "min": at.graph.minimum,
-        "max": at.graph.maximum,
+        "minimum": at.graph.minimum,
+        "maximum": at.graph.maximum,
         "prelu": at.graph.prelu,
     }[function]
     alike = a.over(b.value) == b and a.value.shape == b.value.shape
@@ -424,9 +428,9 @@ def _with_constant(
     if y.ndim != len(x.shape) or np.broadcast_shapes(x.shape, y.shape) != x.shape:
         return None
     numbers = y.astype(float)
-    if y.size == 1 and function in ("min", "max"):
+    if y.size == 1 and function in ("minimum", "maximum"):
         number = float(numbers.reshape(-1)[0])
-        limits = (-math.inf, number) if function == "min" else (number, math.inf)
+        limits = (-math.inf, number) if function == "minimum" else (number, math.inf)
         return None if math.isnan(number) else _activated(at, x, ("clamp", *limits))
     if function == "div" and constant_first:
         return combine(at, "mul", _activated(at, x, "reciprocal"), y)
@@ -738,7 +742,29 @@ def concat(at: Importer, node: Node) -> Operand:
         value = at.graph.concat([at.place(each, (0, 1, 3)) for each in flat])
         return reshape(at, View.of(value, (0, 1, 3)), whole)
     values = [at.place(each, axes) for each in operands]
-    return View.of(at.graph.concat(values, axis=axes[axis]), axes)
+    if axes[axis] == 1:
+        return View.of(at.graph.concat(values), axes)
+    return View.of(_joined(at, values, axes[axis]), axes)
+
+
+def _joined(at: Importer, values: Sequence[Value], axis: int) -> Value:
+    """Return values one after the other along H or W: each over those before it."""
+    shape = list(values[0].shape)
+    shape[axis] = sum(value.shape[axis] for value in values)
+    begin, joined = 0, None
+    for value in values:
+        source = value.shape
+        strides = contiguous(source)
+        view = tuple(
+            Axis(n, stride, -begin if a == axis else 0, length, "constant")
+            for a, (n, stride, length) in enumerate(zip(shape, strides, source, strict=True))
+        )
+        operands = (value,) if joined is None else (value, joined)
+        made = Rearrange(source=source, view=view, out=tuple(shape), over=joined is not None)
+        joined = at.graph.add_op(made, *operands)
+        begin += source[axis]
+    assert joined is not None
+    return joined
 
 
 @converts("Pad")
@@ -772,7 +798,7 @@ def pad(at: Importer, node: Node) -> Operand:
     sides = [[0] * 4, [0] * 4]
     for i, axis in enumerate(axes4):
         sides[0][axis], sides[1][axis] = before[i], after[i]
-    made = ops.Rearrange.pad(source.shape, tuple(sides[0]), tuple(sides[1]), mode, number)
+    made = margin(source.shape, sides[0], sides[1], mode, number)
     return View.of(at.graph.add_op(made, source), axes4)
 
 
@@ -813,8 +839,8 @@ def resize(at: Importer, node: Node) -> Operand:
     coordinates = "asymmetric" if old else node.get("coordinate_transformation_mode", "half_pixel")
     value = at.graph.resize_images(
         value,
-        size=(size[2], size[3]),
-        scales=(factors[2], factors[3]),
+        size=(size[2], size[3]) if given is sizes else None,
+        scales=None if given is sizes else (factors[2], factors[3]),
         mode="nearest" if mode == "nearest" else "linear",
         nearest_mode="floor" if old else node.get("nearest_mode", "round_prefer_floor"),
         coordinates=coordinates,

@@ -11,10 +11,14 @@ from pwconv.ops.grouped import GroupedConvolution, make_grouped, make_transposed
 from pwconv.ops.linear import Linear, make_linear
 from pwconv.ops.pair import PointwisePair
 from pwconv.ops.pool import AvgPool, GlobalAvgPool, MaxPool, make_avg_pool, make_max_pool
-from pwconv.ops.resize import Subsample, Upsample
+from pwconv.ops.rearrange import Axis, Rearrange
+from pwconv.ops.reduce import Reduce, make_reduce
+from pwconv.ops.resize import Resize, Subsample, Upsample, make_resize
+from pwconv.ops.softmax import Softmax
 
 __all__ = [
     "AvgPool",
+    "Axis",
     "Choice",
     "Concat",
     "Constant",
@@ -28,8 +32,12 @@ __all__ = [
     "MaxPool",
     "Operator",
     "PointwisePair",
+    "Rearrange",
+    "Reduce",
+    "Resize",
     "Site",
     "Slice",
+    "Softmax",
     "Subsample",
     "Upsample",
     "make_avg_pool",
@@ -41,6 +49,8 @@ __all__ = [
     "make_linear",
     "make_max_pool",
     "make_pointwise",
+    "make_reduce",
+    "make_resize",
     "make_scale",
     "make_transposed",
     "operators",

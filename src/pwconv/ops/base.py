@@ -19,8 +19,8 @@ from pwconv.ops.limits import Limits
 from pwconv.shaders import Variant
 from pwconv.tensor import Shape, shape4
 from pwconv.vk.commands import OUT, Dispatch
-from pwconv.vk.resources import Resource
-from pwconv.weights import Parameters
+from pwconv.vk.resources import Buffer, Resource
+from pwconv.weights import Parameters, upload_parameter
 
 if TYPE_CHECKING:
     from pwconv.reference import Approximation
@@ -54,6 +54,18 @@ class Site:
     def variant(self, family: str) -> Variant:
         """Return the variant of a family that has one for each storage and type."""
         return shaders.variant(family, storage=self.storage, dtype=axis_name(self.dtype))
+
+    def table(self, array: Array) -> Buffer:
+        """Return a buffer of an array that a kernel reads besides its operands.
+
+        It is made with the plan, for numbers that follow from shapes and are too many for push
+        constants: specialization constants would compile a pipeline for each.
+
+        Raises
+        ------
+        UnsupportedError, OutOfMemoryError, ClosedError
+        """
+        return upload_parameter(self.context, array)
 
     def dispatch(
         self,
