@@ -35,13 +35,16 @@ class Prepared(BackendRep):
     """A model that is imported when its inputs are known."""
 
     device: pwconv.Device
-    refused: dict[str, str] = {}
 
     def __init__(self, model: onnx.ModelProto) -> None:
         self.model = model
 
     def run(self, inputs: Sequence[Any], **_: Any) -> tuple[np.ndarray, ...]:
-        arrays = [np.asarray(each) for each in inputs]
+        arrays = [
+            numpy_helper.to_array(each) if isinstance(each, onnx.TensorProto) else np.asarray(each)
+            for each in inputs
+        ]
+        arrays = [each.astype(np.float32) if each.dtype == np.float64 else each for each in arrays]
         names = [each.name for each in self.model.graph.input]
         given = dict(zip(names, arrays, strict=True))
         first = next((n for n in names if given[n].dtype.kind == "f" and given[n].size > 0), "")

@@ -46,6 +46,7 @@ class ImportedGraph(Graph):
         self._built: LruCache[tuple[Shape, ...], tuple[ImportedGraph, Edges]] = LruCache(
             _SIZES_KEPT
         )
+        self._edges = Edges({}, {}, {})
         self.node_name = ""
         """Of the model's node that is being added."""
 
@@ -114,7 +115,7 @@ class ImportedGraph(Graph):
             for array in (each.matrices(), each.bias):
                 if array is not None:
                     digest.update(repr((array.shape, array.dtype)).encode())
-                    digest.update(np.ascontiguousarray(array))
+                    digest.update(np.ascontiguousarray(array).data)
         known = self._packed.get(digest.digest())
         if known is None:
             known = self._packed[digest.digest()] = super()._pack(operator)

@@ -79,9 +79,10 @@ def write_outputs(path: Path, outputs: Mapping[str, Array]) -> None:
     OSError
     """
     if path.suffix == ".npy" and len(outputs) == 1:
-        np.save(path, *outputs.values())
+        (output,) = outputs.values()
+        np.save(path, output)
     elif path.suffix == ".npz":
-        np.savez(path, **dict(outputs))
+        np.savez(path, **outputs)  # type: ignore[arg-type]  # which takes keywords besides
     else:
         raise PwconvError(f"--output {path}: it must end with .npz, or with .npy for one output")
 
@@ -148,5 +149,6 @@ def _read_image(
     pixels = pixels.reshape(h, w, -1)
     if model.types[name].kind == "f":
         scaled = pixels.astype(np.float32) / 255
-        pixels = (scaled - np.float32(normalization.mean)) / np.float32(normalization.std)
+        mean, std = (np.asarray(each, np.float32) for each in (normalization.mean, normalization.std))
+        pixels = (scaled - mean) / std
     return pixels[None] if last else pixels.transpose(2, 0, 1)[None]

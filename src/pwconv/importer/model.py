@@ -271,7 +271,7 @@ def _node(proto: onnx.NodeProto, opset: int, position: int) -> Node:
     outputs = tuple(proto.output)
     name = proto.name or next(filter(None, outputs), "") or f"{proto.op_type} {position}"
     domain = "" if proto.domain in _DOMAINS else f"{proto.domain}."
-    attributes = {}
+    attributes: dict[str, Any] = {}
     for each in proto.attribute:
         if each.type == onnx.AttributeProto.TENSOR:
             attributes[each.name] = as_constant(each.t, f"node {name!r}: {each.name}")

@@ -236,9 +236,8 @@ class Importer:
                 raise UnsupportedError("there is no such operator")
             if lacking:  # it comes after one that is refused
                 return
-            found = self._fold(node) if known and node.kind in _FOLDED else None
-            if found is None:
-                found = CONVERTS[node.kind](self, node)
+            folds = known and node.kind in _FOLDED
+            found = self._fold(node) if folds else CONVERTS[node.kind](self, node)
         except (UnsupportedError, ValueError, TypeError) as error:
             self.refusals.append(Refusal(node, str(error)))
             return

@@ -87,7 +87,7 @@ def from_onnx(
         types = {read.types.get(name, np.dtype(np.float32)) for name in sizes}
         dtype = "float16" if types == {np.dtype(np.float16)} else "float32"
 
-    def build(wanted: Mapping[str, Shape]) -> tuple[Graph, Edges]:
+    def build(wanted: Mapping[str, Shape]) -> tuple[ImportedGraph, Edges]:
         return build_graph(read, graph.copy_empty(), wanted, cut_outputs)
 
     graph = ImportedGraph(resolve_device(device), as_dtype(dtype), storage=storage)

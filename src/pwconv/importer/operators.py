@@ -5,9 +5,8 @@ Their semantics are those of https://github.com/onnx/onnx/blob/main/docs/Operato
 
 from __future__ import annotations
 
-import itertools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -23,9 +22,10 @@ from pwconv.importer.scalar_functions import recognize
 from pwconv.importer.view import IMAGES, View, contiguous, image_shape, usual_view
 from pwconv.ops import Axis, Rearrange
 from pwconv.ops.rearrange import pad as margin
-from pwconv.tensor import Shape
+from pwconv.tensor import Shape, shape4
 
 Sides = tuple[int, int, int, int]
+_MOST_RUNS = 64  # of a Gather's indices: each is copied by itself
 
 
 # -- convolutions and products --------------------------------------------------------------------
@@ -96,10 +96,13 @@ def matmul(at: Importer, node: Node) -> Operand:
     """Add the product of a tensor and a constant matrix."""
     if not isinstance(at.operand(node, 1), np.ndarray):
         raise UnsupportedError("B is computed by the network; it must be a constant")
-    x, matrix = at.view(node), _weight(at, node)
-    if matrix.ndim != 2:
-        raise UnsupportedError(f"B has shape {matrix.shape}; it must be a matrix")
-    return _product(at, x, matrix.T, None)
+    x, matrix = at.view(node), at.constant(node, 1, "B")
+    if matrix is None or matrix.ndim not in (1, 2):
+        raise UnsupportedError(f"B has shape {np.shape(matrix)}; it must be a matrix")
+    if matrix.ndim == 2:
+        return _product(at, x, matrix.T, None)
+    y = _product(at, x, matrix[None], None)
+    return reshape(at, y, y.shape[:-1])
 
 
 def _product(at: Importer, x: View, matrix: Array, bias: Array | None) -> View:
@@ -185,7 +188,10 @@ class _Window:
             sizes = shape[2] * self.stride[0], shape[3] * self.stride[1]
         else:
             return self._explicit(mode)
-        return self._shared([a - b for a, b in zip(whole, sizes, strict=True)], mode)
+        total = [a - b for a, b in zip(whole, sizes, strict=True)]
+        top, left, bottom, right = self._shared([max(n, 0) for n in total], mode)
+        # What is lacking is added at the end.
+        return top, left, bottom + min(total[0], 0), right + min(total[1], 0)
 
     def _explicit(self, mode: str) -> Sides:
         pads = self.node.get("pads") or [0] * (2 * self.rank)
@@ -199,9 +205,9 @@ class _Window:
 
     @staticmethod
     def _shared(total: Sequence[int], mode: str) -> Sides:
-        """Return the padding of both sides; the odd one is at the end but for SAME_LOWER."""
+        """Return the padding of both sides; the odd one is at the end for SAME_UPPER alone."""
         less, more = [n // 2 for n in total], [n - n // 2 for n in total]
-        begin, end = (more, less) if mode == "SAME_LOWER" else (less, more)
+        begin, end = (less, more) if mode == "SAME_UPPER" else (more, less)
         return begin[0], begin[1], end[0], end[1]
 
     def _pair(self, values: Sequence[int], default: int) -> tuple[int, int]:
@@ -258,21 +264,29 @@ def reduce(at: Importer, node: Node) -> Operand:
             return x
         given = np.arange(rank)
     axes = sorted({_axis(int(a), rank) for a in given.reshape(-1)})
-    if rank > 4:
-        raise UnsupportedError(f"x has shape {x.shape}; at most 4 axes are taken")
-    placed = x.usual_axes
-    where = tuple(sorted(placed[a] for a in axes))
-    value = at.place(x, placed)
     function = node.kind.removeprefix("Reduce").lower()
+    kept = tuple(1 if a in axes else n for a, n in enumerate(x.shape))
+    result = (
+        kept
+        if node.get("keepdims", 1)
+        else tuple(n for a, n in enumerate(x.shape) if a not in axes)
+    )
+    placed = x.usual_axes if rank <= 4 else ()
+    if not placed or any(placed[a] == 0 and x.shape[a] > 1 for a in axes):
+        # As channels of what is kept: over a batch nothing is reduced.
+        order = [a for a in range(rank) if a not in axes] + axes
+        flat = reshape(
+            at, x.transposed(order), (math.prod(kept), math.prod(x.shape[a] for a in axes))
+        )
+        value = at.graph.reduce(at.place(flat, (0, 1)), function, (1,))
+        return reshape(at, View.of(value, (0, 1)), result)
+    where = tuple(sorted(placed[a] for a in axes if placed[a] > 0))
+    value = at.place(x, placed)
     if function == "mean" and {a for a in where if value.shape[a] > 1} <= {2, 3}:
         value = at.graph.global_avg_pool(value)
     else:
         value = at.graph.reduce(value, function, where)
-    y = View.of(value, placed)
-    if node.get("keepdims", 1):
-        return y
-    kept = tuple(n for a, n in enumerate(y.shape) if a not in axes)
-    return reshape(at, y, kept)
+    return reshape(at, View.of(value, placed), result)
 
 
 # -- element by element ---------------------------------------------------------------------------
@@ -323,20 +337,33 @@ def _activated(at: Importer, x: View, function: Any) -> View:
     return at.each(x, lambda value: at.graph.activation(value, function))
 
 
-@converts("Identity", "Dropout", "Cast", "CastLike")
+@converts("Identity", "CastLike")
 def identity(at: Importer, node: Node) -> Operand:
+    """Return what goes in."""
+    return at.operand(node, 0)
+
+
+@converts("Dropout")
+def dropout(at: Importer, node: Node) -> Sequence[Operand]:
+    """Return what goes in, and a mask of all."""
+    training = at.constant(node, 2, "training_mode")
+    ratio = at.constant(node, 1, "ratio")
+    drops = ratio is None or not ratio.size or ratio.any()
+    if training is not None and training.any() and drops:
+        raise UnsupportedError("it is for training; export the model for inference")
+    x = at.view(node)
+    return [x, np.ones(x.shape, bool)]
+
+
+@converts("Cast")
+def cast(at: Importer, node: Node) -> Operand:
     """Return what goes in: all numbers of a graph have one type."""
-    if node.kind == "Cast":
-        kind = node.get("to", 1)
-        floats = (
-            onnx.TensorProto.FLOAT,
-            onnx.TensorProto.FLOAT16,
-            onnx.TensorProto.DOUBLE,
-            onnx.TensorProto.BFLOAT16,
+    kind = node.get("to", onnx.TensorProto.FLOAT)
+    types = onnx.TensorProto
+    if kind not in (types.FLOAT, types.FLOAT16, types.DOUBLE, types.BFLOAT16):
+        raise UnsupportedError(
+            f"it casts to {types.DataType.Name(kind)}; numbers of a graph are floats"
         )
-        if kind not in floats:
-            name = onnx.TensorProto.DataType.Name(kind)
-            raise UnsupportedError(f"it casts to {name}; numbers of a graph are floats")
     return at.operand(node, 0)
 
 
@@ -397,7 +424,7 @@ def combine(at: Importer, function: str, x: Operand, y: Operand) -> View:
     shape = np.broadcast_shapes(a.shape, b.shape)
     rank = len(shape)
     a, b = (_of_rank(at, each, rank) for each in (a, b))
-    add = {
+    adders: dict[str, Callable[[Value, Value], Value]] = {
         "add": at.graph.add,
         "sub": at.graph.sub,
         "mul": at.graph.mul,
@@ -405,7 +432,8 @@ def combine(at: Importer, function: str, x: Operand, y: Operand) -> View:
         "minimum": at.graph.minimum,
         "maximum": at.graph.maximum,
         "prelu": at.graph.prelu,
-    }[function]
+    }
+    add = adders[function]
     alike = a.over(b.value) == b and a.value.shape == b.value.shape
     if alike and a.is_permutation:
         return a.over(add(a.value, b.value))
@@ -689,13 +717,25 @@ def gather(at: Importer, node: Node) -> Operand:
     wanted = [int(i) + (x.shape[axis] if i < 0 else 0) for i in indices.reshape(-1)]
     if not wanted or not all(0 <= i < x.shape[axis] for i in wanted):
         raise ValueError(f"indices are {wanted[:8]}; axis {axis} has {x.shape[axis]} elements")
-    step = wanted[1] - wanted[0] if len(wanted) > 1 else 1
-    if indices.ndim > 1 or any(b - a != step for a, b in itertools.pairwise(wanted)):
-        raise UnsupportedError("the indices are at uneven steps, or a matrix")
-    part = x.sliced(axis, wanted[0], step, len(wanted))
-    if indices.ndim:
-        return part
-    return reshape(at, part, part.shape[:axis] + part.shape[axis + 1 :])
+    parts = [x.sliced(axis, start, step, count) for start, step, count in _runs(wanted)]
+    if len(parts) > _MOST_RUNS:
+        raise UnsupportedError(
+            f"the indices are of {len(parts)} runs at even steps; at most {_MOST_RUNS} are taken"
+        )
+    part = concatenated(at, parts, axis)
+    return reshape(at, part, x.shape[:axis] + indices.shape + x.shape[axis + 1 :])
+
+
+def _runs(indices: Sequence[int]) -> Iterator[tuple[int, int, int]]:
+    """Yield start, step and count of runs at even steps."""
+    i = 0
+    while i < len(indices):
+        step = indices[i + 1] - indices[i] if i + 1 < len(indices) else 1
+        end = i + 1
+        while end < len(indices) and indices[end] - indices[end - 1] == step:
+            end += 1
+        yield indices[i], step, end - i
+        i = end
 
 
 @converts("DepthToSpace", "SpaceToDepth")
@@ -706,7 +746,8 @@ def blocks(at: Importer, node: Node) -> Operand:
     if node.kind == "SpaceToDepth":
         if h % b or w % b:
             raise ValueError(f"x has shape {x.shape}; blocksize is {b}")
-        parts = reshape(at, x, (n, c, h // b, b, w // b, b)).transposed((0, 3, 5, 1, 2, 4))
+        order = (0, 3, 5, 1, 2, 4) if node.get("mode", "DCR") == "DCR" else (0, 1, 3, 5, 2, 4)
+        parts = reshape(at, x, (n, c, h // b, b, w // b, b)).transposed(order)
         return reshape(at, parts, (n, c * b * b, h // b, w // b))
     if c % (b * b):
         raise ValueError(f"x has shape {x.shape}; blocksize is {b}")
@@ -722,9 +763,13 @@ def blocks(at: Importer, node: Node) -> Operand:
 def concat(at: Importer, node: Node) -> Operand:
     """Return tensors one after the other along an axis."""
     operands = [at.view(node, i) for i in range(len(node.inputs))]
-    operands = [each for each in operands if each.size]
+    axis = _axis(node.get("axis", 1), len(operands[0].shape))
+    return concatenated(at, operands, axis)
+
+
+def concatenated(at: Importer, operands: Sequence[View], axis: int) -> View:
+    """Return tensors one after the other along an axis."""
     shape = operands[0].shape
-    axis = _axis(node.get("axis", 1), len(shape))
     for each in operands[1:]:
         if len(each.shape) != len(shape) or any(
             a != b for i, (a, b) in enumerate(zip(each.shape, shape, strict=True)) if i != axis
@@ -760,7 +805,7 @@ def _joined(at: Importer, values: Sequence[Value], axis: int) -> Value:
             for a, (n, stride, length) in enumerate(zip(shape, strides, source, strict=True))
         )
         operands = (value,) if joined is None else (value, joined)
-        made = Rearrange(source=source, view=view, out=tuple(shape), over=joined is not None)
+        made = Rearrange(source=shape4(source, "x"), view=view, out=tuple(shape), over=joined is not None)
         joined = at.graph.add_op(made, *operands)
         begin += source[axis]
     assert joined is not None

@@ -19,7 +19,7 @@ _KNOWN: tuple[Any, ...] = (
     "gelu",
     "gelu_tanh",
     "mish",
-    "hardsigmoid",
+    ("hardsigmoid", 1 / 6, 0.5),
 )
 _PARTS = {
     *("Add", "Sub", "Mul", "Div", "Clip", "Erf", "Sigmoid", "HardSigmoid", "Tanh", "Relu", "Pow"),
@@ -45,7 +45,9 @@ def recognize(at: Importer, node: Node) -> tuple[View, Any] | None:
         value = at.values.get(source)
         if found and found[1] == {source} and len(found[0]) > 1 and isinstance(value, View):
             computed = _computed(at, node, found[0], source)
-            for name in _KNOWN if computed is not None else ():
+            if computed is None:
+                continue
+            for name in _KNOWN:
                 expected = reference.activate(_POINTS, name)
                 if np.allclose(computed, expected, _TOLERANCE, _TOLERANCE):
                     return value, name

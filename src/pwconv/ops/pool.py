@@ -264,7 +264,7 @@ def _pool_geometry(
     top, left, bottom, right = as_sides(padding)
     apart = dilation_h, dilation_w = as_pair(dilation, "dilation", least=1)
     most, what = (taps[0] // 2, taps[1] // 2), "half the kernel"
-    if (top, left) != (bottom, right):  # each side for itself, as ONNX has it
+    if isinstance(padding, Sequence) and len(padding) == 4:  # as ONNX has it
         most = dilation_h * (taps[0] - 1), dilation_w * (taps[1] - 1)
         what = "the kernel less one tap"
     if max(top, bottom) > most[0] or max(left, right) > most[1]:
