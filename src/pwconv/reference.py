@@ -844,8 +844,9 @@ def _power(exponent: float) -> _Activation:
 
     def within(x: Array, y: Array) -> Array:
         # log within 3 ULP or 4·ε, times the exponent; exp of the product.
-        size = np.abs(np.log(y))
-        return y * (4 * abs(exponent) + 4 * size + 3 + 2 * size)
+        size: Array = np.abs(np.log(y))
+        error: Array = y * (4 * abs(exponent) + 4 * size + 3 + 2 * size)
+        return error
 
     whole = float(exponent).is_integer()
     return _Activation(
@@ -944,7 +945,8 @@ def _padded(x: Array, padding: Any) -> Array:
     bottom, right = end or (top, left)
     if not (top or left or bottom or right):
         return x
-    return np.pad(x, [(0, 0)] * (x.ndim - 2) + [(top, bottom), (left, right)])
+    padded: Array = np.pad(x, [(0, 0)] * (x.ndim - 2) + [(top, bottom), (left, right)])
+    return padded
 
 
 def _convolved(

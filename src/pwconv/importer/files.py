@@ -149,6 +149,8 @@ def _read_image(
     pixels = pixels.reshape(h, w, -1)
     if model.types[name].kind == "f":
         scaled = pixels.astype(np.float32) / 255
-        mean, std = (np.asarray(each, np.float32) for each in (normalization.mean, normalization.std))
+        mean, std = (
+            np.asarray(each, np.float32) for each in (normalization.mean, normalization.std)
+        )
         pixels = (scaled - mean) / std
     return pixels[None] if last else pixels.transpose(2, 0, 1)[None]

@@ -98,7 +98,8 @@ def matmul(at: Importer, node: Node) -> Operand:
         raise UnsupportedError("B is computed by the network; it must be a constant")
     x, matrix = at.view(node), at.constant(node, 1, "B")
     if matrix is None or matrix.ndim not in (1, 2):
-        raise UnsupportedError(f"B has shape {np.shape(matrix)}; it must be a matrix")
+        shape = None if matrix is None else matrix.shape
+        raise UnsupportedError(f"B has shape {shape}; it must be a matrix")
     if matrix.ndim == 2:
         return _product(at, x, matrix.T, None)
     y = _product(at, x, matrix[None], None)
@@ -805,7 +806,9 @@ def _joined(at: Importer, values: Sequence[Value], axis: int) -> Value:
             for a, (n, stride, length) in enumerate(zip(shape, strides, source, strict=True))
         )
         operands = (value,) if joined is None else (value, joined)
-        made = Rearrange(source=shape4(source, "x"), view=view, out=tuple(shape), over=joined is not None)
+        made = Rearrange(
+            source=shape4(source, "x"), view=view, out=tuple(shape), over=joined is not None
+        )
         joined = at.graph.add_op(made, *operands)
         begin += source[axis]
     assert joined is not None
