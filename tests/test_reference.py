@@ -23,6 +23,16 @@ SCALAR = {
     "tanh": math.tanh,
     ("clamp", -1, 2): lambda x: min(max(x, -1), 2),
     ("leaky_relu", 0.1): lambda x: x if x > 0 else 0.1 * x,
+    ("elu", 0.5): lambda x: x if x > 0 else 0.5 * math.expm1(x),
+    ("hardsigmoid", 0.25, 0.5): lambda x: min(max(0.25 * x + 0.5, 0), 1),
+    ("affine", -0.75, 0.5): lambda x: 0.5 - 0.75 * x,
+    ("pow", 3): lambda x: x**3,
+    "mish": lambda x: x * math.tanh(math.log1p(math.exp(x))),
+    "softplus": lambda x: math.log1p(math.exp(x)),
+    "erf": math.erf,
+    "exp": math.exp,
+    "abs": abs,
+    "neg": lambda x: -x,
 }
 
 

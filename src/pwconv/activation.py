@@ -10,7 +10,7 @@ from typing import Any, Literal
 # include/activation.glslh has the same numbers.
 _NONE, _CLAMP, _LEAKY_RELU, _HARDSWISH, _SIGMOID, _SILU, _TANH, _GELU, _GELU_TANH = range(9)
 _ELU, _HARDSIGMOID, _MISH, _SOFTPLUS, _ERF, _EXP, _LOG, _SQRT, _ABS, _NEG = range(9, 19)
-_RECIPROCAL, _POW = 19, 20
+_RECIPROCAL, _POW, _AFFINE = 19, 20, 21
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,7 @@ class Activation:
 
 ActivationLike = (
     str
-    | tuple[Literal["clamp", "hardsigmoid"], float, float]
+    | tuple[Literal["clamp", "hardsigmoid", "affine"], float, float]
     | tuple[Literal["leaky_relu", "elu", "pow"], float]
 )
 
@@ -52,11 +52,12 @@ _WITH_NUMBERS = {
     "leaky_relu": (_LEAKY_RELU, 1),
     "elu": (_ELU, 1),
     "hardsigmoid": (_HARDSIGMOID, 2),
+    "affine": (_AFFINE, 2),
     "pow": (_POW, 1),
 }
 _CHOICES = (
     f"None, {', '.join(map(repr, _BY_NAME))}, ('clamp', low, high), ('hardsigmoid', alpha, beta), "
-    "('leaky_relu', slope), ('elu', alpha) or ('pow', exponent)"
+    "('affine', a, b), ('leaky_relu', slope), ('elu', alpha) or ('pow', exponent)"
 )
 
 

@@ -402,8 +402,10 @@ class PointwiseConv2d(Layer):
     stride, padding : int or (int, int)
         Along H and W. Padding adds zeros around the input.
     activation : str or tuple, optional
-        "relu", "relu6", "hardswish", "silu", "gelu", "gelu_tanh", "sigmoid", "tanh",
-        ("clamp", low, high) or ("leaky_relu", slope).
+        "relu", "relu6", "hardswish", "silu", "gelu", "gelu_tanh", "sigmoid", "tanh", "mish",
+        "softplus", "erf", "exp", "log", "sqrt", "abs", "neg", "reciprocal", ("clamp", low, high),
+        ("hardsigmoid", alpha, beta), ("affine", a, b), ("leaky_relu", slope), ("elu", alpha) or
+        ("pow", exponent).
     dtype : "float32" or "float16", optional
         Type of the weight, the input and the output on the device; the weight's by default. Arrays
         are converted to it only where it is given.
@@ -513,8 +515,10 @@ class Linear(Layer):
     bias : array_like, optional
         [N], float32 or float16; added in float32.
     activation : str or tuple, optional
-        "relu", "relu6", "hardswish", "silu", "gelu", "gelu_tanh", "sigmoid", "tanh",
-        ("clamp", low, high) or ("leaky_relu", slope).
+        "relu", "relu6", "hardswish", "silu", "gelu", "gelu_tanh", "sigmoid", "tanh", "mish",
+        "softplus", "erf", "exp", "log", "sqrt", "abs", "neg", "reciprocal", ("clamp", low, high),
+        ("hardsigmoid", alpha, beta), ("affine", a, b), ("leaky_relu", slope), ("elu", alpha) or
+        ("pow", exponent).
     dtype : "float32" or "float16", optional
         Type of the weight, the input and the output on the device; the weight's by default. Arrays
         are converted to it only where it is given.

@@ -106,8 +106,10 @@ class Approximation:
     @np.errstate(all="ignore")
     def minimum(self, other: Approximation) -> Approximation:
         """Take the smaller, or NaN if one is."""
-        value = np.minimum(self.value, other.value)
-        return Approximation(value, _flushed(value, np.maximum(self.error, other.error)))
+        value, error = np.minimum(self.value, other.value), np.maximum(self.error, other.error)
+        for each in (self, other):
+            error = np.where(np.isnan(each.value) & (each.error == 0), 0.0, error)
+        return Approximation(value, _flushed(value, error))
 
     def maximum(self, other: Approximation) -> Approximation:
         """Take the larger, or NaN if one is."""
@@ -121,7 +123,7 @@ class Approximation:
         product, x = self.times(slope), self
         value = np.where(x.value < 0, product.value, x.value)
         error = np.where(x.value < 0, product.error, x.error)
-        either = x.error * (1 + slope.most)
+        either = np.where(np.isfinite(slope.value), x.error * (1 + slope.most), np.inf)
         unsure = _sign_unsure(x)
         return Approximation(value, _flushed(value, np.where(unsure, error + either, error)))
 
@@ -137,14 +139,14 @@ class Approximation:
         if rule.within is None:
             error = rule.slope * error
         else:
-            # Monotonic on each side of 0: what the ends of the interval give.
+            # Monotonic on each side of 0: what the ends of the interval give, or 0 inside it.
             low, high = self.value - error, self.value + error
-            ends = [rule.function(each) for each in (low, high)]
-            moved = np.maximum(*(np.abs(each - value) for each in ends))
-            sizes = np.maximum(*(np.abs(each) for each in ends))
+            ends = rule.function(np.stack([low, high, np.clip(0.0, low, high)]))
+            moved, sizes = np.abs(ends - value).max(0), _magnitude(ends).max(0)
             error = np.where(error > 0, moved, 0.0) + _EPS32 * rule.within(self.most, sizes)
             crossed = (low < rule.least) | ((low <= 0) & (high >= 0) & rule.broken_at_0)
-            error = np.where(crossed | np.isnan(error), np.inf, error)
+            overflown = np.isinf(value) & np.isfinite(self.value) | np.isinf(self.error)
+            error = np.where(crossed | overflown | np.isnan(error), np.inf, error)
             error = np.where(np.isnan(self.value) & (self.error == 0), 0.0, error)
         if rule.absolute:
             error += _EPS32 * rule.absolute
@@ -507,16 +509,19 @@ _ACTIVATIONS = {
     "gelu": _Activation(_gelu, slope=1.13, relative=15),
     # tanh within 8, and 0.45·5 from its argument's 5 roundings; half of it; and as gelu.
     "gelu_tanh": _Activation(_gelu_tanh, slope=1.13, relative=8),
-    # The factor's numerator and denominator move by at most what exp(−|x|) does, (3 + 2·|x|)·ε of
-    # it: |x|·(3 + 2·|x|)·exp(−|x|) is below 3, twice that where the factor's slope is 2; 7
-    # roundings and a division.
-    "mish": _Activation(
-        lambda x: x * np.tanh(np.logaddexp(0, x)), slope=1.1, absolute=6, relative=10
+    # Where x is negative exp(x)'s error, (3 + 2·|x|)·ε of it, grows to 4/3 of that in the numerator
+    # and no more in the quotient, whose own are at most 6: (10 + 2.7·|x|)·ε of a factor below
+    # min(0.6, exp(x)), whose product with |x| is below 0.31. Where it is positive numerator and
+    # denominator move by at most 2.3 and 3.7 and have 4 roundings; a division and the product.
+    "mish": _Activation(lambda x: x * np.tanh(np.logaddexp(0, x)), slope=1.1, relative=14),
+    # t is within 3 + 2·|x| of exp, a sum and a division, artanh 1.1 times that and 2.3 of its own;
+    # then a sum. Of log(1 + e), which is at most 0.7, that is never more than 8.
+    "softplus": _Activation(
+        lambda x: np.logaddexp(0, x), within=lambda x, y: np.minimum((11 + 2.2 * x) * y, y + 8)
     ),
-    # log of 1 to 2 within 2⁻²¹, 4; exp's 3 and the sum before it; the sum after it.
-    "softplus": _Activation(lambda x: np.logaddexp(0, x), absolute=9, relative=1.5),
-    # As gelu's erfc, within 24, and the difference.
-    "erf": _Activation(lambda x: _erf(x), slope=1.13, absolute=26),
+    # As gelu's erfc, within 24, and the difference; below 0.5, where y is below 0.53, three
+    # roundings of y.
+    "erf": _Activation(lambda x: _erf(x), within=lambda x, y: np.minimum(26, 52 * y)),
     "exp": _Activation(np.exp, within=lambda x, y: (3 + 2 * x) * y),
     # Within 3 ULP, and between 0.5 and 2 within 2⁻²¹.
     "log": _Activation(np.log, within=lambda x, y: 4 + 3 * y, least=_TINY),
@@ -524,7 +529,12 @@ _ACTIVATIONS = {
     "sqrt": _Activation(np.sqrt, within=lambda x, y: 5 * y, least=0.0),
     "abs": _Activation(np.abs),
     "neg": _Activation(lambda x: -x),
-    "reciprocal": _Activation(lambda x: 1 / x, within=lambda x, y: 2.5 * y, broken_at_0=True),
+    # Vulkan bounds divisions by at most 2¹²⁶.
+    "reciprocal": _Activation(
+        lambda x: 1 / x,
+        within=lambda x, y: np.where(x <= 2.0**126, 2.5 * y, np.inf),
+        broken_at_0=True,
+    ),
 }
 
 
@@ -809,11 +819,11 @@ def _activation(activation: ActivationLike | None) -> _Activation:
         )
     if name == "elu":
         (alpha,) = map(_float32, parameters)
-        # exp's 3 + 2·|x| times exp(x), which is at most 3, and two roundings.
+        # Down to −1 numerator and denominator are within 2.1 and 3.1, and a division; below, exp is
+        # within 5·exp(−1) of more than 0.63, and a difference; then the product.
         return _Activation(
             lambda x: np.where(x < 0, alpha * np.expm1(np.minimum(x, 0)), x),
-            slope=max(1.0, abs(alpha)),
-            absolute=5.5 * abs(alpha),
+            within=lambda x, y: 9 * y,
         )
     if name == "hardsigmoid":
         alpha, beta = map(_float32, parameters)
@@ -822,6 +832,16 @@ def _activation(activation: ActivationLike | None) -> _Activation:
             lambda x: np.clip(alpha * x + beta, 0, 1),
             slope=abs(alpha),
             absolute=2 * (2 + abs(beta)),
+        )
+    if name == "affine":
+        a, b = map(_float32, parameters)
+        # The product and the sum, of which a and the product may be flushed to zero.
+        tiny = _TINY / _EPS32
+        return _Activation(
+            lambda x: a * x + b,
+            slope=abs(a),
+            absolute=abs(b) + 2 * tiny,
+            relative=2 * abs(a) + tiny,
         )
     if name == "pow":
         (exponent,) = map(_float32, parameters)
@@ -836,22 +856,23 @@ def _power(exponent: float) -> _Activation:
         power: Array = np.power(x, exponent)
         return power
 
-    if exponent == 2:
-        return _Activation(function, within=lambda x, y: y)
+    if exponent == -1:
+        return _ACTIVATIONS["reciprocal"]
+    if exponent in (2, 3):  # a rounding less than factors
+        return _Activation(function, within=lambda x, y: (exponent - 1) * y)
     if abs(exponent) == 0.5:
         least = 0.0 if exponent > 0 else _TINY
         return _Activation(function, within=lambda x, y: 5 * y, least=least)
 
     def within(x: Array, y: Array) -> Array:
         # log within 3 ULP or 4·ε, times the exponent; exp of the product.
-        size: Array = np.abs(np.log(y))
+        size: Array = np.abs(np.log(np.maximum(y, _TINY)))
         error: Array = y * (4 * abs(exponent) + 4 * size + 3 + 2 * size)
         return error
 
-    whole = float(exponent).is_integer()
-    return _Activation(
-        function, within=within, least=-math.inf if whole else _TINY, broken_at_0=True
-    )
+    if float(exponent).is_integer():
+        return _Activation(function, within=within, broken_at_0=exponent < 0)
+    return _Activation(function, within=within, least=0.0 if exponent > 0 else _TINY)
 
 
 def _float64(value: npt.ArrayLike) -> Array:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import operator
 
 import numpy as np
@@ -86,13 +87,15 @@ STEEP = {
     ("pow", -0.5): lambda x: 1 / np.sqrt(x),
     ("pow", 1.7): lambda x: x ** np.float64(np.float32(1.7)),
     ("pow", -3): lambda x: x**-3.0,
+    ("pow", 3): lambda x: x**3.0,
+    ("pow", -1): np.reciprocal,
 }
 
 
 @pytest.mark.parametrize("activation", STEEP, ids=str)
 def test_steep_functions(device, rng, storage, dtype, activation):
     x = rng.uniform(0.1, 3, (2, 5, 7, 3)).astype(dtype)
-    if activation in ("exp", "reciprocal", ("pow", 2), ("pow", -3)):
+    if activation in ("exp", "reciprocal") or activation[1] in (2, 3, -1, -3):
         x[0] *= -1
     node = Elementwise(function="activation", epilogue=Epilogue(activation))
     at = oracle.site(device, storage, dtype)
@@ -102,6 +105,38 @@ def test_steep_functions(device, rng, storage, dtype, activation):
     # 60 ULP, and a rounding to the type.
     assert (about.error <= np.abs(value) * (60 * 2.0**-23 + np.finfo(dtype).eps) + 2e-6).all()
     assert_within(oracle.run(node, at, device, [x]), value, about.error)
+
+
+@pytest.mark.parametrize("activation", [("elu", 0.7), "softplus", "erf", "mish"], ids=str)
+def test_nothing_cancels(device, storage, activation):
+    """Small results have as many digits as large ones."""
+    sizes = np.geomspace(1e-30, 50, 245, dtype=np.float32)
+    x = np.stack([-sizes, sizes]).reshape(2, 5, 7, 7)
+    node = Elementwise(function="activation", epilogue=Epilogue(activation))
+    exact = {
+        ("elu", 0.7): lambda x: np.where(x < 0, np.float32(0.7) * np.expm1(x), x),
+        "softplus": lambda x: np.logaddexp(0, x),
+        "erf": np.vectorize(math.erf),
+        "mish": lambda x: x * np.tanh(np.logaddexp(0, x)),
+    }[activation](x.astype(float))
+    about = node.expected([reference.exact(x)], np.dtype("float32"))
+    small = np.abs(x) < 1
+    assert (about.error <= 60 * 2.0**-23 * np.abs(exact))[small].all()
+    found = oracle.run(node, oracle.site(device, storage, "float32"), device, [x])
+    assert_within(found, exact, about.error)
+
+
+@pytest.mark.parametrize(
+    ("exponent", "expected"), [(3, 0), (4, 0), (1.7, 0), (0.5, 0), (0, 1)], ids=str
+)
+def test_powers_of_0(device, exponent, expected):
+    """As relu leaves them, of which Vulkan has no logarithm."""
+    node = Elementwise(function="activation", epilogue=Epilogue(("pow", exponent)))
+    x = np.zeros((1, 1, 2, 2), np.float32)
+    about = node.expected([reference.exact(x)], x.dtype)
+    assert (about.value == expected).all() and (about.error < 1e-6).all()
+    found = oracle.run(node, oracle.site(device, "buffer", "float32"), device, [x])
+    assert_within(found, about.value, about.error)
 
 
 @pytest.mark.parametrize("function", FUNCTIONS)

@@ -39,6 +39,7 @@ ACTIVATIONS: dict[Any, Callable[[np.ndarray], np.ndarray]] = {
     "mish": lambda x: x * np.tanh(np.log(1 + np.exp(x))),
     "softplus": lambda x: np.log(1 + np.exp(x)),
     "erf": _erf,
+    ("affine", -0.7, 0.3): lambda x: np.float32(-0.7) * x + np.float32(0.3),
     "abs": np.abs,
     "neg": np.negative,
 }
