@@ -29,8 +29,9 @@ SAYS = {
     "README.md-0": "(1, 96, 64, 64) 0.0",
     "docs/guide.md-0": "(1, 96, 32, 32) float16 float16\n(2, 7, 10)\n",
     "docs/guide.md-1": "(1, 48, 64, 64) (1, 48, 32, 40) Memory(",
-    "docs/guide.md-2": "conv2d_pw",
-    "docs/guide.md-3": "buffer Memory(allocated=",
+    "docs/guide.md-2": "(1, 8, 32, 32)",
+    "docs/guide.md-3": "conv2d_pw",
+    "docs/guide.md-4": "buffer Memory(allocated=",
     "docs/verify.md-0": "2 nodes, 0 wrong",
 }
 

@@ -83,6 +83,16 @@ multiplying give the least time of each; then comes what the host costs.
 example: pwconv bench --shape 96,192,128,128 --json bench.json"""
 
 
+_RUN = """\
+Run a model of ONNX on files: images and arrays.
+
+Images are resized to the input, and become (pixel / 255 - mean) / std; .npy
+and .npz are taken as they are. The most likely classes of a classifier are
+printed, and the shapes of other outputs.
+
+example: pwconv run model.onnx --input x=photo.jpg --output y.npz"""
+
+
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line; an error is one line, not a traceback."""
     for stream in (sys.stdout, sys.stderr):
@@ -151,7 +161,8 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     verify = add("verify", _verify, _VERIFY)
     tune = add("tune", _tune, _TUNE)
     bench = add("bench", _bench, _BENCH)
-    for command in (verify, tune, bench):
+    run = add("run", _run, _RUN)
+    for command in (verify, tune, bench, run):
         command.add_argument(
             "-d",
             "--device",
@@ -211,7 +222,72 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     bench.add_argument("--no-host", action="store_true", help="leave the host's cost out")
     for command in (verify, bench):
         command.add_argument("--json", type=Path, metavar="FILE", help="write everything found")
+    run.add_argument("model", type=Path)
+    run.add_argument(
+        "-i",
+        "--input",
+        dest="inputs",
+        action="append",
+        default=[],
+        metavar="[NAME=]FILE",
+        help="an image, .npy or .npz; the name may be left out of a single input; may be repeated",
+    )
+    run.add_argument(
+        "-o", "--output", type=Path, metavar="FILE", help="write all outputs: .npz, or .npy of one"
+    )
+    run.add_argument(
+        "--shape",
+        dest="shapes",
+        action="append",
+        default=[],
+        type=_named_shape,
+        metavar="NAME=N,C,H,W",
+        help="shape of an input that is not fixed; by default that of its file; may be repeated",
+    )
+    run.add_argument("--dtype", choices=_DTYPES, help="by default the model's")
+    run.add_argument("--storage", choices=_STORAGES, help="of activations; by default the faster")
+    for name, text in (("mean", "0"), ("std", "1")):
+        run.add_argument(
+            f"--{name}",
+            type=_numbers,
+            default=(float(text),),
+            metavar="R,G,B",
+            help=f"of an image's channels, from 0 to 1; by default {text}",
+        )
+    run.add_argument(
+        "--layout",
+        choices=("auto", "nchw", "nhwc"),
+        default="auto",
+        help="where an image's channels lie; by default where the input has 1 or 3",
+    )
+    shown = run.add_mutually_exclusive_group()
+    shown.add_argument("--summary", action="store_true", help="list the nodes, and run nothing")
+    shown.add_argument(
+        "--check", action="store_true", help="compare each node with float64, and its bound"
+    )
+    shown.add_argument("--profile", action="store_true", help="list the nodes with their times")
     return parser.parse_args(arguments)
+
+
+def _numbers(text: str) -> tuple[float, ...]:
+    try:
+        numbers = tuple(float(part) for part in text.split(","))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not numbers, as 0.5,0.5,0.5") from None
+    if len(numbers) not in (1, 3):
+        raise argparse.ArgumentTypeError(f"{text!r} is {len(numbers)} numbers; give 1 or 3")
+    return numbers
+
+
+def _named_shape(text: str) -> tuple[str, tuple[int, ...]]:
+    name, separator, rest = text.rpartition("=")
+    try:
+        shape = tuple(int(part) for part in rest.split(","))
+    except ValueError:
+        shape = ()
+    if not separator or min(shape, default=0) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not as x=1,3,480,640")
+    return name, shape
 
 
 def _shape(text: str) -> Shape:
@@ -297,6 +373,52 @@ def _denied(device: pwconv.DeviceInfo) -> list[str]:
         f"denied {device.index}: {deny_list.file}, {len(denials)}",
         *(f"  {name}: {denial}" for name, denial in denials.items()),
     ]
+
+
+def _run(options: argparse.Namespace) -> bool:
+    from pwconv.terminal import make_console, progress_bar, show
+
+    try:
+        from pwconv.importer import files
+        from pwconv.importer.model import read_model
+    except ImportError:
+        raise pwconv.PwconvError("models are read by onnx: pip install 'pwconv[onnx]'") from None
+    console, shapes = make_console(), dict(options.shapes)
+    try:
+        model = read_model(options.model)
+        arrays = {}
+        if not options.summary:
+            normalization = files.Normalization(options.mean, options.std, options.layout)
+            arrays = files.read_inputs(model, options.inputs, shapes, normalization)
+        with progress_bar(console) as progress:
+            progress("reading the model", 0.0)
+            graph = pwconv.from_onnx(
+                options.model,
+                device=options.device,
+                dtype=options.dtype,
+                storage=options.storage or "auto",
+                shapes=shapes | {name: array.shape for name, array in arrays.items()},
+            )
+            progress("compiling kernels", 0.2)
+            if options.summary:
+                text = graph.summary()
+            elif options.check:
+                check = graph.check(arrays)
+                text = str(check)
+            else:
+                outputs = graph.run(arrays)
+        if options.summary or options.check:
+            show(console, text)
+            return not options.check or check.passed
+        if options.output:
+            files.write_outputs(options.output, outputs)
+        if options.profile:
+            graph.profile()
+            show(console, graph.summary())
+        show(console, *files.describe(outputs))
+    except (TypeError, ValueError) as error:
+        raise pwconv.PwconvError(str(error)) from None
+    return True
 
 
 def _number(value: Any) -> str:

@@ -14,6 +14,8 @@ from pwconv.dtypes import Array
 from pwconv.errors import PwconvError
 from pwconv.importer.model import Model
 
+# Of an output [N, classes].
+_FEWEST_CLASSES, _SHOWN_CLASSES = 2, 5
 _ARRAYS = (".npy", ".npz")
 # Lengths of the axis of channels: grey, RGB.
 _CHANNELS = {1: "L", 3: "RGB"}
@@ -85,6 +87,19 @@ def write_outputs(path: Path, outputs: Mapping[str, Array]) -> None:
         np.savez(path, **outputs)  # type: ignore[arg-type]  # which takes keywords besides
     else:
         raise PwconvError(f"--output {path}: it must end with .npz, or with .npy for one output")
+
+
+def describe(outputs: Mapping[str, Array]) -> list[str]:
+    """Return what outputs are, in lines: the largest of a classifier's, the shape of others."""
+    lines = []
+    for name, output in outputs.items():
+        lines.append(f"{name}  {' × '.join(map(str, output.shape))}, {output.dtype}")
+        if output.ndim == 2 and output.shape[1] >= _FEWEST_CLASSES:
+            for i, row in enumerate(output):
+                best = np.argsort(-row.astype(float), kind="stable")[:_SHOWN_CLASSES]
+                shown = ", ".join(f"{c}: {row[c]:.4g}" for c in best)
+                lines.append(f"  {i}  {shown}")
+    return lines
 
 
 def _inputs(model: Model) -> str:

@@ -1,0 +1,331 @@
+"""from_onnx: shapes, names, cuts, recognized activations, and what is wrong with a file."""
+
+from __future__ import annotations
+
+import contextlib
+
+import numpy as np
+import onnx
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from onnx import TensorProto, numpy_helper
+
+import pwconv
+from support.models import make_model, node, run_elsewhere
+from support.networks import assert_right
+
+# Of ONNX Runtime's own result, which is in float32.
+CLOSE = 1e-5
+
+
+@pytest.fixture
+def classifier(rng):
+    """Return a network with a stem, a residual block and a head, of any H and W."""
+    weights = {
+        "w0": rng.standard_normal((8, 3, 3, 3), np.float32) / 5,
+        "b0": rng.standard_normal(8, np.float32),
+        "w1": rng.standard_normal((8, 1, 3, 3), np.float32) / 3,
+        "scale": rng.uniform(0.5, 2, 8).astype(np.float32),
+        "bias": rng.standard_normal(8, np.float32),
+        "mean": rng.standard_normal(8, np.float32),
+        "var": rng.uniform(0.5, 2, 8).astype(np.float32),
+        "w2": rng.standard_normal((5, 8), np.float32),
+        "b2": rng.standard_normal(5, np.float32),
+    }
+    nodes = [
+        node("Conv", "images:0 w0 b0", "c", auto_pad="SAME_UPPER", strides=[2, 2]),
+        node("Sigmoid", "c", "s"),
+        node("Mul", "c s", "m"),
+        node("Conv", "m w1", "/block/dw", group=8, pads=[1, 1, 1, 1]),
+        node("BatchNormalization", "/block/dw scale bias mean var", "n"),
+        node("Add", "n m", "r"),
+        node("Relu", "r", "a"),
+        node("GlobalAveragePool", "a", "p"),
+        node("Flatten", "p", "f"),
+        node("Gemm", "f w2 b2", "logits", transB=1),
+    ]
+    return make_model(nodes, {"images:0": ["N", 3, "H", "W"]}, ["logits", "a"], weights)
+
+
+def assert_as_elsewhere(graph, model, inputs):
+    about = assert_right(graph, inputs)
+    for name, wanted in run_elsewhere(model, inputs).items():
+        assert np.abs(about[name] - wanted).max() <= CLOSE * np.abs(wanted).max()
+
+
+def test_sizes_are_given_and_changed(device, rng, classifier):
+    graph = pwconv.from_onnx(classifier, device=device, shapes={"images:0": (1, 3, 13, 17)})
+    packed = graph.memory().weights
+    for shape in ((1, 3, 13, 17), (3, 3, 8, 9), (1, 3, 13, 17)):
+        graph.resize({"images:0": shape})
+        x = rng.standard_normal(shape, np.float32)
+        assert_as_elsewhere(graph, classifier, {"images:0": x})
+    assert graph.memory().weights == packed
+    assert graph.check({"images:0": x}).passed
+
+
+def test_nodes_are_fused(device, classifier):
+    graph = pwconv.from_onnx(classifier, device=device, shapes={"images:0": (1, 3, 13, 17)})
+    kinds = [node.kind for node in graph.profile(1).nodes]
+    assert kinds == ["conv2d", "conv2d_dw", "add", "global_avg_pool", "conv2d_pw"]
+
+
+def test_paths_and_bytes(device, rng, classifier, tmp_path):
+    path = tmp_path / "model.onnx"
+    onnx.save(classifier, path)
+    x = rng.standard_normal((1, 3, 13, 17), np.float32)
+    found = [
+        pwconv.from_onnx(each, device=device, shapes={"images:0": x.shape}).run({"images:0": x})
+        for each in (classifier, path, str(path), path.read_bytes())
+    ]
+    for each in found[1:]:
+        np.testing.assert_array_equal(each["logits"], found[0]["logits"])
+
+
+def test_cut_at_any_value(device, rng, classifier):
+    x = rng.standard_normal((1, 3, 13, 17), np.float32)
+    shapes = {"images:0": x.shape}
+    first = pwconv.from_onnx(classifier, device=device, shapes=shapes, outputs=["m", "/block/dw"])
+    parts = first.run({"images:0": x})
+    assert parts.keys() == {"m", "/block/dw"}
+    inputs = {"m": parts["m"], "/block/dw": parts["/block/dw"]}
+    second = pwconv.from_onnx(
+        classifier,
+        device=device,
+        inputs=inputs,
+        shapes={name: array.shape for name, array in inputs.items()},
+    )
+    whole = pwconv.from_onnx(classifier, device=device, shapes=shapes).run({"images:0": x})
+    np.testing.assert_allclose(second.run(inputs)["logits"], whole["logits"], 1e-4)
+
+
+FORMS = {
+    "silu": [node("Sigmoid", "x", "s"), node("Mul", "x s", "y")],
+    "hardswish": [
+        node("Add", "x three", "a"),
+        node("Clip", "a zero six", "b"),
+        node("Div", "b six", "c"),
+        node("Mul", "c x", "y"),
+    ],
+    "hardswish, divided last": [
+        node("Add", "three x", "a"),
+        node("Clip", "a zero six", "b"),
+        node("Mul", "x b", "c"),
+        node("Div", "c six", "y"),
+    ],
+    "gelu": [
+        node("Div", "x root", "a"),
+        node("Erf", "a", "b"),
+        node("Add", "b one", "c"),
+        node("Mul", "x c", "d"),
+        node("Mul", "d half", "y"),
+    ],
+    "mish": [node("Softplus", "x", "a"), node("Tanh", "a", "b"), node("Mul", "x b", "y")],
+    "hardsigmoid": [
+        node("Add", "x three", "a"),
+        node("Clip", "a zero six", "b"),
+        node("Div", "b six", "y"),
+    ],
+}
+NUMBERS = {
+    name: np.array(value, np.float32)
+    for name, value in {
+        "zero": 0, "half": 0.5, "one": 1, "root": 2**0.5, "three": 3, "six": 6,
+    }.items()
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_activations_of_several_nodes(device, rng, form):
+    model = make_model(
+        [node("Relu", "in", "r"), node("Neg", "r", "x"), *FORMS[form]],
+        {"in": (1, 5, 7, 3)},
+        ["y"],
+        NUMBERS,
+    )
+    graph = pwconv.from_onnx(model, device=device)
+    assert len(graph._current().program.dispatches) == 3
+    assert_as_elsewhere(graph, model, {"in": rng.standard_normal((1, 5, 7, 3), np.float32)})
+
+
+def test_a_product_that_is_no_activation(device, rng):
+    nodes = [node("Sigmoid", "x", "s"), node("Mul", "s z", "y")]
+    model = make_model(nodes, {"x": (1, 5, 7, 3), "z": (1, 5, 7, 3)}, ["y"])
+    inputs = {name: rng.standard_normal((1, 5, 7, 3), np.float32) for name in "xz"}
+    assert_as_elsewhere(pwconv.from_onnx(model, device=device), model, inputs)
+
+
+def test_whole_numbers_go_in(device, rng):
+    nodes = [node("Cast", "x", "f", to=TensorProto.FLOAT), node("Relu", "f", "y")]
+    model = make_model(nodes, {"x": (1, 3, 5, 7)}, ["y"], elem_type=TensorProto.UINT8)
+    x = rng.integers(0, 256, (1, 3, 5, 7), np.uint8)
+    np.testing.assert_array_equal(pwconv.from_onnx(model, device=device).run(x=x)["y"], x)
+
+
+def test_outputs_that_are_others(device, rng):
+    """An input itself, one value under two names, and a constant."""
+    nodes = [
+        node("Identity", "x", "same"),
+        node("Relu", "x", "a"),
+        node("Identity", "a", "b"),
+        node("Shape", "x", "shape"),
+    ]
+    model = make_model(nodes, {"x": (2, 3, 5, 7)}, ["same", "a", "b", "shape"])
+    x = rng.standard_normal((2, 3, 5, 7), np.float32)
+    found = pwconv.from_onnx(model, device=device).run(x=x)
+    np.testing.assert_array_equal(found["same"], x)
+    np.testing.assert_array_equal(found["a"], found["b"])
+    assert found["shape"].tolist() == [2, 3, 5, 7]
+
+
+def test_every_refusal_is_told_before_anything_runs(device):
+    nodes = [
+        node("Relu", "x", "a"),
+        node("Einsum", "a", "b", equation="nchw->nhwc"),
+        node("Det", "b", "c"),
+        node("Relu", "c", "y"),
+    ]
+    model = make_model(nodes, {"x": (1, 3, 5, 7)}, ["y"])
+    with pytest.raises(pwconv.UnsupportedError) as error:
+        pwconv.from_onnx(model, device=device)
+    text = str(error.value)
+    assert "2 of the model's 4 nodes cannot be computed" in text
+    assert "Einsum 'b': there is no such operator" in text
+    assert "Det 'c'" in text
+    assert "outputs=['a']" in text
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({}, r"input 'x' has shape \(N, 3, H, 7\), which is not fixed; give shapes="),
+        ({"shapes": {"x": (1, 4, 5, 7)}}, r"shapes\['x'\] is \(1, 4, 5, 7\); the model has"),
+        ({"shapes": {"x": (1, 3, 0, 7)}}, "no axis may be below 1"),
+        ({"shapes": {"z": (1, 3, 5, 7)}}, "shapes has 'z'; inputs are 'x'"),
+        ({"outputs": ["z"]}, "outputs has 'z', which no node of the model gives"),
+        ({"outputs": []}, "outputs is empty"),
+        ({"inputs": ["y"], "outputs": ["y"]}, "shape"),
+    ],
+    ids=str,
+)
+def test_arguments(device, arguments, message):
+    model = make_model([node("Relu", "x", "y")], {"x": ["N", 3, "H", 7]}, ["y"])
+    with pytest.raises(ValueError, match=message):
+        pwconv.from_onnx(model, device=device, **arguments)
+
+
+def test_other_things_than_models(device, tmp_path):
+    with pytest.raises(TypeError, match="model is int; it must be a path, bytes"):
+        pwconv.from_onnx(3, device=device)
+    with pytest.raises(FileNotFoundError):
+        pwconv.from_onnx(tmp_path / "model.onnx", device=device)
+    with pytest.raises(ValueError, match="model has no nodes"):
+        pwconv.from_onnx(b"", device=device)
+
+
+def relu(**constants):
+    return make_model([node("Relu", "x", "y")], {"x": (1, 2, 3, 4)}, ["y"], constants)
+
+
+def damaged(change):
+    model = relu(w=np.ones(4, np.float32))
+    change(model)
+    return model
+
+
+DAMAGES = {
+    "huge": (lambda m: m.graph.initializer[0].dims.extend([2**40, 2**40]), "at most"),
+    "negative": (lambda m: m.graph.initializer[0].dims.extend([-1]), "no axis may be negative"),
+    "short": (lambda m: m.graph.initializer[0].dims.extend([7]), "is damaged"),
+    "type": (lambda m: setattr(m.graph.initializer[0], "data_type", 999), "element type 999"),
+    "twice": (lambda m: m.graph.initializer.extend(m.graph.initializer[:1]), "be different"),
+    "circle": (lambda m: m.graph.node.extend([node("Relu", "b", "a"), node("Relu", "a", "b")]),
+               "takes 'b', which no node before it"),
+    "same output": (lambda m: m.graph.node.extend([node("Relu", "x", "y")]), "there is already"),
+    "no output": (lambda m: m.graph.ClearField("output"), "no output"),
+    "unknown output": (lambda m: setattr(m.graph.output[0], "name", "z"), "'z' is given by no"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_damaged_files(device, damage):
+    change, message = DAMAGES[damage]
+    with pytest.raises(ValueError, match=message):
+        pwconv.from_onnx(damaged(change), device=device)
+
+
+@pytest.mark.parametrize(
+    "nodes",
+    [
+        [node("ConstantOfShape", "n", "c"), node("Add", "x c", "y")],
+        [node("Expand", "one n", "c"), node("Add", "x c", "y")],
+        [node("Tile", "one n", "c"), node("Add", "x c", "y")],
+    ],
+    ids=lambda nodes: nodes[0].op_type,
+)
+def test_constants_that_would_not_fit(device, nodes):
+    constants = {"n": np.array([2**20, 2**20, 8, 8]), "one": np.ones((1, 1, 1, 1), np.float32)}
+    model = make_model(nodes, {"x": (1, 2, 3, 4)}, ["y"], constants)
+    with pytest.raises(pwconv.UnsupportedError, match="at most"):
+        pwconv.from_onnx(model, device=device)
+
+
+def test_external_data(device, tmp_path, rng):
+    weight = rng.standard_normal((4, 2, 1, 1), np.float32)
+    model = make_model([node("Conv", "x w", "y")], {"x": (1, 2, 3, 5)}, ["y"], {"w": weight})
+    whole = onnx.ModelProto.FromString(model.SerializeToString())
+    path = tmp_path / "model.onnx"
+    onnx.save(model, path, save_as_external_data=True, location="w.bin", size_threshold=0)
+    x = rng.standard_normal((1, 2, 3, 5), np.float32)
+    graph = pwconv.from_onnx(path, device=device)
+    assert_as_elsewhere(graph, whole, {"x": x})
+    with pytest.raises(ValueError, match="lies in another file; give the model's path"):
+        pwconv.from_onnx(path.read_bytes(), device=device)
+    (tmp_path / "w.bin").write_bytes(b"short")
+    with pytest.raises(ValueError, match="the file has 5"):
+        pwconv.from_onnx(path, device=device)
+
+
+@pytest.mark.parametrize("location", ["../secret", "/etc/hostname", "link", ""])
+def test_external_data_outside_the_folder(device, tmp_path, location):
+    folder = tmp_path / "models"
+    folder.mkdir()
+    for name in ("secret", "models/w.bin"):
+        (tmp_path / name).write_bytes(bytes(32))
+    (folder / "link").symlink_to(tmp_path / "secret")
+    tensor = numpy_helper.from_array(np.zeros((4, 2, 1, 1), np.float32), "w")
+    onnx.external_data_helper.set_external_data(tensor, location)
+    tensor.ClearField("raw_data")
+    model = make_model([node("Conv", "x w", "y")], {"x": (1, 2, 3, 5)}, ["y"])
+    model.graph.initializer.append(tensor)
+    (folder / "model.onnx").write_bytes(model.SerializeToString())
+    with pytest.raises(ValueError, match="must be a file in the model's folder, and no link"):
+        pwconv.from_onnx(folder / "model.onnx", device=device)
+
+
+WHOLE = make_model(
+    [
+        node("Conv", "x w", "c", pads=[1, 1, 1, 1]),
+        node("Reshape", "c s", "r"),
+        node("Softmax", "r", "y"),
+    ],
+    {"x": (1, 2, 5, 5)},
+    ["y"],
+    {"w": np.ones((4, 2, 3, 3), np.float32), "s": np.array([1, 4, -1])},
+).SerializeToString()
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.data())
+def test_damaged_bytes(device, data):
+    """Whatever is changed, it is read, or told what is wrong."""
+    damaged = bytearray(WHOLE)
+    for _ in range(data.draw(st.integers(1, 4))):
+        at = data.draw(st.integers(0, len(damaged) - 1))
+        if data.draw(st.booleans()):
+            damaged[at] = data.draw(st.integers(0, 255))
+        else:
+            del damaged[at : at + data.draw(st.integers(1, 9))]
+    with contextlib.suppress(ValueError, TypeError, pwconv.UnsupportedError):
+        pwconv.from_onnx(bytes(damaged), device=device)

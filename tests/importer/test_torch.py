@@ -1,0 +1,57 @@
+"""from_torch: modules of PyTorch, exported in memory."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+import pwconv
+from support.networks import assert_right
+
+torch = pytest.importorskip("torch")
+pytest.importorskip("onnxscript")
+
+# Of PyTorch's own result, which is in float32.
+CLOSE = 1e-5
+
+
+class Network(torch.nn.Module):
+    """A stem, an inverted residual with squeeze-and-excitation, a decoder, and two outputs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        nn = torch.nn
+        self.stem = nn.Sequential(nn.Conv2d(3, 8, 3, 2, 1), nn.BatchNorm2d(8), nn.Hardswish())
+        self.deep = nn.Sequential(nn.Conv2d(8, 8, 3, 1, 2, 2, groups=8), nn.BatchNorm2d(8))
+        self.gate = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Conv2d(8, 8, 1), nn.Hardsigmoid())
+        self.mixed = nn.Sequential(nn.Conv2d(8, 16, 1), nn.GELU(), nn.Conv2d(16, 8, 1))
+        self.up = nn.ConvTranspose2d(8, 4, 2, 2)
+        self.head = nn.Linear(8, 5)
+
+    def forward(self, x):
+        x = self.stem(x)
+        y = self.deep(x)
+        x = x + self.mixed(y * self.gate(y))
+        maps = torch.nn.functional.interpolate(self.up(x), scale_factor=1.5, mode="bilinear")
+        return torch.nn.functional.softmax(self.head(x.mean((2, 3))), -1), maps
+
+
+def test_a_module(device):
+    torch.manual_seed(3)
+    module = Network()
+    for norm in (each for each in module.modules() if isinstance(each, torch.nn.BatchNorm2d)):
+        torch.nn.init.uniform_(norm.running_mean, -1, 1)
+        torch.nn.init.uniform_(norm.running_var, 0.5, 2)
+    x = torch.randn(2, 3, 18, 22)
+    graph = pwconv.from_torch(module, x, device=device)
+    assert module.training
+    about = assert_right(graph, {"x": x.numpy()})
+    with torch.no_grad():
+        expected = module.eval()(x)
+    for found, wanted in zip(about.values(), expected, strict=True):
+        assert np.abs(found - wanted.numpy()).max() <= CLOSE * wanted.abs().max().item()
+
+
+def test_not_a_module():
+    with pytest.raises(TypeError, match=r"module is int; it must be a torch.nn.Module"):
+        pwconv.from_torch(3, None)
