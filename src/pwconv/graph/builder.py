@@ -512,14 +512,15 @@ class Builder:
         """
         return self._elementwise("maximum", activation, name, x, y)
 
-    def prelu(self, x: Value, slope: Value, *, name: str | None = None) -> Value:
+    def prelu(self, x: Value, slope: Any, *, name: str | None = None) -> Value:
         """Add ``x`` where it is not below 0, and else ``slope · x``.
 
         Parameters
         ----------
         x : Value
-        slope : Value
-            Broadcast as :meth:`add` has it; :meth:`constant` makes one of an array.
+        slope : array_like or Value
+            [C], float32 or float16, or [1] for all channels; or a value, broadcast as :meth:`add`
+            has it.
         name : str, optional
 
         Raises
@@ -527,7 +528,18 @@ class Builder:
         TypeError, ValueError
             The message names the node.
         """
-        return self._elementwise("prelu", None, name, x, slope)
+        if isinstance(slope, Value):
+            return self._elementwise("prelu", None, name, x, slope)
+        with self._adding("prelu", name) as name:
+            self._numbers({"x": x})
+            array, operator = as_float_array(slope, "slope"), ops.Elementwise(function="prelu")
+            if array.ndim != 1:
+                raise ValueError(f"slope has shape {array.shape}; it must be [C]")
+            slopes = array.reshape((*[1] * (len(x.shape) - 3), -1, 1, 1))
+            if operator.shape(x.shape, slopes.shape) != x.shape:
+                raise ValueError(f"slope has shape {array.shape} and x {x.shape}; it must be [C]")
+            constant = ops.make_constant(slopes, self.dtype)
+            return self._append(name, operator, (x, self._append(f"{name} (slope)", constant, ())))
 
     def concat(self, values: Iterable[Value], *, name: str | None = None) -> Value:
         """Add the concatenation of values along their channels.

@@ -204,7 +204,7 @@ def draw(program: Program) -> str:
     for name, i in network.inputs.items():
         lines.append(f"  n{i} [label={_quoted(name)}, shape=ellipse];")
     edges = {i: _quoted(_shape(program, i)) for i, _ in enumerate(program.shapes)}
-    for i in program.dispatches:
+    for i in (*program.constants, *program.dispatches):
         node = network.nodes[i]
         assert node.operator is not None
         lines.append(f"  n{i} [label={_quoted(f'{node.name}: {node.operator.name}')}];")

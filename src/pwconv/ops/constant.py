@@ -10,12 +10,13 @@ import numpy as np
 from pwconv import reference, transfer
 from pwconv.dtypes import Array, DType, convert
 from pwconv.heuristics import Choice
+from pwconv.layout import buffer_bytes, texture3d_extent
 from pwconv.ops.base import Case, Operator, Site, operator
 from pwconv.ops.limits import Limits
 from pwconv.reference import Approximation
-from pwconv.tensor import Shape, acquire_resource, shape4
+from pwconv.tensor import VK_FORMATS, Shape, shape4
 from pwconv.vk.commands import Dispatch
-from pwconv.vk.resources import Resource
+from pwconv.vk.resources import Buffer, Image, Resource
 
 
 @operator("constant")
@@ -54,10 +55,14 @@ class Constant(Operator):
         """Return the resource that holds the array."""
         if site.storage not in self._resources:
             context, dtype = site.context, self.array.dtype
-            made = acquire_resource(context, self.array.shape, dtype, site.storage, "array")
-            assert made is not None
-            full_shape = shape4(self.array.shape, "array")
-            transfer.upload(context, self.array.reshape(full_shape), made, dtype)
+            shape = shape4(self.array.shape, "array")
+            # Not of the pool of tensors' resources: those are freed by it alone.
+            made: Resource
+            if site.storage == "texture3d":
+                made = Image(context, texture3d_extent(shape), VK_FORMATS[dtype])
+            else:
+                made = Buffer(context, buffer_bytes(shape, dtype.itemsize))
+            transfer.upload(context, self.array.reshape(shape), made, dtype)
             self._resources[site.storage] = made
         return self._resources[site.storage]
 
