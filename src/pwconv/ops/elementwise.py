@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 from pwconv.heuristics import Choice
-from pwconv.ops.base import Case, Operator, Site, operator
-from pwconv.ops.cases import at_sizes
+from pwconv.layout import Shape4
+from pwconv.ops.base import Arrays, Case, Operator, Site, operator
+from pwconv.ops.cases import at_sizes, integers, of_integers
 from pwconv.ops.limits import Limits
 from pwconv.reference import Approximation
 from pwconv.tensor import Shape, shape4
@@ -21,6 +24,12 @@ _NUMBERS = {
 # Of the axes of [N, C, H, W] over which an operand is spread.
 _BITS = (8, 4, 2, 1)
 _POOLED = 2 + 1
+_RAGGED = (2, 23, 7, 11)
+# Second operands, for cases.
+_SPREAD: dict[str, Shape4] = {
+    **{"sub": (1, 23, 1, 1), "div": (2, 1, 7, 11), "maximum": (2, 23, 1, 11)},
+    "prelu": (1, 1, 7, 1),
+}
 
 
 @operator("elementwise")
@@ -107,7 +116,7 @@ class Elementwise(Operator):
 
     @classmethod
     def cases(cls, limits: Limits) -> Iterator[Case]:
-        """Yield sums, products by channel, and smaller ones spread over H, of whole numbers."""
+        """Yield each function of whole numbers, spread over each axis, and NaN and infinities."""
         yield from at_sizes(limits, cls(function="add"), ", sum", lambda shape: shape)
         yield from at_sizes(
             limits,
@@ -121,11 +130,31 @@ class Elementwise(Operator):
             ", minimum by column",
             lambda shape: (1, 1, 1, shape[3]),
         )
+        for function, spread in _SPREAD.items():
+            case = cls(function=function)
+            yield of_integers(f"ragged, {function}", case, (_RAGGED, spread), limits.dtype)
+        yield _special(limits)
 
 
 def pooled(shape: Shape) -> Shape:
     """Return the shape that is spread over this one: of images theirs with H = W = 1."""
     return (*shape[:-2], 1, 1) if len(shape) in (3, 4) else shape
+
+
+def _special(limits: Limits) -> Case:
+    """Return a case of numbers of which some are NaN or infinite, in either operand."""
+
+    def arrays() -> Arrays:
+        x, y = (integers(_RAGGED, limits.dtype, seed) for seed in (1, 2))
+        for each, first in ((x, 0), (y, 3)):
+            flat = each.reshape(-1)
+            flat[first::31] = np.nan
+            flat[first::37] = np.inf
+            flat[first::41] = -np.inf
+        return Arrays([x, y])
+
+    operator = Elementwise(function="maximum")
+    return Case("not finite", operator, (_RAGGED, _RAGGED), arrays, exact=True)
 
 
 def _spread(shape: Shape, out: Shape) -> int:
