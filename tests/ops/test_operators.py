@@ -153,6 +153,8 @@ def test_exact_cases(small, kind):
 @pytest.mark.parametrize("kind", ["concat", "elementwise", "rearrange", "subsample", "upsample"])
 def test_what_copies_adds_or_multiplies_whole_numbers_has_no_bound(small, kind):
     for limits, case in cases(small, kind):
+        if case.name == "ragged, div":  # quotients are rounded
+            continue
         inputs = [reference.given(array) for array in case.make().inputs]
         assert not case.operator.expected(inputs, limits.dtype).error.any()
 
