@@ -155,9 +155,13 @@ def test_stale_code_is_refused_beside_its_sources(copied, tmp_path):
 
 def test_elementwise_numbers_are_the_shaders():
     text = (ROOT / "shaders/elementwise.comp").read_text()
-    names = {"activation": "FIRST", "add": "ADD", "mul": "MULTIPLY"}
+    names = {
+        **{"activation": "FIRST", "add": "ADD", "mul": "MULTIPLY", "sub": "SUBTRACT"},
+        "div": "DIVIDE",
+    }
     for function, number in inside.ELEMENTWISE_NUMBERS.items():
-        assert f"const uint OPERATION_{names[function]} = {number};" in text
+        name = names.get(function, function.upper())
+        assert f"const uint OPERATION_{name} = {number};" in text
 
 
 def test_a_kernel_writes_its_output_alone():

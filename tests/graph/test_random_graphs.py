@@ -21,7 +21,7 @@ from support.mirror import Mirror
 pytestmark = pytest.mark.usefixtures("any_pair")
 
 
-@settings(max_examples=40)
+@settings(max_examples=25)
 @given(data=st.data())
 def test_any_graph_at_any_size(device, data):
     drawn = Drawn(data.draw, device, most_nodes=20)
@@ -34,7 +34,7 @@ def test_any_graph_at_any_size(device, data):
         drawn.resize()
 
 
-@settings(max_examples=25)
+@settings(max_examples=15)
 @given(data=st.data())
 def test_memory_that_is_free_may_hold_anything(device, data):
     """Nodes one by one; after each, what was used for the last time becomes NaN."""

@@ -51,8 +51,12 @@ def state(rng: np.random.Generator) -> State:
     return random_state(rng)
 
 
-@pytest.mark.parametrize("storage", ["texture3d", "buffer"])
-@pytest.mark.parametrize("dtype", ["float32", "float16"])
+@pytest.mark.parametrize(
+    "storage", ["texture3d", pytest.param("buffer", marks=pytest.mark.exhaustive)]
+)
+@pytest.mark.parametrize(
+    "dtype", ["float32", pytest.param("float16", marks=pytest.mark.exhaustive)]
+)
 def test_numbers(device, rng, state, dtype, storage):
     """Each part within its bound; and the trunk gives what the parts do, bit by bit."""
     shape = (2, 3, 33, 18)

@@ -49,13 +49,14 @@ class Geometry:
 
     def output_shape(self, x_shape: Shape4, out_channels: int) -> Shape4:
         """Return [N, C_out, H_out, W_out]; sizes below 1 mean an empty output."""
-        n, _, *lengths = x_shape
-        sizes = zip(lengths, self.stride, self.padding, self.reach, self.sides[2:], strict=True)
-        h, w = (
-            conv_output_size(length, stride, begin, reach, ceil=self.ceil, end=end)
-            for length, stride, begin, reach, end in sizes
+        (n, _, h, w), reach, (bottom, right) = x_shape, self.reach, self.end or self.padding
+        top, left = self.padding
+        return (
+            n,
+            out_channels,
+            conv_output_size(h, self.stride[0], top, reach[0], ceil=self.ceil, end=bottom),
+            conv_output_size(w, self.stride[1], left, reach[1], ceil=self.ceil, end=right),
         )
-        return n, out_channels, h, w
 
     def products(self, in_channels: int) -> int:
         """Return K: with several taps, each has whole vec4s of channels."""
