@@ -14,6 +14,7 @@ import pytest
 import pwconv
 from support.networks import assert_right
 
+pytest.importorskip("onnx")
 CASES = sorted((Path(__file__).parent / "cases").glob("*.onnx"))
 # Of the stored outputs, relative to the largest: they were computed in float32.
 STORED = 1e-5
