@@ -73,6 +73,7 @@ def test_numbers(device, rng, state, dtype, storage):
         np.testing.assert_array_equal(result, parts[names[pair]])
 
 
+@pytest.mark.exhaustive
 def test_another_size_and_back(device, rng, state):
     graph = repvit_m1_backbone(state, device, size=32)
     x = rng.standard_normal((1, 3, 32, 32)).astype(np.float16)
