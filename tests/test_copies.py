@@ -62,6 +62,17 @@ def test_a_layer_outlives_what_it_was_copied_from(own_device, problem, twin_of):
 
 
 @pytest.mark.parametrize("twin_of", COPIES.values(), ids=COPIES)
+def test_a_copy_has_the_padding_of_each_side(device, twin_of):
+    weight = np.ones((4, 5), np.float32)
+    layer = pwconv.PointwiseConv2d(weight, padding=(1, 2, 0, 3), device=device)
+    twin = twin_of(layer)
+    assert twin.padding == layer.padding == (1, 2, 0, 3)
+    assert "padding=(1, 2, 0, 3)" in repr(twin)
+    x = np.ones((5, 3, 3), np.float32)
+    np.testing.assert_array_equal(twin(x), layer(x))
+
+
+@pytest.mark.parametrize("twin_of", COPIES.values(), ids=COPIES)
 def test_a_linear_layer_outlives_what_it_was_copied_from(own_device, rng, twin_of):
     x = rng.standard_normal((3, 5, 13), np.float32)
     weight = rng.standard_normal((3, 11, 13), np.float32)

@@ -399,8 +399,10 @@ class PointwiseConv2d(Layer):
         [C_out, C_in] or [C_out, C_in, 1, 1], float32 or float16; or such a weight, packed.
     bias : array_like, optional
         [C_out], float32 or float16; added in float32.
-    stride, padding : int or (int, int)
-        Along H and W. Padding adds zeros around the input.
+    stride : int or (int, int)
+        Along H and W.
+    padding : int, (int, int) or (int, int, int, int)
+        Zeros on either side along H and W; or at the top, left, bottom and right.
     activation : str or tuple, optional
         "relu", "relu6", "hardswish", "silu", "gelu", "gelu_tanh", "sigmoid", "tanh", "mish",
         "softplus", "erf", "exp", "log", "sqrt", "abs", "neg", "reciprocal", ("clamp", low, high),
@@ -428,7 +430,7 @@ class PointwiseConv2d(Layer):
     Notes
     -----
     x is [N, C_in, H, W] or [C_in, H, W]; the result is [N, C_out, H_out, W_out], or without N where
-    x has none. H_out is ``(H + 2·padding − 1) // stride + 1``.
+    x has none. H_out is ``(H + top + bottom − 1) // stride + 1``.
 
     float16 layers compute the epilogue in float32 and round once, to nearest even.
 
@@ -479,9 +481,10 @@ class PointwiseConv2d(Layer):
         return self._operator.geometry.stride
 
     @property
-    def padding(self) -> tuple[int, int]:
-        """Along H and W."""
-        return self._operator.geometry.padding
+    def padding(self) -> tuple[int, ...]:
+        """Along H and W; or at the top, left, bottom and right, where opposite sides differ."""
+        geometry = self._operator.geometry
+        return geometry.padding if geometry.end == geometry.padding else geometry.sides
 
     def __repr__(self) -> str:
         return (

@@ -64,7 +64,7 @@ durations = st.floats(1e-9, 1e3)
 
 @st.composite
 def keys(draw: Callable[..., Any]) -> Key:
-    geometry = Geometry(draw(pairs), draw(pairs))
+    geometry = Geometry(draw(pairs), draw(pairs), end=draw(pairs))
     x_shape = draw(shapes)
     out_shape = geometry.output_shape(x_shape, draw(st.integers(1, 2**31 - 1)))
     dtypes = st.sampled_from([FLOAT32, FLOAT16])
@@ -113,6 +113,7 @@ def test_a_later_winner_replaces_an_earlier_one(store):
         key(3, dtype=FLOAT16, accumulate=FLOAT16),
         key(3, geometry=Geometry((2, 1), (0, 0))),
         key(3, geometry=Geometry((1, 1), (0, 1))),
+        key(3, geometry=Geometry((1, 1), (0, 1), end=(1, 0))),
         key(3, out_shape=(2, 6, 7, 9)),
         Key(key(3).problem, "buffer"),
     ],
@@ -173,8 +174,8 @@ DAMAGE: dict[str, Callable[[bytes], bytes]] = {
     "no name": lambda data: data.replace(b'"a_variant"', b"null"),
     "no winners": lambda data: data.replace(b'"winners"', b'"winner"'),
     "a winner short": lambda data: data.replace(b'"seconds"', b'"second"'),
-    "a newer format": lambda data: data.replace(b'"format": 2', b'"format": 3'),
-    "a true format": lambda data: data.replace(b'"format": 2', b'"format": null'),
+    "a newer format": lambda data: data.replace(b'"format": 3', b'"format": 4'),
+    "a true format": lambda data: data.replace(b'"format": 3', b'"format": null'),
     "another version": lambda data: data.replace(b'"pwconv": "', b'"pwconv": "9'),
     "other shaders": lambda data: data.replace(b'"shaders": "', b'"shaders": "0'),
 }

@@ -63,7 +63,7 @@ _WORKGROUP = _numbers(3, [2**n for n in range(11)])
 class Store(JsonFile[Key, Winner]):
     """The winners of one device, by problem and weight storage."""
 
-    title, name, format = "tuning file", "winners", 2
+    title, name, format = "tuning file", "winners", 3
     checks: ClassVar[Checks] = {
         "storage": ("texture3d", "buffer").__contains__,
         "x_shape": _numbers(4, _SIZES),
@@ -71,7 +71,7 @@ class Store(JsonFile[Key, Winner]):
         "dtype": ("float32", "float16").__contains__,
         "accumulate": ("float32", "float16").__contains__,
         "stride": _numbers(2, _SIZES),
-        "padding": _numbers(2, range(2**31)),
+        "padding": _numbers(4, range(2**31)),
         "weight_storage": ("texture2d", "buffer").__contains__,
         "variant": is_text,
         "workgroup": _WORKGROUP,
@@ -104,7 +104,8 @@ class Store(JsonFile[Key, Winner]):
     def _decode(self, entry: dict[str, Any]) -> tuple[Key, Winner]:
         # JSON has no tuples.
         given: dict[str, Any] = {k: tuple(v) if type(v) is list else v for k, v in entry.items()}
-        geometry = Geometry(given["stride"], given["padding"])
+        sides = given["padding"]
+        geometry = Geometry(given["stride"], sides[:2], end=sides[2:])
         out_shape = geometry.output_shape(given["x_shape"], given["out_channels"])
         types = as_dtype(given["dtype"]), as_dtype(given["accumulate"])
         problem = Problem(given["storage"], given["x_shape"], out_shape, *types, geometry)
@@ -120,7 +121,7 @@ class Store(JsonFile[Key, Winner]):
             "dtype": problem.dtype.name,
             "accumulate": problem.accumulate.name,
             "stride": problem.geometry.stride,
-            "padding": problem.geometry.padding,
+            "padding": problem.geometry.sides,
             "weight_storage": key.weight_storage,
             **asdict(value),
         }
