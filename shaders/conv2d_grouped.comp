@@ -1,9 +1,10 @@
 #version 450
+#extension GL_EXT_control_flow_attributes : require
 // Convolution in groups: EACH_OUT channels of the output are of EACH_IN channels of the input, in fp32.
 // TRANSPOSED, an element of the input lies under the taps that it is given to: a tap of the output reads
 // where its distance is a whole number of strides.
 //
-//   weight   [C_out][KERNEL_H·KERNEL_W][EACH_IN] of fp32
+//   weight   [N4][KERNEL_H·KERNEL_W][EACH_IN] vec4s of fp32: of four channels of the output
 
 layout(constant_id = 4) const int KERNEL_W = 3;
 layout(constant_id = 5) const int KERNEL_H = 3;
@@ -28,19 +29,42 @@ layout(push_constant) uniform PushConstants {
 #include "plane_taps.glslh"
 
 layout(set = 0, binding = 2) restrict readonly buffer Weight {
-    float weight[];
+    VEC weight[];
 };
 layout(set = 0, binding = 3) restrict readonly buffer Bias {
     VEC bias[];
 };
 
-float load_channel(const uint n, const uint c, const uvec2 at) {
 #ifdef TEXTURE3D
-    return load(n * pc.C4 + c / 4u, at)[c % 4u];
-#else
-    return load(n * pc.C + c, at);
-#endif
+#define CHANNELS uvec4
+
+// The first input channel of each output channel's group. Lanes past N are the last channel's.
+uvec4 first_inputs() {
+    return min(4u * channel() + uvec4(0, 1, 2, 3), uvec4(pc.N - 1u)) / EACH_OUT * EACH_IN;
 }
+
+vec4 load_channels(const uvec4 c, const uvec2 at) {
+    const uint first = plane() / pc.N4 * pc.C4;
+    if (c.x == c.w) {  // one group
+        return vec4(load(first + c.x / 4u, at)[c.x % 4u]);
+    }
+    vec4 x;
+    [[unroll]] for (uint lane = 0u; lane < 4u; ++lane) {
+        x[lane] = load(first + c[lane] / 4u, at)[c[lane] % 4u];
+    }
+    return x;
+}
+#else
+#define CHANNELS uint
+
+uint first_inputs() {
+    return channel() / EACH_OUT * EACH_IN;
+}
+
+float load_channels(const uint c, const uvec2 at) {
+    return load(plane() / pc.N * pc.C + c, at);
+}
+#endif
 
 // Where a tap reads the input; outside where it reads none.
 ivec2 tap_position(const ivec2 out_at, const ivec2 tap) {
@@ -54,42 +78,42 @@ ivec2 tap_position(const ivec2 out_at, const ivec2 tap) {
     return whole ? distance / stride : ivec2(-1);
 }
 
-float convolve(const uint n, const uint channel_out, const ivec2 out_at) {
-    const uint c_first = channel_out / EACH_OUT * EACH_IN;
-    uint i = channel_out * uint(KERNEL_H * KERNEL_W) * EACH_IN;
-    float sum = 0.0;
-    for (int dy = 0; dy < KERNEL_H; ++dy) {
-        for (int dx = 0; dx < KERNEL_W; ++dx) {
-            const ivec2 at = tap_position(out_at, ivec2(dx * DILATION_W, dy * DILATION_H));
-            const bool is_read = in_input(at);
-            for (uint c = 0u; c < EACH_IN; ++c) {
-                // Padding is zeros, not taps that are left out: times an infinite weight they are NaN.
-                const float x = is_read ? load_channel(n, c_first + c, uvec2(at)) : 0.0;
-                if (is_read || !TRANSPOSED) {
-                    sum = fma(x, weight[i + c], sum);
-                }
-            }
-            i += EACH_IN;
-        }
-    }
-    return sum;
-}
-
 void main() {
     if (!inside()) {
         return;
     }
-    vec4 sums;
-    for (uint lane = 0u; lane < 4u; ++lane) {
-#ifdef TEXTURE3D
-        const uint n = plane() / pc.N4;
-        const uint channel_out = min(4u * channel() + lane, pc.N - 1u);
-#else
-        const uint n = plane() / pc.N;
-        const uint channel_out = channel();
-#endif
-        sums[lane] = convolve(n, channel_out, ivec2(position(lane)));
+    const CHANNELS first = first_inputs();
+    // A vec4 is LANES VECs, so as many are from one weight to the next.
+    uint i = channel() / LANES * uint(KERNEL_H * KERNEL_W) * EACH_IN * LANES + channel() % LANES;
+    VEC sums[LANES];
+    [[unroll]] for (uint lane = 0u; lane < LANES; ++lane) {
+        sums[lane] = VEC(0.0);
     }
-    const vec4 y = activate(sums + bias[channel()], pc.activation_a, pc.activation_b);
+    // One nest of loops for all lanes: Mesa's llvmpipe ends loops by their trips, all taken together.
+    for (int dy = 0; dy < KERNEL_H; ++dy) {
+        for (int dx = 0; dx < KERNEL_W; ++dx) {
+            ivec2 at[LANES];
+            [[unroll]] for (uint lane = 0u; lane < LANES; ++lane) {
+                const ivec2 tap = ivec2(dx * DILATION_W, dy * DILATION_H);
+                at[lane] = tap_position(ivec2(position(lane)), tap);
+            }
+            for (uint c = 0u; c < EACH_IN; ++c) {
+                [[unroll]] for (uint lane = 0u; lane < LANES; ++lane) {
+                    const bool is_read = in_input(at[lane]);
+                    // Padding is zeros, not taps that are left out: times an infinite weight they are
+                    // NaN.
+                    VEC x = VEC(0.0);
+                    if (is_read) {
+                        x = load_channels(first + c, uvec2(at[lane]));
+                    }
+                    if (is_read || !TRANSPOSED) {
+                        sums[lane] = fma(x, weight[i], sums[lane]);
+                    }
+                }
+                i += LANES;
+            }
+        }
+    }
+    const vec4 y = activate(joined(sums) + bias[channel()], pc.activation_a, pc.activation_b);
     store(zero_past_N(y));
 }

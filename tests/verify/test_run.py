@@ -42,9 +42,10 @@ QUICK = [
     pytest.param("linear_sliced_buffer_fp32_buffer_m1n1", marks=pytest.mark.exhaustive),
     "linear_staged_buffer_fp32_buffer_64x32",
     "conv2d_dw",
+    "conv2d_grouped",
     "elementwise",
     "gather_channels",
-    "global_avg_pool",
+    "avg_pool",  # and global_avg_pool
     "max_pool",
     "rearrange",
     "reduce",
@@ -122,6 +123,8 @@ LOOPS = [
     "conv2d_pw_tiled_fp32_buffer_m1n1k1",
     "linear_tiled_buffer_fp32_buffer_m1n1k1",
     "conv2d_dw_texture3d_fp32",
+    "conv2d_grouped_texture3d_fp32",
+    "avg_pool_buffer_fp32",
     "global_avg_pool_buffer_fp32",
     "max_pool_buffer_fp32",
     "reduce_buffer_fp32",
@@ -142,7 +145,7 @@ def test_each_loop_over_sizes_has_a_case_as_long_as_any_that_is_planned(device, 
     with Workbench(inside.another_context(device)) as bench:
         (trial,) = (t for t in FAMILIES[variant.family](bench, variant) if t.case == "longest loop")
         trial.plan()
-    few = {"conv2d_dw": 1023, "global_avg_pool": 500, "max_pool": 1023}
+    few = {"conv2d_dw": 1023, "avg_pool": 1023, "global_avg_pool": 500, "max_pool": 1023}
     assert few.get(variant.family, MOST_TRIPS - 1024) <= max(planned) <= MOST_TRIPS
 
 

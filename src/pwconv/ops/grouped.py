@@ -11,8 +11,10 @@ import numpy as np
 
 from pwconv import reference
 from pwconv.activation import ActivationLike
+from pwconv.dispatch import MOST_TRIPS
 from pwconv.dtypes import FLOAT32, Array
 from pwconv.heuristics import Choice
+from pwconv.layout import ceil_div
 from pwconv.ops import cases
 from pwconv.ops.base import Arrays, Case, Epilogue, Operator, Site, operator
 from pwconv.ops.convolution import add_bias, check_kernel
@@ -24,6 +26,8 @@ from pwconv.tensor import Shape, as_pair
 from pwconv.vk.commands import Dispatch
 from pwconv.weights import check_bias, check_parameter
 
+_MANY_TAPS = (31, 33)
+
 
 class GroupKernels(Kernels):
     """Kernels [C_out, C_in / groups, KH, KW], and the bias."""
@@ -32,9 +36,11 @@ class GroupKernels(Kernels):
 
     @staticmethod
     def arrange(weight: Array) -> Array:
-        """Return kernels as conv2d_grouped.comp reads them: [C_out, KH·KW, C_in / groups]."""
-        taps = weight.reshape(*weight.shape[:2], -1).astype(FLOAT32)
-        return np.ascontiguousarray(taps.swapaxes(1, 2))
+        """Return kernels as conv2d_grouped.comp reads them: [N4, KH·KW, C_in / groups, 4]."""
+        c_out, each, kh, kw = weight.shape
+        padded = np.zeros((ceil_div(c_out, 4) * 4, each, kh * kw), FLOAT32)
+        padded[:c_out] = weight.reshape(c_out, each, kh * kw)
+        return np.ascontiguousarray(padded.reshape(-1, 4, each, kh * kw).transpose(0, 3, 2, 1))
 
 
 @operator("conv2d_grouped")
@@ -105,8 +111,9 @@ class GroupedConvolution(Operator):
 
     def check(self, site: Site) -> None:
         """Raise where the kernels are past the device's limits."""
-        size = math.prod(self.parameters[0].shape) * FLOAT32.itemsize
-        check_parameter(site.context, size)
+        c_out, *products = self.parameters[0].shape
+        vectors = ceil_div(c_out, 4) * math.prod(products)
+        check_parameter(site.context, 4 * vectors * FLOAT32.itemsize)
 
     def pack(self, site: Site, weight_storage: str | None = None) -> Operator:
         """Return the operator with its kernels on the device."""
@@ -134,7 +141,6 @@ class GroupedConvolution(Operator):
             },
             flop=self.flop(inputs, out),
             trips=math.prod(self.geometry.kernel) * (each + 1),
-            C=self.channels[0],
             **self.geometry.push_constants,
             activation_a=activation.a,
             activation_b=activation.b,
@@ -167,8 +173,9 @@ class GroupedConvolution(Operator):
             yield _case(limits, name, (n, 2 * c, max(h, 3), max(w, 5)), few, 2, 3)
         small = (2, 6, 7, 5)
         yield _case(limits, "transposed", small, few, 2, 3, transposed=True)
-        many = Geometry(kernel=(31, 33), padding=(1, 1))
-        yield _case(limits, "longest loop", (1, 6, 31, 33), many, 2, 1)
+        each = MOST_TRIPS // math.prod(_MANY_TAPS) - 1
+        many = Geometry(kernel=_MANY_TAPS)
+        yield _case(limits, "longest loop", (1, 2 * each, *_MANY_TAPS), many, 2, 1)
 
 
 def make_grouped(
