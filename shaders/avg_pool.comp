@@ -38,7 +38,7 @@ VEC mean(const ivec2 first) {
             }
         }
     }
-    return sum / float(count);
+    return sum / float(max(count, 1u));  // A dilated window may be over padding alone.
 }
 
 void main() {

@@ -57,6 +57,13 @@ def test_means(device, rng, storage, dtype, case, count_padding):
     )
 
 
+def test_windows_over_nothing_that_is_counted(device, rng, storage, dtype):
+    """As of onnxruntime, and in the lanes of channels alone."""
+    node = make_avg_pool(2, dilation=4, padding=1, count_include_pad=False)
+    x = rng.standard_normal((2, 5, 3, 3)).astype(dtype)
+    oracle.check(node, device, storage, [x], lambda x: np.zeros((2, 5, 1, 1)))
+
+
 @pytest.mark.parametrize(
     ("size", "settings", "count"),
     [

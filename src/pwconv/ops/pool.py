@@ -150,7 +150,7 @@ class MaxPool(Operator):
 @operator("avg_pool")
 @dataclass(frozen=True, eq=False, kw_only=True)
 class AvgPool(Operator):
-    """The mean under a window, summed in float32.
+    """The mean under a window, summed in float32; 0 where nothing is counted.
 
     Attributes
     ----------
@@ -206,7 +206,8 @@ class AvgPool(Operator):
             ((at >= first) & (at < length + end)).sum(-1)
             for at, length, end in zip(taps, (h, w), ends, strict=True)
         )
-        return reference.window_means(inputs[0], taps, along_h[:, None] * along_w)
+        counts = np.maximum(along_h[:, None] * along_w, 1)
+        return reference.window_means(inputs[0], taps, counts)
 
     @classmethod
     def cases(cls, limits: Limits) -> Iterator[Case]:
