@@ -290,15 +290,23 @@ def convolve_transposed(
     groups : int
     """
     kernel = _float64(weight)
-    reach = [d * (k - 1) + 1 for d, k in zip(dilation, kernel.shape[2:], strict=True)]
 
     def multiply(array: Array, by: Array) -> Array:
-        # As a convolution by the kernel turned about, of x with zeros between its elements.
-        *leading, h, w = array.shape
-        spaced = np.zeros((*leading, (h - 1) * stride[0] + 1, (w - 1) * stride[1] + 1))
-        spaced[..., :: stride[0], :: stride[1]] = array
-        full = (reach[0] - 1, reach[1] - 1)
-        y = _convolved(spaced, by[..., ::-1, ::-1], 1, full, groups, dilation)
+        # Tap by tap: zeros between the elements of x would be NaN times infinite weights.
+        *batch, _, h, w = array.shape
+        c_out, each, *taps = by.shape
+        x_rows = array.reshape(*batch, groups, each, h * w)
+        by_tap = by.reshape(groups, c_out // groups, each, *taps)
+        spans = [(n - 1) * s + 1 for n, s in zip((h, w), stride, strict=True)]
+        sizes = [n + d * (k - 1) for n, d, k in zip(spans, dilation, taps, strict=True)]
+        y = np.zeros((*batch, c_out, *sizes))
+        for tap in np.ndindex(*taps):
+            rows, columns = (
+                slice(d * i, d * i + n, s)
+                for d, i, n, s in zip(dilation, tap, spans, stride, strict=True)
+            )
+            products = by_tap[(..., *tap)] @ x_rows
+            y[..., rows, columns] += products.reshape(*batch, c_out, h, w)
         top, left = padding[:2]
         bottom, right = (b - more for b, more in zip(padding[2:], output_padding, strict=True))
         y = _padded(y, [max(-n, 0) for n in (top, left, bottom, right)])
@@ -321,7 +329,7 @@ def window_means(
     positions : sequence of numpy.ndarray
         Along H and along W: of each window [outputs, taps], its taps; those outside count as 0.
     counts : numpy.ndarray
-        What each sum is divided by.
+        What each sum is divided by, at least 1.
     """
 
     def add(array: Array, _: Array) -> Array:

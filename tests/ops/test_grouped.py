@@ -7,6 +7,8 @@ import pytest
 
 import pwconv
 from pwconv.ops import make_dense, make_depthwise, make_grouped, make_transposed
+from pwconv.ops.window import POINTWISE
+from pwconv.reference import exact
 from support import oracle
 
 
@@ -132,6 +134,28 @@ def test_transposed(device, storage, arrays, case):
     )
 
 
+def test_infinite_weights_meet_no_zeros_between(device, storage, arrays):
+    """A tap that reads nothing is left out: times an infinite weight it would be NaN."""
+    x, weight = arrays((1, 4, 5, 3), (4, 6, 3, 3))
+    weight[1, 2, 1, 1] = np.inf
+    node = make_transposed(weight, stride=2, padding=1)
+    y = oracle.run(node, oracle.site(device, storage, x.dtype), device, [x])
+    expected = np.zeros(y.shape, bool)
+    expected[:, 2, ::2, ::2] = True  # where the middle tap lies
+    np.testing.assert_array_equal(np.isinf(y), expected)
+    assert not np.isnan(y).any()
+    about = node.expected([exact(x)], x.dtype)
+    np.testing.assert_array_equal(np.isinf(about.value), expected)
+    assert np.isfinite(about.error).all()
+
+
+def test_a_pointwise_kernel_has_no_dilation(device, rng):
+    graph = pwconv.Graph(device)
+    x = graph.input("x", (1, 5, 3, 3))
+    node = graph.conv2d(x, rng.standard_normal((4, 5, 1, 1), np.float32), dilation=2)
+    assert graph._nodes[node._number].operator.geometry == POINTWISE
+
+
 def test_a_graph_takes_the_kernel_that_suits(device, rng):
     graph = pwconv.Graph(device)
     x = graph.input("x", (1, 6, 9, 9))
@@ -148,6 +172,7 @@ def test_a_graph_takes_the_kernel_that_suits(device, rng):
     ("settings", "message"),
     [
         ({"groups": 0}, "groups is 0; it must be at least 1"),
+        ({"groups": 2.0}, "groups is 2.0; it must be an int of at least 1"),
         ({"groups": 4}, "groups is 4; it must divide C_out = 6"),
         ({"groups": 2, "padding": (1, 2, 3)}, "padding is"),
         ({"groups": 2, "dilation": 0}, "dilation is 0"),
@@ -158,7 +183,7 @@ def test_a_graph_takes_the_kernel_that_suits(device, rng):
 def test_bad_arguments(device, settings, message):
     graph = pwconv.Graph(device)
     x = graph.input("x", (1, 6, 9, 9))
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises((TypeError, ValueError), match=message):
         graph.conv2d(x, np.zeros((6, 3, 3, 3), np.float32), **settings)
 
 

@@ -331,6 +331,8 @@ def make_dense(
     array = check_kernel(weight, "[C_out, C_in, KH, KW]")
     c_out, c_in, kh, kw = array.shape
     geometry = as_geometry(stride, padding, (kh, kw), dilation)
+    if geometry.kernel == (1, 1):  # One tap has no distance to another: it is pointwise.
+        geometry = replace(geometry, dilation=(1, 1))
     most((1, c_out, geometry.products(c_in)))
     return Convolution(
         geometry=geometry,
