@@ -91,8 +91,8 @@ def test_sizes_by_name():
 
 
 OVER_PLANES = (
-    *("conv2d_dw", "elementwise", "global_avg_pool", "max_pool", "rearrange", "subsample"),
-    *("reduce", "resize", "softmax", "upsample"),
+    *("conv2d_dw", "conv2d_grouped", "elementwise", "global_avg_pool", "avg_pool", "max_pool"),
+    *("rearrange", "subsample", "reduce", "resize", "softmax", "upsample"),
 )
 
 
@@ -105,7 +105,7 @@ def test_kernels_over_planes_have_a_word_of_their_own_for_no_size():
             own = {*inside.push_names(variant)} - known
             assert own <= {
                 *("stride_w", "stride_h", "pad_w", "pad_h", "scale"),
-                *("dilation_w", "dilation_h"),
+                *("end_w", "end_h"),
                 *("axes", "offset", "over", "fill"),
                 *("axis", "steps"),
                 *("kept_c", "kept_h", "kept_w", "count_c", "count_h", "count_w"),

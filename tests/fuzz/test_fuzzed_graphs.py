@@ -16,8 +16,20 @@ from support.leftovers import settled
 # A node's method, and what it takes besides x that is right for six channels.
 NODES: dict[str, dict[str, Any]] = {
     "conv2d_pw": {"weight": np.eye(6, dtype=np.float32), "bias": None, "stride": 1, "padding": 0},
-    "conv2d": {"weight": np.ones((6, 6, 3, 3), np.float32) / 54, "padding": 1},
+    "conv2d": {
+        "weight": np.ones((6, 6, 3, 3), np.float32) / 54,
+        "padding": (1, 1, 1, 1),
+        "dilation": 1,
+        "groups": 1,
+    },
     "conv2d_dw": {"weight": np.ones((6, 1, 3, 3), np.float16) / 9, "bias": None, "padding": 1},
+    "conv2d_transposed": {
+        "weight": np.ones((6, 3, 1, 1), np.float32) / 3,
+        "padding": (0, 0, 0, 0),
+        "output_padding": 0,
+        "dilation": 1,
+        "groups": 2,
+    },
     "batch_norm": {
         "mean": np.zeros(6, np.float32),
         "variance": np.ones(6, np.float16),
@@ -37,6 +49,14 @@ NODES: dict[str, dict[str, Any]] = {
     "slice": {"start": 0, "stop": 6},
     "global_avg_pool": {},
     "max_pool": {"kernel": 3, "stride": 1, "padding": 1, "dilation": 1, "ceil_mode": False},
+    "avg_pool": {
+        "kernel": 3,
+        "stride": 1,
+        "padding": (1, 1, 1, 1),
+        "ceil_mode": False,
+        "count_include_pad": True,
+    },
+    "global_max_pool": {},
     "reduce": {"function": "mean", "axes": (2, 3), "keepdims": True},
     "softmax": {"axis": -1},
     "upsample": {"scale": 1},

@@ -79,6 +79,28 @@ def test_in_the_weights_before_it(device, rng, norm, dtype, kind):
     assert graph.check(x=x).passed
 
 
+@pytest.mark.parametrize("kind", ["conv2d", "conv2d_transposed"])
+def test_in_the_weights_of_groups(device, rng, norm, dtype, kind):
+    """Of three: bits are those of weights that numpy scales, in float64, and rounds once."""
+    weight = rng.standard_normal((C, 3, 3, 3)).astype(np.float32)
+    bias = rng.standard_normal(C).astype(np.float32)
+    scale, shift = scale_and_shift(norm)
+    of_weight = scale.reshape(C, 1, 1, 1)
+    if kind == "conv2d_transposed":  # [C_in, C_out / groups, KH, KW]
+        of_weight = scale.reshape(3, 1, 3).repeat(3, axis=1).reshape(C, 3, 1, 1)
+    scaled = (weight * of_weight).astype(dtype), (bias * scale + shift).astype(np.float32)
+    x = rng.standard_normal((2, C, 5, 7)).astype(dtype)
+    graph = pwconv.Graph(device, dtype)
+    value, add = graph.input("x", x.shape), getattr(graph, kind)
+    y = add(value, weight, bias, padding=1, groups=3)
+    graph.output("folded", graph.batch_norm(y, **norm, eps=EPS, activation="silu"))
+    graph.output("scaled", add(value, *scaled, padding=1, groups=3, activation="silu"))
+    found = graph.run(x=x)
+    np.testing.assert_array_equal(found["folded"], found["scaled"])
+    assert len(kinds(graph)) == 2
+    assert graph.check(x=x).passed
+
+
 def test_where_it_stays_a_node(device, rng, norm, dtype):
     """After an activation, a value that is read again, an input, and past the type's range."""
     graph = pwconv.Graph(device, dtype, fuse=False)

@@ -81,6 +81,15 @@ def test_global_avg_pool_of_many_positions(device, dtype, storage, check):
     check(mirror, {"x": (1, 6, 61, 67)})
 
 
+def test_global_max_pool(device, rng, dtype, storage):
+    x = rng.standard_normal((2, 5, 7, 9)).astype(dtype)
+    x[0, 1], x[1, 2, 3, 4] = -np.inf, np.nan
+    graph = pwconv.Graph(device, dtype, storage=storage)
+    graph.output("y", graph.global_max_pool(graph.input("x", x.shape)))
+    np.testing.assert_array_equal(graph.run(x=x)["y"], x.max((2, 3), keepdims=True))
+    assert graph.check(x=x).passed
+
+
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 @pytest.mark.parametrize("scale", [1, 2, 3])
 def test_upsample(device, dtype, storage, check, shape, scale):
@@ -304,7 +313,11 @@ def test_nodes_of_images_refuse_other_axes(device, shape):
         lambda: graph.conv2d_pw(images, weight, residual=x, name="n"),
         lambda: graph.conv2d(x, weight, name="n"),
         lambda: graph.conv2d_dw(x, weight[:, :1], name="n"),
+        lambda: graph.conv2d(x, weight[:, :2], groups=2, name="n"),
+        lambda: graph.conv2d_transposed(x, weight, name="n"),
         lambda: graph.global_avg_pool(x, name="n"),
+        lambda: graph.global_max_pool(x, name="n"),
+        lambda: graph.avg_pool(x, 1, name="n"),
         lambda: graph.max_pool(x, 1, name="n"),
         lambda: graph.upsample(x, name="n"),
         lambda: graph.resize_images(x, size=2, name="n"),

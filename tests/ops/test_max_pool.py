@@ -23,6 +23,8 @@ SETTINGS = (
     {"kernel": 3, "stride": 2, "padding": (0, 1), "ceil_mode": True},
     {"kernel": 2, "stride": 3, "padding": 1, "ceil_mode": True},
     {"kernel": (2, 3), "stride": 5, "dilation": 2, "padding": 1, "ceil_mode": True},
+    {"kernel": 3, "stride": 2, "padding": (0, 1, 2, 0)},
+    {"kernel": (3, 2), "stride": (2, 3), "padding": (2, 0, 1, 1), "ceil_mode": True},
     {"kernel": 3, "stride": 2**20, "dilation": 2**18, "padding": 1, "ceil_mode": True},
 )
 
@@ -133,6 +135,11 @@ def test_in_a_graph(device, rng, dtype, storage):
             "padding is 2; it must be at most half the kernel, (1, 1)",
         ),
         ({"kernel": 2, "ceil_mode": 1}, TypeError, "ceil_mode is 1; it must be True or False"),
+        (
+            {"kernel": 3, "padding": (0, 0, 3, 0)},
+            ValueError,
+            "padding is (0, 0, 3, 0); it must be at most the kernel less one tap, (2, 2) along H",
+        ),
         (
             {"kernel": (8, 5)},
             ValueError,

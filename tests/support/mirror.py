@@ -49,12 +49,13 @@ def max_pool(
 ) -> np.ndarray:
     """Return the largest element under a window, tap by tap."""
     taps = np.broadcast_to(kernel, 2)
-    given = (taps if stride is None else stride, padding, dilation)
-    strides, pads, dilations = (np.broadcast_to(each, 2) for each in given)
+    given = (taps if stride is None else stride, dilation)
+    strides, dilations = (np.broadcast_to(each, 2) for each in given)
+    sides = padding if np.shape(padding) == (4,) else (*np.broadcast_to(padding, 2),) * 2
     firsts = []
     for axis, size in enumerate(x.shape[-2:]):
-        step, pad = strides[axis], pads[axis]
-        inside = size + 2 * pad - dilations[axis] * (taps[axis] - 1) - 1
+        step, pad = strides[axis], sides[axis]
+        inside = size + pad + sides[axis + 2] - dilations[axis] * (taps[axis] - 1) - 1
         first = np.arange(-pad, inside - pad + 1, step)
         if ceil_mode and inside % step and -pad + len(first) * step < size:
             first = np.append(first, -pad + len(first) * step)

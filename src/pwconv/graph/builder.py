@@ -595,6 +595,24 @@ class Builder:
         """
         return self.add_op(ops.GlobalAvgPool(), x, name=name)
 
+    def global_max_pool(self, x: Value, *, name: str | None = None) -> Value:
+        """Add the largest element of each channel, [N, C, 1, 1], which is NaN if there is one.
+
+        It is :meth:`reduce` of "max" over H and W.
+
+        Parameters
+        ----------
+        x : Value
+            Of at most 60,000 positions H·W.
+        name : str, optional
+
+        Raises
+        ------
+        TypeError, ValueError, UnsupportedError
+            The message names the node.
+        """
+        return self.reduce(x, "max", name=name)
+
     def reduce(
         self,
         x: Value,
@@ -710,7 +728,8 @@ class Builder:
     ) -> Value:
         """Add the mean under a window, summed in float32.
 
-        Sizes and divisors are those of torch.nn.AvgPool2d.
+        Sizes and divisors are those of torch.nn.AvgPool2d; a window over nothing that is counted
+        gives 0.
 
         Parameters
         ----------
@@ -986,7 +1005,10 @@ def as_groups(groups: Any) -> int:
     ------
     TypeError, ValueError
     """
-    count = builtin.index(groups)
+    try:
+        count = builtin.index(groups)
+    except TypeError:
+        raise TypeError(f"groups is {groups!r}; it must be an int of at least 1") from None
     if count < 1:
         raise ValueError(f"groups is {groups}; it must be at least 1")
     return count
