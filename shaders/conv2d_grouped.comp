@@ -1,10 +1,11 @@
 #version 450
-#extension GL_EXT_control_flow_attributes : require
 // Convolution in groups: EACH_OUT channels of the output are of EACH_IN channels of the input, in fp32.
 // TRANSPOSED, an element of the input lies under the taps that it is given to: a tap of the output reads
 // where its distance is a whole number of strides.
 //
 //   weight   [N4][KERNEL_H·KERNEL_W][EACH_IN] vec4s of fp32: of four channels of the output
+
+#extension GL_EXT_control_flow_attributes : require
 
 layout(constant_id = 4) const int KERNEL_W = 3;
 layout(constant_id = 5) const int KERNEL_H = 3;
