@@ -36,11 +36,6 @@ def unpacked(sdist, tmp_path_factory) -> Path:
     return top
 
 
-@pytest.fixture(scope="module")
-def wheel(unpacked, tmp_path_factory) -> Path:
-    return build(unpacked, tmp_path_factory.mktemp("wheel"), "wheel")
-
-
 def test_the_sdist_has_sources_and_nothing_compiled(unpacked):
     for expected in (
         *("shaders/variants.toml", "build_tools/hatch_build.py", "Makefile", "LICENSE"),
@@ -51,7 +46,7 @@ def test_the_sdist_has_sources_and_nothing_compiled(unpacked):
     assert not (unpacked / ".venv").exists()
 
 
-def test_a_wheel_from_the_sdist_is_pure_and_complete(wheel):
+def assert_pure_and_complete(wheel: Path) -> None:
     assert wheel.name.endswith("-py3-none-any.whl")
     names = zipfile.ZipFile(wheel).namelist()
     sources = {
@@ -65,17 +60,7 @@ def test_a_wheel_from_the_sdist_is_pure_and_complete(wheel):
     assert sorted(others) == ["pwconv/heuristics.toml", "pwconv/py.typed"]
 
 
-@pytest.mark.exhaustive
-def test_the_wheel_is_the_same_from_the_tree(wheel, tmp_path):
-    from_tree = zipfile.ZipFile(build(ROOT, tmp_path, "wheel"))
-    from_sdist = zipfile.ZipFile(wheel)
-    assert sorted(from_tree.namelist()) == sorted(from_sdist.namelist())
-    for name in from_tree.namelist():
-        if "/spirv/" in name:
-            assert from_tree.read(name) == from_sdist.read(name)
-
-
-def test_the_wheel_needs_few_packages_and_no_compiler(wheel):
+def assert_few_packages_are_needed(wheel: Path) -> None:
     archive = zipfile.ZipFile(wheel)
     (metadata,) = [n for n in archive.namelist() if n.endswith("METADATA")]
     lines = archive.read(metadata).decode().splitlines()
@@ -91,7 +76,7 @@ def test_the_wheel_needs_few_packages_and_no_compiler(wheel):
     assert hook in archive.read(entry_points).decode()
 
 
-def test_the_installed_wheel_runs_without_the_compiler(device, wheel, tmp_path):
+def assert_it_runs_without_the_compiler(device: pwconv.Device, wheel: Path, tmp_path: Path) -> None:
     target = tmp_path / "site"
     pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-index"]
     subprocess.run([*pip, "--target", str(target), str(wheel)], check=True, capture_output=True)
@@ -113,3 +98,21 @@ print(y.sum())
         check=False,
     )
     assert result.stdout == "60.0\n", result.stderr
+
+
+def assert_compiled_the_same(wheel: Path, other: Path) -> None:
+    from_sdist, from_tree = zipfile.ZipFile(wheel), zipfile.ZipFile(other)
+    assert sorted(from_tree.namelist()) == sorted(from_sdist.namelist())
+    for name in from_tree.namelist():
+        if "/spirv/" in name:
+            assert from_tree.read(name) == from_sdist.read(name)
+
+
+def test_a_wheel_from_the_sdist(device, request, unpacked, tmp_path):
+    """In one test, so that it is built once by however many processes."""
+    wheel = build(unpacked, tmp_path / "wheel", "wheel")
+    assert_pure_and_complete(wheel)
+    assert_few_packages_are_needed(wheel)
+    assert_it_runs_without_the_compiler(device, wheel, tmp_path)
+    if request.config.getoption("--exhaustive"):
+        assert_compiled_the_same(wheel, build(ROOT, tmp_path / "from tree", "wheel"))

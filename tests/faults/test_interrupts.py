@@ -27,7 +27,7 @@ pytestmark = [
 ]
 
 # How long the device is at work, when the signal comes, and how soon it must be answered then.
-BUSY_SECONDS, SIGNAL_SECONDS, ANSWER_SECONDS = 3.0, 0.3, 1.0
+BUSY_SECONDS, SIGNAL_SECONDS, ANSWER_SECONDS = 2.0, 0.3, 1.0
 
 
 ONCE_A_PROCESS = {"vkCreateInstance", "vkCreateDebugUtilsMessengerEXT"}

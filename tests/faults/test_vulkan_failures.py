@@ -291,7 +291,15 @@ def run_with(
     return outcome
 
 
-@pytest.mark.parametrize("scenario", [layer_on_arrays, layer_on_tensors, graph, profile])
+@pytest.mark.parametrize(
+    "scenario",
+    [
+        layer_on_arrays,
+        pytest.param(layer_on_tensors, marks=pytest.mark.exhaustive),
+        graph,
+        pytest.param(profile, marks=pytest.mark.exhaustive),
+    ],
+)
 def test_any_call_fails(request, device, problems, calls, scenario, tally):
     index = device.info.index
     with pwconv.Device(index, validate=True) as own:
@@ -335,7 +343,7 @@ def users(device: pwconv.Device, problems: Problems) -> Callable[[], None]:
     return use
 
 
-@pytest.mark.parametrize("uses_before", [0, 1])
+@pytest.mark.parametrize("uses_before", [pytest.param(0, marks=pytest.mark.exhaustive), 1])
 def test_the_same_layer_and_graph_go_on(device, problems, calls, tally, uses_before):
     """Whatever a failed call has left half done, the next one sets right.
 

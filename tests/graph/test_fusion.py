@@ -31,7 +31,15 @@ def check(mirror: Mirror, rng: np.random.Generator) -> list[str]:
     return [program.network.nodes[i].operator.name for i in program.dispatches]
 
 
-@pytest.mark.parametrize("shape", [(2, 5, 6, 7), (37, 11, 13), (1, 48, 16, 16), (3, 96, 5, 8)])
+@pytest.mark.parametrize(
+    "shape",
+    [
+        (2, 5, 6, 7),
+        (37, 11, 13),
+        pytest.param((1, 48, 16, 16), marks=pytest.mark.exhaustive),
+        pytest.param((3, 96, 5, 8), marks=pytest.mark.exhaustive),
+    ],
+)
 def test_a_channel_mixer(mirror, rng, shape):
     """x + conv2(gelu(conv1 x)), at sizes in turns."""
     x = mirror.input("x", shape)
@@ -42,7 +50,15 @@ def test_a_channel_mixer(mirror, rng, shape):
         assert check(mirror, rng) == ["conv2d_pw_pair"]
 
 
-@pytest.mark.parametrize("activation", [None, "relu6", "sigmoid", ("clamp", 0.5, 2.0)])
+@pytest.mark.parametrize(
+    "activation",
+    [
+        None,
+        pytest.param("relu6", marks=pytest.mark.exhaustive),
+        pytest.param("sigmoid", marks=pytest.mark.exhaustive),
+        ("clamp", 0.5, 2.0),
+    ],
+)
 def test_any_activations(mirror, rng, activation):
     x = mirror.input("x", SHAPE)
     hidden = mirror.activation(conv(mirror, rng, x, 7), activation) if activation else None

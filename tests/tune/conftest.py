@@ -11,6 +11,7 @@ import pytest
 
 import pwconv
 from pwconv.timing import clocks
+from pwconv.tune import tuner
 from support import inside
 
 
@@ -30,8 +31,10 @@ def open_device(
 
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Measure briefly, and let it count whatever the clocks do; who wins is chance."""
+    """Measure few and briefly, and let it count whatever the clocks do; who wins is chance."""
     monkeypatch.setattr(clocks, "MAX_DRIFT", math.inf)
     monkeypatch.setattr(*inside.slots.workgroups, ((8, 8, 1), (16, 2, 1)))
+    candidates = tuner.candidates
+    monkeypatch.setattr(tuner, "candidates", lambda *task: candidates(*task)[:5])
     monkeypatch.setattr(*inside.slots.first_rounds, (1, 1))
     monkeypatch.setattr(*inside.slots.final_rounds, (2, 2))

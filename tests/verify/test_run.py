@@ -28,7 +28,13 @@ from support import inside
 
 NOT_VERIFIED = re.compile("bench_")
 
-# Of each family what compiles fastest, and most of it in other choices of types and storages.
+# The families whose variants differ by type and storage alone.
+SIMPLE = [
+    *("conv2d_dw", "conv2d_grouped", "elementwise", "max_pool", "rearrange"),
+    *("avg_pool", "reduce", "resize", "softmax", "upsample"),  # and global_avg_pool
+]
+WAYS = {"texture3d_fp32": False, "buffer_fp16": False, "buffer_fp32": True, "texture3d_fp16": True}
+# Of each other family what compiles fastest, and most of it in other choices of types and storages.
 QUICK = [
     "tiled_fp32_texture2d_m1n1",
     "tiled_fp16_buffer_m1n1",
@@ -41,24 +47,19 @@ QUICK = [
     "linear_sliced_texture3d_fp32_texture2d_m1n1s16l1",
     pytest.param("linear_sliced_buffer_fp32_buffer_m1n1", marks=pytest.mark.exhaustive),
     "linear_staged_buffer_fp32_buffer_64x32",
-    "conv2d_dw",
-    "conv2d_grouped",
-    "elementwise",
-    "gather_channels",
-    "avg_pool",  # and global_avg_pool
-    "max_pool",
-    "rearrange",
-    "reduce",
-    "resize",
-    "softmax",
-    "upsample",
-    "subsample",
     "pair_staged_buffer_fp32_buffer_64x48x16",
     pytest.param("pair_staged_texture3d_fp16_texture2d_32x96x16", marks=pytest.mark.exhaustive),
+    "gather_channels",
+    "subsample",
     "nchw_to_texture3d",
     "texture3d_to_nchw",
     "copy_rows",
     "pack_fp_linear_weight",
+    *(
+        pytest.param(f"{family}_{way}", marks=[pytest.mark.exhaustive] * crossed)
+        for family in SIMPLE
+        for way, crossed in WAYS.items()
+    ),
 ]
 CONV = "conv2d_pw_tiled_fp32_buffer_m1n1k1"
 HALF = "conv2d_pw_tiled_fp16_buffer_m1n1k1"
