@@ -88,8 +88,8 @@ def test_images_with_channels_last(device):
     ("method", "shape", "says"),
     [
         ("conv2d", (8, 1, 3, 3), "depthwise: use pwconv.Graph.conv2d_dw"),
-        ("conv2d", (4, 2, 3, 3), "no groups, of which it may have 4: slice x"),
-        ("conv2d", (6, 4, 1, 1), "no groups, of which it may have 2"),
+        ("conv2d", (4, 2, 3, 3), "it may have 4 groups: pwconv.Graph.conv2d takes groups=4"),
+        ("conv2d", (6, 4, 1, 1), "it may have 2 groups: pwconv.Graph.conv2d takes groups=2"),
         ("conv2d", (8, 3, 3, 3), r"C_in = 3$"),
         ("conv2d", (8, 8), "graph.conv2d_pw and graph.linear"),
         ("conv2d_pw", (8, 1, 1, 1), "depthwise: use pwconv.Graph.conv2d_dw"),

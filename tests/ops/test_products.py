@@ -220,7 +220,7 @@ def linear(*weight_shape: int) -> Linear:
     ("node", "inputs", "message"),
     [
         (pointwise(), [(2, 5, 3, 3)], "(2, 5, 3, 3), 5 channels; the weight takes C_in = 6"),
-        (pointwise(), [(12, 3, 3)], "there are no groups, of which it may have 2"),
+        (pointwise(), [(12, 3, 3)], "; it may have 2 groups: pwconv.Graph.conv2d takes groups=2"),
         (pointwise(), [(6, 3)], "it must be [N, C, H, W] or [C, H, W]"),
         (
             replace(pointwise(), epilogue=Epilogue(residual=True)),

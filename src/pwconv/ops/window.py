@@ -176,7 +176,4 @@ def _other_channels(x_shape: Shape, c_in: int, c_out: int) -> str:
         return ""
     if c_in == 1 and c_out == channels:
         return "; a weight of one channel each is depthwise: use pwconv.Graph.conv2d_dw"
-    return (
-        f"; there are no groups, of which it may have {groups}: slice x's channels, use a "
-        "convolution for each group, and concat what they give (pwconv.Graph)"
-    )
+    return f"; it may have {groups} groups: pwconv.Graph.conv2d takes groups={groups}"
