@@ -399,7 +399,9 @@ def _run(options: argparse.Namespace) -> bool:
                 storage=options.storage or "auto",
                 shapes=shapes | {name: array.shape for name, array in arrays.items()},
             )
-            progress("compiling kernels", 0.2)
+            graph.compile(
+                lambda done, total: progress(f"compiling kernels: {done} of {total}", done / total)
+            )
             if options.summary:
                 text = graph.summary()
             elif options.check:

@@ -30,6 +30,7 @@ from pwconv.tensor import (
 )
 from pwconv.timing.ceilings import Ceiling
 from pwconv.vk import process
+from pwconv.vk.pipelines import OnProgress
 
 # Sets of shapes that a graph returns to without planning or recording anything.
 _PROGRAMS_KEPT = 8
@@ -242,6 +243,22 @@ class Graph(Builder):
             self._sized(propagated)
             self._shapes = propagated
 
+    def compile(self, on_progress: OnProgress = lambda *_: None) -> None:
+        """Compile what the current shapes need, in threads; else the first run does it.
+
+        Parameters
+        ----------
+        on_progress : callable
+            Told, in this thread, how many kernels were compiled, and of how many.
+
+        Raises
+        ------
+        ValueError, UnsupportedError, OutOfMemoryError, ClosedError
+            As for :meth:`run`.
+        """
+        with self._usable_lock:
+            self._current(on_progress)
+
     def memory(self) -> Memory:
         """Return the device memory that the graph takes, sized as it is.
 
@@ -374,12 +391,12 @@ class Graph(Builder):
         process.enter(self._lock, "the graph")
         return self._lock
 
-    def _current(self) -> _Sized:
+    def _current(self, on_progress: OnProgress = lambda *_: None) -> _Sized:
         with self._lock:
             self._finish()
-            return self._sized(self._shapes)
+            return self._sized(self._shapes, on_progress)
 
-    def _sized(self, shapes: list[Shape]) -> _Sized:
+    def _sized(self, shapes: list[Shape], on_progress: OnProgress = lambda *_: None) -> _Sized:
         """Return the program for these shapes of all nodes that were added."""
         network = self._finish()
         key = tuple(shapes[i] for i in self._inputs.values())
@@ -393,7 +410,7 @@ class Graph(Builder):
         site = replace(self._site, storage=storage)
         rules = [rule for rule in RULES if self._fuse or rule is not fuse_pair]
         network, extended = apply_rules(network, shapes, site, rules)
-        program = Program(site, network, tuple(extended), self._scratch)
+        program = Program(site, network, tuple(extended), self._scratch, on_progress)
         return self._programs.keep(
             key, _Sized(tuple(shapes), program, Frames(self.device, program))
         )

@@ -12,6 +12,7 @@ from pwconv.lru import LruCache
 from pwconv.ops.base import Site
 from pwconv.tensor import Shape, shape4
 from pwconv.vk.commands import Dispatch, Recording
+from pwconv.vk.pipelines import OnProgress, compile_together
 from pwconv.vk.queue import Queue
 from pwconv.vk.resources import Arena, Place, Requirements, Resource
 
@@ -30,6 +31,8 @@ class Program:
         Of every node.
     scratch : Scratch
         Where intermediates lie; other programs of the graph use it too, in turns.
+    on_progress : callable
+        As :meth:`pwconv.Graph.compile` says.
 
     Attributes
     ----------
@@ -43,7 +46,12 @@ class Program:
     """
 
     def __init__(
-        self, site: Site, network: Network, shapes: Sequence[Shape], scratch: Scratch
+        self,
+        site: Site,
+        network: Network,
+        shapes: Sequence[Shape],
+        scratch: Scratch,
+        on_progress: OnProgress = lambda *_: None,
     ) -> None:
         self.site = site
         self.network = network
@@ -53,7 +61,9 @@ class Program:
         self._wants = self._requirements()
         sizes = {i: wants.size for i, wants in self._wants.items()}
         order = [i for i in schedule(network, sizes, self.flop) if i not in self.constants]
-        self.dispatches: Mapping[int, list[Dispatch]] = {i: self._plan(i) for i in order}
+        self.dispatches: Mapping[int, list[Dispatch]] = compile_together(
+            self._plan, order, on_progress
+        )
         self._placement, self._wanted = self._place(order)
         self._arena: Arena | None = None
         self._resources: dict[int, Resource] = {}

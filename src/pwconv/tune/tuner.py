@@ -38,6 +38,7 @@ from pwconv.timing.clocks import ClockCheck, Clocks, chain_lengths, rotation, se
 from pwconv.timing.stopwatch import Sample, summarize
 from pwconv.tune.store import Key, Store, Winner
 from pwconv.vk.commands import Dispatch, Groups, Size3
+from pwconv.vk.pipelines import at_once
 from pwconv.vk.resources import Resource
 
 _log = logging.getLogger(__name__)
@@ -109,7 +110,7 @@ class Tuner:
         with self._context.lock:
             choice = self._recall(task, default)
             if choice is None and self._mode == "on-demand":
-                self._tune_quietly(task)
+                at_once(self._tune_quietly, task)  # it runs what it asks for
                 choice = self._recall(task, default)
         return choice or default
 

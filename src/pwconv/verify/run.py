@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import os
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -24,11 +23,9 @@ from pwconv.shaders import Variant
 from pwconv.verify import movement
 from pwconv.verify.diagnosis import Failure, run_trial
 from pwconv.verify.trials import Trial, Workbench, operator_trials
+from pwconv.vk.pipelines import compiler_threads
 
 _Trials = Callable[[Workbench, Variant], Iterator[Trial]]
-
-# A driver's compiler takes memory, some hundred megabytes at times.
-_MOST_COMPILERS = 32
 
 # The families that the others are checked with come first. Those of `pwconv bench` are left out.
 FAMILIES: dict[str, _Trials] = {
@@ -139,7 +136,7 @@ def _compiled_ahead(context: Context, variants: Sequence[Variant]) -> Iterator[N
                 return
             trial.plan()
 
-    pool = ThreadPoolExecutor(min(os.cpu_count() or 1, _MOST_COMPILERS), "pwconv-verify")
+    pool = ThreadPoolExecutor(compiler_threads(), "pwconv-verify")
     try:
         for variant in variants:
             pool.submit(compile_all, variant)

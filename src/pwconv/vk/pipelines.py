@@ -2,17 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, suppress
+from contextvars import Context, ContextVar, copy_context
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from pwconv.errors import PwconvError
 from pwconv.vk import api as vk
 from pwconv.vk import process
 from pwconv.vk.core import Core
 
+# A driver's compiler takes memory, some hundred megabytes at times.
+_MOST_COMPILERS = 32
+
 _DESCRIPTOR_TYPES = {"sampled_image": 2, "storage_image": 3, "storage_buffer": 7}
+
+
+OnProgress = Callable[[int, int], object]
+"""Told how many pipelines were compiled, and of how many that are known to be needed."""
+
+_T = TypeVar("_T")
+_Key = tuple[Any, ...]
+# Not a state of the cache: it ends with the context, whatever is raised at whichever line.
+_LACKING: ContextVar[dict[_Key, Callable[[], object]] | None] = ContextVar("_LACKING", default=None)
+
+
+class NotCompiledError(Exception):
+    """A pipeline is not compiled yet; :func:`compile_together` does it, and asks again."""
 
 
 class Pipeline:
@@ -121,10 +140,10 @@ class PipelineCache:
 
         self._core = core
         self._file = file
-        self._pipelines: dict[tuple[Any, ...], Pipeline] = {}
+        self._pipelines: dict[_Key, Pipeline] = {}
         # A lock for each pipeline, held while it is compiled. Not the device's lock: a thread that
         # waits here may hold that one, and compiling needs no other.
-        self._locks: dict[tuple[Any, ...], Any] = {}
+        self._locks: dict[_Key, Any] = {}
         self._saved = data = read_pipelines(file)
         info = vk.VkPipelineCacheCreateInfo(
             initialDataSize=len(data), pInitialData=vk.ffi.from_buffer(data) if data else None
@@ -149,11 +168,18 @@ class PipelineCache:
         ClosedError, DeviceLostError
         BusyError
             A signal handler or a finalizer interrupted this thread while it compiles this one.
+        NotCompiledError
+            Inside :func:`compile_together`.
         """
         key = (name, *constants.items())
         pipeline = self._pipelines.get(key)
         if pipeline is not None:
             return pipeline
+        if (lacking := _LACKING.get()) is not None:
+            lacking[key] = partial(
+                self.get, name, code, descriptor_types, push_constant_size, constants
+            )
+            raise NotCompiledError
         lock = self._locks.setdefault(key, process.make_lock())
         process.enter(lock, f"the compilation of {name}")
         with self._core.in_use(), lock:
@@ -185,3 +211,62 @@ class PipelineCache:
             data = vk.pipeline_cache_data(self._core.handle, self._handle)
             if data != self._saved:
                 write_pipelines(self._file, data)
+
+
+def compile_together(
+    plan: Callable[[int], _T],
+    numbers: Sequence[int],
+    on_progress: OnProgress = lambda *_: None,
+) -> dict[int, _T]:
+    """Call a function for each number, and return its results; compile what it lacks in threads.
+
+    Parameters
+    ----------
+    plan : callable
+        It is called again where :meth:`PipelineCache.get` did not have a pipeline.
+    numbers : sequence of int
+    on_progress : callable
+    """
+    planned: dict[int, _T] = {}
+    compiled = 0
+
+    def lacking() -> list[Callable[[], object]]:
+        found: dict[_Key, Callable[[], object]] = {}
+        _LACKING.set(found)
+        for i in numbers:
+            if i not in planned:
+                with suppress(NotCompiledError):
+                    planned[i] = plan(i)
+        return list(found.values())
+
+    while requests := copy_context().run(lacking):
+        total = compiled + len(requests)
+        for _ in _in_threads(requests):
+            compiled += 1
+            on_progress(compiled, total)
+    return {i: planned[i] for i in numbers}
+
+
+def compiler_threads() -> int:
+    """Return how many threads compile: as many as processors, where memory allows it."""
+    return min(os.cpu_count() or 1, _MOST_COMPILERS)
+
+
+def at_once(function: Callable[..., _T], *arguments: object) -> _T:
+    """Call what needs its pipelines when it asks for them, inside :func:`compile_together` too."""
+    return Context().run(function, *arguments)
+
+
+def _in_threads(calls: Sequence[Callable[[], object]]) -> Iterator[object]:
+    """Yield the results of calls as they come, made in as many threads as there are processors."""
+    if len(calls) == 1:
+        yield calls[0]()
+        return
+    from concurrent.futures import ThreadPoolExecutor, as_completed
+
+    with ThreadPoolExecutor(compiler_threads(), "pwconv-compile") as pool:
+        try:
+            for done in as_completed([pool.submit(call) for call in calls]):
+                yield done.result()
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
