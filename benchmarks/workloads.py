@@ -19,8 +19,11 @@ from pwconv.bench.cases import (
     repvit_m1,
     require_size,
 )
+from pwconv.bench.networks import CHANNELS, EXPANSION, HEADS, MIXERS, NECK
 from pwconv.errors import UnsupportedError
-from pwconv.models.edgetam import CHANNELS, EXPANSION, Layers
+
+_BRANCH = 0.5  # of a mixer's second weight: 23 residuals later values are still of order one
+_BIAS = np.float32(0.1)
 
 # Inverted residuals, as the papers' tables: expansion, channels, blocks, stride of the first.
 _MOBILENET_V2 = (
@@ -80,7 +83,7 @@ def _mixers(size: int) -> list[Case]:
 
     def define(graph: Any) -> None:
         x = graph.input("x", (1, CHANNELS[0], size // 4, size // 4))
-        for name, value in Layers(0, np.dtype(graph.dtype)).maps(graph, x).items():
+        for name, value in _Layers(graph).maps(x).items():
             graph.output(name, value)
 
     return [*mixers, Case(f"55 layers@{size // 4}", "networks", 1, define)]
@@ -96,6 +99,56 @@ def _define_mixer(expand: Shape) -> Callable[[Any], None]:
         graph.output("y", graph.conv2d_pw(hidden, *second, residual=x, name="conv2"))
 
     return define
+
+
+class _Layers:
+    """Adds the 55 pointwise layers of EdgeTAM's image encoder to a graph, with random weights.
+
+    RepViT-M1's channel mixers, with a pointwise convolution of stride 2 between stages, and the FPN
+    neck: each stage to 256 channels, the last one upsampled and added to the one before, and heads
+    of 32 and 64 channels on the first two.
+    """
+
+    def __init__(self, graph: Any) -> None:
+        self._graph = graph
+        self._rng = np.random.default_rng(0)
+
+    def maps(self, x: Any) -> dict[str, Any]:
+        """Add every node, and return the neck's maps by name.
+
+        A map goes through the neck as soon as its stage gives it: the sooner its memory is free.
+        """
+        maps = {}
+        stages = []
+        for stage, channels in enumerate(CHANNELS):
+            if stage > 0:
+                before = CHANNELS[stage - 1]
+                x = self._layer(x, f"downsamples.{stage}", before, channels, stride=2)
+            for mixer in range(MIXERS[stage]):
+                x = self._mixer(x, f"stages.{stage}.mixers.{mixer}", channels)
+            stages.append(x)
+            if stage < len(HEADS):
+                name = f"neck.heads.{stage}"
+                lateral = self._lateral(x, stage)
+                maps[f"stride_{4 << stage}"] = self._layer(lateral, name, NECK, HEADS[stage])
+        coarser = self._graph.upsample(self._lateral(stages[3], 3), name="neck.upsample")
+        maps["stride_16"] = self._lateral(stages[2], 2, residual=coarser)
+        return maps
+
+    def _mixer(self, x: Any, name: str, channels: int) -> Any:
+        wide = EXPANSION * channels
+        hidden = self._layer(x, f"{name}.conv1", channels, wide, activation="gelu")
+        return self._layer(hidden, f"{name}.conv2", wide, channels, gain=_BRANCH, residual=x)
+
+    def _lateral(self, x: Any, stage: int, **settings: Any) -> Any:
+        return self._layer(x, f"neck.laterals.{stage}", CHANNELS[stage], NECK, **settings)
+
+    def _layer(
+        self, x: Any, name: str, c_in: int, c_out: int, *, gain: float = 1.0, **settings: Any
+    ) -> Any:
+        weight, bias = random_parameters(self._rng, c_in, c_out, self._graph.dtype)
+        weight, bias = (weight * gain).astype(weight.dtype), _BIAS * bias
+        return self._graph.conv2d_pw(x, weight, bias, name=name, **settings)
 
 
 def _square(k: int, n: int, size: int, count: int = 1) -> Shape:

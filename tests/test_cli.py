@@ -163,7 +163,7 @@ def test_what_only_one_command_needs_is_imported_by_it():
     result = subprocess.run(
         [sys.executable, "-c", program], capture_output=True, text=True, check=True
     )
-    for heavy in ("rich", "pwconv.bench", "pwconv.verify", "pwconv.models"):
+    for heavy in ("rich", "pwconv.bench", "pwconv.verify", "pwconv.importer"):
         assert heavy not in result.stdout.split(), heavy
 
 

@@ -19,7 +19,7 @@ from pwconv.vk.physical_device import DeviceInfo
 from pwconv.weights import PackedWeight
 
 if TYPE_CHECKING:
-    from pwconv import models, reference
+    from pwconv import reference
     from pwconv.explanation import Explanation
     from pwconv.functional import conv2d_pw, linear, pack_linear_weight
     from pwconv.graph import Graph
@@ -42,8 +42,8 @@ else:
         """Import what computes on first use: listing devices and moving tensors do without it."""
         from importlib import import_module
 
-        if name in ("models", "reference"):
-            return import_module(f"pwconv.{name}")
+        if name == "reference":
+            return import_module("pwconv.reference")
         if name not in _MODULES:
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
         found = globals()[name] = getattr(import_module(f"pwconv.{_MODULES[name]}"), name)
@@ -74,7 +74,6 @@ __all__ = [
     "from_onnx",
     "from_torch",
     "linear",
-    "models",
     "pack_linear_weight",
     "reference",
 ]

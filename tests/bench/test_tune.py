@@ -82,24 +82,15 @@ def test_info_without_a_file(device, home):
     assert f"{Store(device.info).file} does not exist (PWCONV_TUNE=cached)" in result.stdout
 
 
-def test_tuning_is_possible_where_it_is_not_used(device, home):
-    result = run(
-        *("tune", "-d", str(device.info.index), "-s", "4,4,2,2", "--dtype", "float16"),
-        *("--storage", "buffer"),
-        PWCONV_TUNE="off",
-    )
-    assert result.returncode == 0, result.stdout + result.stderr
-    assert "PWCONV_TUNE is off: layers will not use what was found" in result.stdout
-    assert len(Store(device.info).read()) == 1
-
-
-def test_a_layer_that_does_not_fit_fails_alone(device, home):
+def test_a_layer_that_does_not_fit_fails_alone_where_none_is_used(device, home):
     size = device.info.limits["maxImageDimension3D"] + 1
     result = run(
         *("tune", "-d", str(device.info.index), "-s", f"1,1,1,{size}", "-s", "4,4,2,2"),
         *("--dtype", "float32", "--storage", "texture3d"),
+        PWCONV_TUNE="off",
     )
     assert result.returncode == 0, result.stdout + result.stderr
+    assert "PWCONV_TUNE is off: layers will not use what was found" in result.stdout
     assert f"failed 1→1@1×{size} float32 texture3d: " in result.stdout
     assert "maxImageDimension3D" in result.stdout
     assert len(Store(device.info).read()) == 1

@@ -2,7 +2,7 @@
 
     python tests/fuzz/coverage_guided.py FORMAT [libFuzzer's options, as -max_total_time=60]
 
-FORMAT is "tuning", "pipelines", "manifest" or "state". What is found is written where libFuzzer
+FORMAT is "tuning", "pipelines", "manifest" or "onnx". What is found is written where libFuzzer
 says, and is run again by giving it the file. Nothing here needs a device.
 """
 
@@ -10,21 +10,21 @@ from __future__ import annotations
 
 import functools
 import json
-import os
 import sys
 import tempfile
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import atheris
-import numpy as np
 
 with atheris.instrument_imports(include=["pwconv", "json"]):
     import pwconv
     from pwconv import cache, shaders
-    from pwconv.models import parameters
+    from pwconv.importer.model import read_model
     from pwconv.tune.store import Store
 
+_CASES = Path(__file__).parents[1] / "importer" / "cases"
 _ENTRY = {
     "storage": "buffer",
     "x_shape": [1, 5, 4, 4],
@@ -77,26 +77,10 @@ def manifest(data: bytes, folder: Path) -> None:
     raise AssertionError("it was believed")
 
 
-def state_dict(data: bytes, _: Path) -> None:
-    """Fold: parameters within float16, or ValueError or TypeError."""
-    provider = atheris.FuzzedDataProvider(data)
-    shapes = {"a.c.weight": (2, 1, 1, 1)}
-    shapes |= {f"a.bn.{part}": (2,) for part in ("weight", "bias", "running_mean", "running_var")}
-    state = {}
-    for name, shape in shapes.items():
-        dtype = (np.float32, np.float16, np.float64, np.uint8)[provider.ConsumeIntInSpan(0, 3)]
-        raw = provider.ConsumeBytes(provider.ConsumeIntInSpan(0, 16))
-        array = np.frombuffer(raw[: len(raw) // 8 * 8], dtype)
-        state[name] = array.reshape(shape) if array.size == 2 else array
-        if provider.ConsumeBool():
-            state[provider.ConsumeUnicode(8)] = state.pop(name)
-    try:
-        found = parameters.check_parameters(state, shapes)
-        folded = parameters.fold_batch_norm(found, "a")
-        result = parameters.rounded("a", *folded, np.dtype(np.float16))
-    except (TypeError, ValueError):
-        return
-    assert all(np.isfinite(array).all() for array in result)
+def model(data: bytes, _: Path) -> None:
+    """Read: a model, or what is wrong with it."""
+    with suppress(ValueError, TypeError, pwconv.UnsupportedError):
+        read_model(data)
 
 
 def seed(name: str) -> bytes:
@@ -107,14 +91,14 @@ def seed(name: str) -> bytes:
         return cache._seal(b"data") + b"data"
     if name == "manifest":
         return (shaders._folder() / "manifest.json").read_bytes()[:4000]
-    return os.urandom(100)
+    return (_CASES / "concat_with_constant.onnx").read_bytes()
 
 
 FORMATS: dict[str, Callable[[bytes, Path], None]] = {
     "tuning": tuning_file,
     "pipelines": pipeline_cache,
     "manifest": manifest,
-    "state": state_dict,
+    "onnx": model,
 }
 
 

@@ -15,12 +15,10 @@ from hypothesis import strategies as st
 import pwconv
 from pwconv import shaders
 from pwconv.cache import read_pipelines
-from pwconv.models import parameters
 from pwconv.ops import matmul
 from pwconv.tune.store import Store
 from pwconv.tune.tuner import Tuner
 from support import inside
-from support.arguments import anything, attempt
 
 _SCALARS = st.one_of(
     st.none(),
@@ -237,45 +235,3 @@ def test_manifest(fuzz, copied: Path):
         (copied / name).write_bytes(whole[name])
 
     fuzz(60, case)
-
-
-def test_state_dicts(fuzz, rng):
-    """Parameters are as they should be, every one, or nothing is built of them."""
-    shapes = {"a.c.weight": (4, 3, 1, 1)}
-    shapes |= {f"a.bn.{part}": (4,) for part in ("weight", "bias", "running_mean", "running_var")}
-    state = {name: np.abs(rng.standard_normal(shape)) for name, shape in shapes.items()}
-    state = {name: array.astype(np.float32) for name, array in state.items()}
-    values = st.one_of(
-        anything,
-        st.sampled_from([np.float32(np.nan), np.float32(np.inf), np.float32(-1), np.float32(3e38)]),
-    )
-
-    def case(draw):
-        changed: dict[Any, Any] = {name: array.copy() for name, array in state.items()}
-        for _ in range(draw(st.integers(0, 3))):
-            name = draw(st.sampled_from(sorted(shapes)))
-            kind = draw(st.sampled_from(["remove", "replace", "add", "fill", "cut"]))
-            if kind == "remove":
-                changed.pop(name, None)
-            elif kind == "replace":
-                changed[name] = draw(values)
-            elif kind == "add":
-                changed[draw(st.one_of(st.text(), st.integers(), st.none()))] = draw(values)
-            elif isinstance(changed.get(name), np.ndarray) and changed[name].size:
-                if kind == "fill":
-                    with np.errstate(all="ignore"):
-                        changed[name].flat[0] = draw(st.floats(width=32))
-                else:
-                    changed[name] = changed[name][:-1]
-        given = draw(st.sampled_from([changed, changed, changed, list(changed), None]))
-
-        def fold() -> Any:
-            found = parameters.check_parameters(given, shapes)
-            weight, bias = parameters.fold_batch_norm(found, "a")
-            return parameters.rounded("a", weight, bias, np.dtype(np.float16))
-
-        result = attempt(fold, right=False)
-        if result is not None:
-            assert all(np.isfinite(array).all() for array in result)
-
-    fuzz(150, case)

@@ -8,16 +8,14 @@ from typing import Any
 
 import numpy as np
 
-from pwconv.dtypes import FLOAT32, Array, DType
+from pwconv.bench.networks import CHANNELS, EXPANSION, HEADS, MIXERS, NECK, Trunk
+from pwconv.dtypes import Array, DType
 from pwconv.errors import UnsupportedError
-from pwconv.models import edgetam
-from pwconv.models.repvit_m1 import Trunk, parameter_shapes
 
 IMAGE_SIZE = 1024
 
 _COARSEST = 32  # the networks' last stride
 _LARGEST = 2**20  # number in a shape
-_BRANCH = 0.1  # what is added to a residual is small: values stay of order one
 
 
 @dataclass(frozen=True)
@@ -101,14 +99,14 @@ def layer_case(shape: Shape) -> Case:
 def edgetam_shapes(size: int = IMAGE_SIZE) -> list[Shape]:
     """Return the shapes of EdgeTAM's channel mixers, and of its neck's largest convolutions."""
     shapes = []
-    for stage, (channels, mixers) in enumerate(zip(edgetam.CHANNELS, edgetam.MIXERS, strict=True)):
-        side, wide = size // (4 << stage), edgetam.EXPANSION * channels
+    for stage, (channels, mixers) in enumerate(zip(CHANNELS, MIXERS, strict=True)):
+        side, wide = size // (4 << stage), EXPANSION * channels
         shapes.append(Shape(channels, wide, side, side, count=mixers))
         shapes.append(Shape(wide, channels, side, side, count=mixers))
-    for stage, (channels, head) in enumerate(zip(edgetam.CHANNELS, edgetam.HEADS, strict=False)):
+    for stage, (channels, head) in enumerate(zip(CHANNELS, HEADS, strict=False)):
         side = size // (4 << stage)
-        shapes.append(Shape(channels, edgetam.NECK, side, side))
-        shapes.append(Shape(edgetam.NECK, head, side, side))
+        shapes.append(Shape(channels, NECK, side, side))
+        shapes.append(Shape(NECK, head, side, side))
     return shapes
 
 
@@ -117,29 +115,8 @@ def repvit_m1(size: int = IMAGE_SIZE) -> Case:
     require_size(size)
 
     def define(graph: Any) -> None:
-        trunk = Trunk(_trunk_parameters(), np.dtype(graph.dtype))
         x = graph.input("x", (1, 3, size, size))
-        for stage, feature_map in enumerate(trunk.feature_maps(graph, x)):
+        for stage, feature_map in enumerate(Trunk(graph).feature_maps(x)):
             graph.output(f"stages.{stage}", feature_map)
 
     return Case(f"RepViT-M1@{size}", "networks", 1, define)
-
-
-def _trunk_parameters() -> dict[str, Array]:
-    rng = np.random.default_rng(0)
-    found = {}
-    for name, shape in parameter_shapes().items():
-        array = rng.standard_normal(shape)
-        if len(shape) == 4:
-            array /= np.prod(shape[1:]) ** 0.5
-        elif name.endswith(".running_var"):
-            array = np.exp(0.1 * array)
-        elif name.endswith(".bn.weight"):
-            in_branch = any(
-                part in name for part in (".token_mixer.", "mixer.conv2.", "ffn.conv2.")
-            )
-            array = np.full(shape, _BRANCH if in_branch else 1.0)
-        else:
-            array *= _BRANCH
-        found[name] = array.astype(FLOAT32)
-    return found
