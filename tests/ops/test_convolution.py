@@ -108,13 +108,10 @@ def test_accuracy_shapes(device, rng, c_in, c_out, size, dtype, with_bias):
     check_layer(layer, x, weight, bias if with_bias else None)
 
 
-@pytest.mark.parametrize(
-    "dtype", ["float32", pytest.param("float16", marks=pytest.mark.exhaustive)]
-)
+@pytest.mark.exhaustive
+@pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize(("c_in", "c_out", "size"), EDGETAM)
-def test_edgetam_shapes(device, rng, request, c_in, c_out, size, dtype):
-    if not request.config.getoption("--exhaustive"):
-        size //= 16
+def test_edgetam_shapes(device, rng, c_in, c_out, size, dtype):
     x, weight, bias = random_problem(rng, c_in, c_out, (size, size), dtype, batch=1)
     layer = pwconv.PointwiseConv2d(weight, bias, activation="gelu", device=device)
     check_layer(layer, x, weight, bias)
