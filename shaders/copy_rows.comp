@@ -1,6 +1,6 @@
 #version 450
-// Rows of fp32 or fp16 from one linear buffer to another, narrowed or widened on the way: a chunk of an
-// NCHW array between staging and a tensor stored as a buffer, or the rows of one tensor to another.
+// Rows of fp32, fp16 or bytes from one linear buffer to another, as fp32 or fp16: a chunk of an NCHW
+// array between staging and a tensor stored as a buffer, or the rows of one tensor to another.
 //
 //   source   [rows][source_pitch], of which `positions` elements a row, from source_first
 //   target   [rows][target_pitch], from target_first

@@ -1,4 +1,4 @@
-"""The two element types, by every name a user may give them."""
+"""The two element types, by every name a user may give them; and bytes, of images."""
 
 from __future__ import annotations
 
@@ -10,11 +10,12 @@ import numpy as np
 
 FLOAT32 = np.dtype(np.float32)
 FLOAT16 = np.dtype(np.float16)
+UINT8 = np.dtype(np.uint8)
 
 DType = np.dtype[Any]
 Array = np.ndarray[Any, np.dtype[Any]]
 
-_AXIS_NAMES = {FLOAT32: "fp32", FLOAT16: "fp16"}
+_AXIS_NAMES = {FLOAT32: "fp32", FLOAT16: "fp16", UINT8: "u8"}
 
 
 def as_dtype(value: Any, argument: str = "dtype") -> DType:
@@ -28,7 +29,7 @@ def as_dtype(value: Any, argument: str = "dtype") -> DType:
     if value is not None:
         with contextlib.suppress(TypeError):
             dtype: DType = np.dtype(value).newbyteorder("=")
-            if dtype in _AXIS_NAMES:
+            if dtype in (FLOAT32, FLOAT16):
                 return dtype
     raise TypeError(f"{argument} is {value!r}; it must be 'float32' or 'float16'")
 

@@ -193,12 +193,19 @@ def from_array(device: Any, array: Any, dtype: Any, storage: str) -> Tensor:
     check_storage(storage)
     source = as_float_array(array, "array")
     target = source.dtype.newbyteorder("=") if dtype is None else as_dtype(dtype)
-    shape, context = source.shape, device._context
-    chosen = choose_storage(context, {"array": shape}, target, storage_order(context, storage))
-    tensor = empty(device, shape, target, chosen)
-    full_shape = shape4(shape, "array")
+    context = device._context
+    order = storage_order(context, storage)
+    return uploaded(
+        device, source, target, choose_storage(context, {"array": source.shape}, target, order)
+    )
+
+
+def uploaded(device: Any, array: Array, dtype: DType, storage: str) -> Tensor:
+    """Return a new tensor of what an array of floats or bytes has."""
+    tensor = empty(device, array.shape, dtype, storage)
+    full_shape = shape4(array.shape, "array")
     if 0 not in full_shape:
-        transfer.upload(context, source.reshape(full_shape), tensor.resource, target)
+        transfer.upload(device._context, array.reshape(full_shape), tensor.resource, dtype)
     return tensor
 
 

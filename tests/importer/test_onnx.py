@@ -156,11 +156,30 @@ def test_a_product_that_is_no_activation(device, rng):
     assert_as_elsewhere(pwconv.from_onnx(model, device=device), model, inputs)
 
 
-def test_whole_numbers_go_in(device, rng):
-    nodes = [node("Cast", "x", "f", to=TensorProto.FLOAT), node("Relu", "f", "y")]
-    model = make_model(nodes, {"x": (1, 3, 5, 7)}, ["y"], elem_type=TensorProto.UINT8)
-    x = rng.integers(0, 256, (1, 3, 5, 7), np.uint8)
-    np.testing.assert_array_equal(pwconv.from_onnx(model, device=device).run(x=x)["y"], x)
+@pytest.mark.parametrize("shape", [(1, 3, 5, 7), (2, 5, 1, 3), (3, 1, 11, 13)])
+@pytest.mark.parametrize("storage", ["texture3d", "buffer"])
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+def test_whole_numbers_go_in(device, rng, dtype, storage, shape):
+    """Every byte is exact in both types, however the array lies."""
+    nodes = [
+        node("Cast", "x", "f", to=TensorProto.FLOAT),
+        node("Relu", "f", "y"),
+        node("Transpose", "last", "first", perm=[0, 3, 1, 2]),
+        node("Relu", "first", "z"),
+    ]
+    n, c, h, w = shape
+    shapes = {"x": shape, "last": (n, h, w, c)}
+    model = make_model(nodes, shapes, ["y", "z"], elem_type=TensorProto.UINT8)
+    graph = pwconv.from_onnx(model, device=device, dtype=dtype, storage=storage)
+    x, last = (rng.integers(0, 256, of, np.uint8) for of in shapes.values())
+    x.flat[:2] = 0, 255
+    for kind in (np.uint8, np.int32, bool):
+        y, z = graph.run({"x": x.astype(kind), "last": last.astype(kind)}).values()
+        np.testing.assert_array_equal(y, x.astype(kind))
+        np.testing.assert_array_equal(z, last.astype(kind).transpose(0, 3, 1, 2))
+    assert graph.check({"x": x, "last": last[::-1][::-1]}).passed
+    tensor = device.tensor(x.astype(dtype), storage=storage)
+    np.testing.assert_array_equal(graph.run({"x": tensor, "last": last})["y"].numpy(), x)
 
 
 def test_outputs_that_are_others(device, rng):

@@ -25,8 +25,8 @@ from pwconv.tensor import (
     check_storage,
     choose_storage,
     empty,
-    from_array,
     storage_order,
+    uploaded,
 )
 from pwconv.timing.ceilings import Ceiling
 from pwconv.vk import process
@@ -488,7 +488,7 @@ class Graph(Builder):
     def _check_tensor(self, name: str, value: Array | Tensor, storage: str) -> Tensor:
         self._check_shape(name, value)
         if not isinstance(value, Tensor):
-            return from_array(self.device, value, self.dtype, storage)
+            return uploaded(self.device, value, self.dtype, storage)
         resolve_device(self.device, value)
         if value.dtype != self.dtype or value.storage != storage:
             raise ValueError(

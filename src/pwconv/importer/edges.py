@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from pwconv.device import Device
-from pwconv.dtypes import Array, DType
+from pwconv.dtypes import UINT8, Array, DType
 from pwconv.graph import Graph
 from pwconv.graph.network import printable
 from pwconv.importer.view import View, contiguous
@@ -136,9 +136,11 @@ class ImportedGraph(Graph):
                 converted[name] = given
                 continue
             array = np.asarray(given)
-            if array.dtype.kind in "uib":
-                array = array.astype(np.float32)
-            (array,) = super()._as_arrays({name: array}).values()
+            if array.dtype.kind in "uib":  # the device makes floats of bytes
+                of_bytes = array.dtype in (UINT8, np.dtype(bool))
+                array = array.astype(UINT8 if of_bytes else np.float32, copy=False)
+            if array.dtype != UINT8:
+                (array,) = super()._as_arrays({name: array}).values()
             if array.shape != view.shape:
                 raise ValueError(
                     f"{printable(name)} has shape {array.shape} and the graph is sized for "

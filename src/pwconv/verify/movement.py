@@ -11,7 +11,7 @@ from functools import partial
 import numpy as np
 
 from pwconv import reference, transfer, weights
-from pwconv.dtypes import FLOAT16, FLOAT32, Array, DType
+from pwconv.dtypes import FLOAT16, FLOAT32, UINT8, Array, DType
 from pwconv.layout import Shape4, buffer_rows, ceil_div, texture3d_extent, weight_rows_extent
 from pwconv.ops.cases import plane_sizes
 from pwconv.ops.limits import Limits
@@ -19,7 +19,7 @@ from pwconv.shaders import Variant
 from pwconv.verify.trials import Trial, Workbench, pad_lanes
 from pwconv.vk.resources import Image, Resource
 
-_DTYPES: dict[str, DType] = {"fp32": FLOAT32, "fp16": FLOAT16}
+_DTYPES: dict[str, DType] = {"fp32": FLOAT32, "fp16": FLOAT16, "u8": UINT8}
 
 
 def _uploads(bench: Workbench, variant: Variant) -> Iterator[Trial]:
@@ -138,7 +138,10 @@ def _blocks(packed: Array) -> Array:
 
 
 def _random(shape: tuple[int, ...], dtype: DType) -> Array:
-    return np.random.default_rng(shape).standard_normal(shape).astype(dtype)
+    rng = np.random.default_rng(shape)
+    if dtype == UINT8:
+        return rng.integers(0, 256, shape, np.uint8)
+    return rng.standard_normal(shape).astype(dtype)
 
 
 TRIALS: dict[str, Callable[[Workbench, Variant], Iterator[Trial]]] = {
