@@ -215,6 +215,30 @@ def test_every_refusal_is_told_before_anything_runs(device):
     assert "outputs=['a']" in text
 
 
+def test_what_comes_after_a_refused_node_is_looked_at_too(device, rng):
+    """By the shapes that ONNX tells: so its form is refused at once, and its share is known."""
+    weights = {
+        "w": rng.standard_normal((8, 3, 1, 1)).astype(np.float32),
+        "v": rng.standard_normal((24, 8, 1, 1)).astype(np.float32),
+        "scale": np.ones(7, np.float32),
+    }
+    nodes = [
+        node("Conv", "x w", "a"),
+        node("LayerNormalization", "a scale", "b", axis=-1),
+        node("Conv", "b v", "c"),
+        node("Softmax", "c", "d", axis=9),
+        node("Relu", "d", "y"),
+    ]
+    model = make_model(nodes, {"x": (1, 3, 5, 7)}, ["y"], weights)
+    with pytest.raises(pwconv.UnsupportedError) as error:
+        pwconv.from_onnx(model, device=device)
+    text = str(error.value)
+    assert "2 of the model's 5 nodes cannot be computed" in text
+    assert "LayerNormalization 'b': there is no such operator" in text
+    assert "Softmax 'd': " in text
+    assert "11 % of the arithmetic: cut the model by outputs=['a']" in text  # 3·8 of 3·8 + 8·24
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

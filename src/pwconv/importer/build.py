@@ -160,13 +160,14 @@ def _reached(model: Model, inputs: Sequence[str], outputs: Sequence[str]) -> set
 def _refused(at: Importer, outputs: Sequence[str]) -> str:
     """Return the error of a model with nodes that cannot be computed."""
     refusals = at.refusals
-    done = [node for node in at.model.nodes if node.outputs and node.outputs[0] in at.values]
+    computed = at.values.keys() - at.assumed
+    done = [node for node in at.model.nodes if node.outputs and node.outputs[0] in computed]
     rest = [node for node in at.model.nodes if node not in set(done)]
     frontier = dict.fromkeys(
         name
         for node in rest
         for name in node.inputs
-        if isinstance(at.values.get(name), View) and name in at.producers
+        if name in computed and isinstance(at.values[name], View) and name in at.producers
     )
     lines = [
         f"{len(refusals)} of the model's {len(at.model.nodes)} nodes cannot be computed:",

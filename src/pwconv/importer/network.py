@@ -7,7 +7,10 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from onnx import TensorProto, TypeProto, defs, helper, numpy_helper
+from onnx.checker import ValidationError
 from onnx.reference import ReferenceEvaluator
+from onnx.shape_inference import InferenceError, infer_node_outputs
 
 from pwconv.dtypes import FLOAT32, Array
 from pwconv.errors import UnsupportedError
@@ -35,6 +38,9 @@ _FOLDED = {
 }
 # Their outputs may be larger than what goes in, by numbers that are data.
 _GROWING = frozenset({"ConstantOfShape", "Expand", "Range", "Tile", "Pad", "MatMul"})
+
+_FLOATS = (TensorProto.FLOAT, TensorProto.FLOAT16)
+_MOST_NUMBERS = 1024  # of an array that says a shape
 
 PRODUCTS = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
 """Operators whose arithmetic is counted."""
@@ -84,6 +90,9 @@ class Importer:
     positions : dict
         Each node's place in the file.
     refusals : list of Refusal
+    assumed : set of str
+        Values that come after a refused node: of a known shape, so that what takes them is looked
+        at too.
     """
 
     def __init__(self, model: Model, graph: ImportedGraph, shapes: Mapping[str, Shape]) -> None:
@@ -93,6 +102,7 @@ class Importer:
         self.positions = {node: i for i, node in enumerate(model.nodes)}
         self.values: dict[str, Operand] = dict(model.constants)
         self.refusals: list[Refusal] = []
+        self.assumed: set[str] = set()
         self._names: set[str] = set()
         for name, shape in shapes.items():
             self.values[name] = self._input(name, shape)
@@ -240,11 +250,30 @@ class Importer:
             found = self._fold(node) if folds else CONVERTS[node.kind](self, node)
         except (UnsupportedError, ValueError, TypeError) as error:
             self.refusals.append(Refusal(node, str(error)))
+            self._assume(node)
             return
+        if not self.assumed.isdisjoint(node.inputs):
+            self.assumed.update(filter(None, node.outputs))
         results = [found] if isinstance(found, (View, np.ndarray)) else list(found or ())
         for name, value in zip(node.outputs, results, strict=False):
             if name and value is not None:
                 self.values[name] = value
+
+    def _assume(self, node: Node) -> None:
+        """Give a refused node's outputs a place in the graph, which will never be run."""
+        types, data = {}, {}
+        for name in filter(None, node.inputs):
+            value = self.values.get(name)
+            if value is None:
+                return
+            dtype = value.dtype if isinstance(value, np.ndarray) else FLOAT32
+            kind = helper.np_dtype_to_tensor_dtype(dtype)
+            types[name] = helper.make_tensor_type_proto(kind, value.shape)
+            if isinstance(value, np.ndarray) and value.size <= _MOST_NUMBERS:  # sizes, axes
+                data[name] = numpy_helper.from_array(value, name)
+        for name, shape in infer_outputs(node, types, data).items():
+            self.values[name] = usual_view(self.graph.input(name, image_shape(shape)), shape)
+            self.assumed.add(name)
 
     def _fold(self, node: Node) -> list[Array]:
         """Compute a node whose inputs are all known."""
@@ -262,6 +291,25 @@ class Importer:
             except Exception as error:  # of any type: what a node lacks, the evaluator stumbles on
                 raise ValueError(f"its constants do not fit it: {error}") from error
         return [np.asarray(each) for each in results]
+
+
+def infer_outputs(
+    node: Node, types: Mapping[str, TypeProto], data: Mapping[str, TensorProto]
+) -> dict[str, Shape]:
+    """Return the shapes of a node's outputs of floats, as far as ONNX's own rules tell them."""
+    shapes: dict[str, Shape] = {}
+    try:
+        schema = defs.get_schema(node.proto.op_type, node.opset, node.proto.domain)
+        opsets = [helper.make_opsetid(node.proto.domain, node.opset)]
+        found = infer_node_outputs(schema, node.proto, {**types}, {**data}, opset_imports=opsets)
+    except (defs.SchemaError, InferenceError, ValidationError):
+        return {}
+    for name, kind in found.items():
+        tensor = kind.tensor_type
+        lengths = tuple(each.dim_value for each in tensor.shape.dim)
+        if tensor.elem_type in _FLOATS and tensor.HasField("shape") and min(lengths, default=1) > 0:
+            shapes[name] = lengths
+    return shapes
 
 
 def check_growth(node: Node, arrays: Sequence[Array]) -> None:
