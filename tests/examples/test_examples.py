@@ -91,6 +91,8 @@ def test_a_line_is_read(capsys):
     assert "the line reads: Region-based segmentation\n" in printed
 
 
+# The exporter warns of things of its own.
+@pytest.mark.filterwarnings("ignore")
 def test_torch_module(capsys):
     pytest.importorskip("torch")
     pytest.importorskip("onnxscript")
