@@ -1,4 +1,4 @@
-# make demo          a photograph through a Vulkan device
+# make demo          a photograph through a Vulkan device, then a trained network that finds text
 # make test          the test suite, on every Vulkan device found, in minutes
 # make test-all      the same, and what is exhaustive: sweeps over every tile and type, and fuzz
 # make test-drivers  make test-all on each of DRIVERS, software drivers that it fetches
@@ -25,6 +25,7 @@ SHADERS := $(wildcard shaders/* shaders/include/* build_tools/*.py)
 demo: $(VENV)/installed-demo
 	@build_tools/ensure_vulkan.sh $(BIN)/python
 	$(BIN)/python examples/photograph.py
+	$(BIN)/python examples/find_text.py
 
 # On a CPU most of the time goes into compiling kernels that run once: LLVM does not optimize them.
 test: $(VENV)/installed-test

@@ -138,7 +138,9 @@ def run(device: str | None, output: Path) -> bool:
     )
     contact_sheet(pictures).save(output)
     console.print(f"wrote {output}", markup=False, soft_wrap=True)
-    return all(step.passed for step in steps)
+    failed = sum(not step.passed for step in steps)
+    console.print(f"FAILED {failed} of {len(steps)} checks" if failed else "passed every check")
+    return not failed
 
 
 def run_layers(

@@ -36,6 +36,8 @@ class Network(torch.nn.Module):
         return torch.nn.functional.softmax(self.head(x.mean((2, 3))), -1), maps
 
 
+# The exporter warns of things of its own.
+@pytest.mark.filterwarnings("ignore")
 def test_a_module(device):
     torch.manual_seed(3)
     module = Network()

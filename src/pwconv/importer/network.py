@@ -26,7 +26,7 @@ Convert = Callable[["Importer", Node], "Operand | Sequence[Operand]"]
 
 # Operators over integers and shapes, which onnx.reference computes where all inputs are known.
 # Those of float64 weights are among them; convolutions and what is like them are not: see CONVERTS.
-_FOLDED = {
+FOLDED = {
     *("Abs", "Add", "And", "Cast", "Ceil", "Clip", "Concat", "ConstantOfShape", "Cos", "CumSum"),
     *("DepthToSpace", "Div", "Equal", "Erf", "Exp", "Expand", "Flatten", "Floor", "Gather"),
     *("GatherElements", "GatherND", "Greater", "GreaterOrEqual", "Identity", "IsInf", "IsNaN"),
@@ -50,6 +50,26 @@ CONVERTS: dict[str, Convert] = {}
 
 
 @dataclass(frozen=True)
+class Declaration:
+    """What docs/operators.md says of an operator.
+
+    Attributes
+    ----------
+    by : str
+        What computes it: methods of :class:`pwconv.Graph`, or in what else it ends.
+    limits : str
+        What its nodes must be like; others are refused. "" if there is no such limit.
+    """
+
+    by: str
+    limits: str
+
+
+DECLARATIONS: dict[str, Declaration] = {}
+"""For each operator of :data:`CONVERTS`."""
+
+
+@dataclass(frozen=True)
 class Refusal:
     """A node that cannot be computed, and why."""
 
@@ -60,11 +80,18 @@ class Refusal:
         return f"{self.node.kind} {self.node.name!r}: {self.why}"
 
 
-def converts(*kinds: str) -> Callable[[Convert], Convert]:
-    """Register the function that adds nodes of some kinds to a graph."""
+def converts(
+    *kinds: str, by: str | Mapping[str, str], limits: str = ""
+) -> Callable[[Convert], Convert]:
+    """Register the function that adds nodes of some kinds to a graph.
+
+    ``by`` and ``limits`` are those of :class:`Declaration`; a mapping has ``by`` for each kind.
+    """
 
     def register(function: Convert) -> Convert:
-        CONVERTS.update(dict.fromkeys(kinds, function))
+        for kind in kinds:
+            CONVERTS[kind] = function
+            DECLARATIONS[kind] = Declaration(by if isinstance(by, str) else by[kind], limits)
         return function
 
     return register
@@ -240,13 +267,13 @@ class Importer:
         known = all(not isinstance(value, View) for value in given)
         self.graph.node_name = node.name
         try:
-            if node.kind not in CONVERTS and not (known and node.kind in _FOLDED):
-                if lacking and node.kind in _FOLDED:
+            if node.kind not in CONVERTS and not (known and node.kind in FOLDED):
+                if lacking and node.kind in FOLDED:
                     return
                 raise UnsupportedError("there is no such operator")
             if lacking:  # it comes after one that is refused
                 return
-            folds = known and node.kind in _FOLDED
+            folds = known and node.kind in FOLDED
             found = self._fold(node) if folds else CONVERTS[node.kind](self, node)
         except (UnsupportedError, ValueError, TypeError) as error:
             self.refusals.append(Refusal(node, str(error)))

@@ -27,11 +27,16 @@ from pwconv.tensor import Shape, shape4
 Sides = tuple[int, int, int, int]
 _MOST_RUNS = 64  # of a Gather's indices: each is copied by itself
 
+# In docs/operators.md.
+_VIEW = "a view"
+_KNOWN = "known when the model is read"
+_IMAGES = "x is [N, C, L] or [N, C, H, W]"
+
 
 # -- convolutions and products --------------------------------------------------------------------
 
 
-@converts("Conv")
+@converts("Conv", by="`conv2d_pw`, `conv2d`", limits=f"{_IMAGES}; W and B are constants")
 def convolution(at: Importer, node: Node) -> Operand:
     """Add a convolution of any kind."""
     x, kernel, bias = at.view(node), _weight(at, node), _bias(at, node)
@@ -48,7 +53,7 @@ def convolution(at: Importer, node: Node) -> Operand:
     return _of_images(value, rank)
 
 
-@converts("ConvTranspose")
+@converts("ConvTranspose", by="`conv2d_transposed`", limits=f"{_IMAGES}; W and B are constants")
 def transposed_convolution(at: Importer, node: Node) -> Operand:
     """Add a transposed convolution."""
     x, kernel, bias = at.view(node), _weight(at, node), _bias(at, node)
@@ -68,7 +73,7 @@ def transposed_convolution(at: Importer, node: Node) -> Operand:
     return _of_images(value, kernel.ndim - 2)
 
 
-@converts("Gemm")
+@converts("Gemm", by="`conv2d_pw`, `add`", limits="B is constant; beta is 1 where C is computed")
 def gemm(at: Importer, node: Node) -> Operand:
     """Add alpha·A·B + beta·C, B being constant."""
     x, weight = at.view(node), _weight(at, node)
@@ -91,7 +96,9 @@ def gemm(at: Importer, node: Node) -> Operand:
     return combine(at, "add", y, added)
 
 
-@converts("MatMul")
+@converts(
+    "MatMul", by="`conv2d_pw`", limits="B is a constant matrix or vector; A has at most 4 axes"
+)
 def matmul(at: Importer, node: Node) -> Operand:
     """Add the product of a tensor and a constant matrix."""
     if not isinstance(at.operand(node, 1), np.ndarray):
@@ -221,7 +228,10 @@ def _of_images(value: Value, rank: int) -> View:
     return View.of(value, (0, 1, 3) if rank == 1 else IMAGES)
 
 
-@converts("MaxPool", "AveragePool")
+@converts("AveragePool", by="`avg_pool`", limits=_IMAGES)
+@converts(
+    "MaxPool", by="`max_pool`", limits=f"{_IMAGES}; the indices of its maxima are not an output"
+)
 def pool(at: Importer, node: Node) -> Operand:
     """Add a pool under a window."""
     if len(node.outputs) > 1 and node.outputs[1]:
@@ -244,7 +254,11 @@ def pool(at: Importer, node: Node) -> Operand:
     return _of_images(value, len(taps))
 
 
-@converts("GlobalAveragePool", "GlobalMaxPool")
+@converts(
+    *("GlobalAveragePool", "GlobalMaxPool"),
+    by={"GlobalAveragePool": "`global_avg_pool`", "GlobalMaxPool": "`reduce`"},
+    limits=_IMAGES,
+)
 def global_pool(at: Importer, node: Node) -> Operand:
     """Add a pool over H and W."""
     x = at.view(node)
@@ -254,7 +268,10 @@ def global_pool(at: Importer, node: Node) -> Operand:
     return _of_images(at.graph.global_avg_pool(value), len(x.shape) - 2)
 
 
-@converts("ReduceMean", "ReduceSum", "ReduceMax", "ReduceMin", "ReduceL2")
+@converts("ReduceMean", by="`global_avg_pool`, `reduce`", limits="axes are constants")
+@converts(
+    *("ReduceSum", "ReduceMax", "ReduceMin", "ReduceL2"), by="`reduce`", limits="axes are constants"
+)
 def reduce(at: Importer, node: Node) -> Operand:
     """Add a reduction over some axes."""
     x = at.view(node)
@@ -309,7 +326,21 @@ _NAMES = {
 }
 
 
-@converts(*_NAMES, "LeakyRelu", "Elu", "HardSigmoid", "Clip", "Gelu")
+_ACTIVATIONS = {
+    **_NAMES,
+    "LeakyRelu": "leaky_relu",
+    "Elu": "elu",
+    "HardSigmoid": "hardsigmoid",
+    "Clip": "clamp",
+    "Gelu": "gelu, gelu_tanh",
+}
+
+
+@converts(
+    *(kind for kind in _ACTIVATIONS if kind != "Clip"),
+    by={kind: f"`activation`: {name}" for kind, name in _ACTIVATIONS.items()},
+)
+@converts("Clip", by="`activation`: clamp", limits="min and max are constants")
 def activation(at: Importer, node: Node) -> Operand:
     """Add a function of one argument."""
     return _activated(at, at.view(node), _activation(at, node))
@@ -338,13 +369,13 @@ def _activated(at: Importer, x: View, function: Any) -> View:
     return at.each(x, lambda value: at.graph.activation(value, function))
 
 
-@converts("Identity", "CastLike")
+@converts("Identity", "CastLike", by="its input")
 def identity(at: Importer, node: Node) -> Operand:
     """Return what goes in."""
     return at.operand(node, 0)
 
 
-@converts("Dropout")
+@converts("Dropout", by="its input", limits="for inference")
 def dropout(at: Importer, node: Node) -> Sequence[Operand]:
     """Return what goes in, and a mask of all."""
     training = at.constant(node, 2, "training_mode")
@@ -356,7 +387,7 @@ def dropout(at: Importer, node: Node) -> Sequence[Operand]:
     return [x, np.ones(x.shape, bool)]
 
 
-@converts("Cast")
+@converts("Cast", by="its input", limits="to a float type; the graph's type stays")
 def cast(at: Importer, node: Node) -> Operand:
     """Return what goes in: all numbers of a graph have one type."""
     kind = node.get("to", onnx.TensorProto.FLOAT)
@@ -380,7 +411,11 @@ _BINARY = {
 }
 
 
-@converts(*_BINARY, "Mean")
+@converts(
+    *(*_BINARY, "Mean"),
+    by={**{kind: f"`{name}`" for kind, name in _BINARY.items()}, "Mean": "`add`"},
+    limits="the result of two computed operands has at most 4 axes",
+)
 def arithmetic(at: Importer, node: Node) -> Operand:
     """Add a function of two operands or more, broadcast by NumPy's rules."""
     if node.kind in ("Mul", "Div"):
@@ -398,7 +433,7 @@ def arithmetic(at: Importer, node: Node) -> Operand:
     return total
 
 
-@converts("Pow")
+@converts("Pow", by="`activation`: pow", limits="the exponent is one constant number")
 def power(at: Importer, node: Node) -> Operand:
     """Add a power by a constant."""
     exponent = at.constant(node, 1, "the exponent")
@@ -494,7 +529,11 @@ def _scaled(at: Importer, value: Value, scale: Array, shift: Array) -> Value:
 # -- norms ----------------------------------------------------------------------------------------
 
 
-@converts("BatchNormalization")
+@converts(
+    "BatchNormalization",
+    by="`batch_norm`",
+    limits="for inference; scale, B, mean and var are constants; x has 2 to 4 axes",
+)
 def batch_norm(at: Importer, node: Node) -> Operand:
     """Add a batch norm by statistics that are constant."""
     if node.get("training_mode", 0) or (node.opset < 7 and not node.get("is_test", 0)):
@@ -514,7 +553,11 @@ def batch_norm(at: Importer, node: Node) -> Operand:
     return View.of(value, axes)
 
 
-@converts("InstanceNormalization")
+@converts(
+    "InstanceNormalization",
+    by="`global_avg_pool`, `sub`, `mul`, `activation`: pow",
+    limits=f"{_IMAGES}; scale and B are constants",
+)
 def instance_norm(at: Importer, node: Node) -> Operand:
     """Add a norm of each channel of each sample: by mean and variance over H and W."""
     x, scale, bias = at.view(node), at.constant(node, 1, "scale"), at.constant(node, 2, "B")
@@ -531,7 +574,7 @@ def instance_norm(at: Importer, node: Node) -> Operand:
     return _of_images(value, len(x.shape) - 2)
 
 
-@converts("LRN")
+@converts("LRN", by="`conv2d_pw`, `mul`, `activation`: pow", limits=_IMAGES)
 def local_response_norm(at: Importer, node: Node) -> Operand:
     """Add a norm by the squares of neighbouring channels, which a band matrix sums."""
     x = at.view(node)
@@ -546,7 +589,7 @@ def local_response_norm(at: Importer, node: Node) -> Operand:
     return _of_images(graph.mul(value, factor), len(x.shape) - 2)
 
 
-@converts("Softmax")
+@converts("Softmax", by="`softmax`")
 def softmax(at: Importer, node: Node) -> Operand:
     """Add a softmax along one axis; below opset 13, of all from an axis on as one vector."""
     x = at.view(node)
@@ -586,7 +629,7 @@ def _axis(axis: int, rank: int) -> int:
     return axis % rank
 
 
-@converts("Shape")
+@converts("Shape", by=_KNOWN)
 def shape_of(at: Importer, node: Node) -> Operand:
     """Return a tensor's shape, which is known."""
     x = at.operand(node, 0)
@@ -595,13 +638,13 @@ def shape_of(at: Importer, node: Node) -> Operand:
     return lengths[slice(node.get("start", 0), node.get("end"))]
 
 
-@converts("Size")
+@converts("Size", by=_KNOWN)
 def size_of(at: Importer, node: Node) -> Operand:
     """Return the count of a tensor's elements, which is known."""
     return np.array(at.view(node).size, np.int64)
 
 
-@converts("Reshape")
+@converts("Reshape", by=_VIEW, limits="the shape is a constant")
 def reshaped(at: Importer, node: Node) -> Operand:
     """Return it with other axes: 0 is as before, −1 the rest."""
     x, wanted = at.view(node), at.setting(node, 1, "shape")
@@ -618,7 +661,7 @@ def reshaped(at: Importer, node: Node) -> Operand:
     return reshape(at, x, tuple(lengths))
 
 
-@converts("Flatten")
+@converts("Flatten", by=_VIEW)
 def flatten(at: Importer, node: Node) -> Operand:
     """Return it as a matrix."""
     x = at.view(node)
@@ -627,7 +670,7 @@ def flatten(at: Importer, node: Node) -> Operand:
     return reshape(at, x, (math.prod(x.shape[:axis]), math.prod(x.shape[axis:])))
 
 
-@converts("Squeeze", "Unsqueeze")
+@converts("Squeeze", "Unsqueeze", by=_VIEW, limits="axes are constants")
 def squeeze(at: Importer, node: Node) -> Operand:
     """Return it without, or with, axes of length 1."""
     x, given = at.view(node), at.setting(node, 1, "axes")
@@ -648,7 +691,7 @@ def squeeze(at: Importer, node: Node) -> Operand:
     return reshape(at, x, tuple(1 if i in axes else next(rest) for i in range(rank)))
 
 
-@converts("Transpose")
+@converts("Transpose", by=_VIEW)
 def transpose(at: Importer, node: Node) -> Operand:
     """Return it with axes in another order: another reading of the same elements."""
     x = at.view(node)
@@ -658,7 +701,7 @@ def transpose(at: Importer, node: Node) -> Operand:
     return x.transposed(order)
 
 
-@converts("Expand")
+@converts("Expand", by=_VIEW, limits="the shape is a constant")
 def expand(at: Importer, node: Node) -> Operand:
     """Return it broadcast."""
     x, wanted = at.view(node), at.constant(node, 1, "shape")
@@ -666,7 +709,9 @@ def expand(at: Importer, node: Node) -> Operand:
     return x.expanded(np.broadcast_shapes(x.shape, tuple(int(n) for n in wanted)))
 
 
-@converts("Slice")
+@converts(
+    "Slice", by=_VIEW, limits="starts, ends, axes and steps are constants; no axis becomes empty"
+)
 def sliced(at: Importer, node: Node) -> Operand:
     """Return parts of axes, at steps that may be negative."""
     x = at.view(node)
@@ -690,7 +735,7 @@ def sliced(at: Importer, node: Node) -> Operand:
     return x
 
 
-@converts("Split")
+@converts("Split", by=_VIEW, limits="split is a constant; no part is empty")
 def split(at: Importer, node: Node) -> Sequence[Operand]:
     """Return parts of an axis."""
     x = at.view(node)
@@ -709,7 +754,11 @@ def split(at: Importer, node: Node) -> Sequence[Operand]:
     return [x.sliced(axis, start, 1, n) for start, n in zip(starts, sizes, strict=True)]
 
 
-@converts("Gather")
+@converts(
+    "Gather",
+    by=f"{_VIEW}; `concat` of several",
+    limits=f"the indices are constants, of at most {_MOST_RUNS} runs at even steps",
+)
 def gather(at: Importer, node: Node) -> Operand:
     """Return elements of an axis that lie at even steps."""
     x, indices = at.view(node), at.constant(node, 1, "the indices")
@@ -739,7 +788,7 @@ def _runs(indices: Sequence[int]) -> Iterator[tuple[int, int, int]]:
         i = end
 
 
-@converts("DepthToSpace", "SpaceToDepth")
+@converts("DepthToSpace", "SpaceToDepth", by=_VIEW)
 def blocks(at: Importer, node: Node) -> Operand:
     """Return blocks of positions as channels, or channels as blocks of positions."""
     x, b = at.view(node), node.get("blocksize", 1)
@@ -760,7 +809,7 @@ def blocks(at: Importer, node: Node) -> Operand:
     return reshape(at, parts, (n, c, h * b, w * b))
 
 
-@converts("Concat")
+@converts("Concat", by="`concat`, `ops.Rearrange`")
 def concat(at: Importer, node: Node) -> Operand:
     """Return tensors one after the other along an axis."""
     operands = [at.view(node, i) for i in range(len(node.inputs))]
@@ -815,7 +864,9 @@ def _joined(at: Importer, values: Sequence[Value], axis: int) -> Value:
     return joined
 
 
-@converts("Pad")
+@converts(
+    "Pad", by="`ops.Rearrange`", limits="pads, value and axes are constants; x has at most 4 axes"
+)
 def pad(at: Importer, node: Node) -> Operand:
     """Return it with a margin; a negative one is cut off."""
     x = at.view(node)
@@ -850,7 +901,15 @@ def pad(at: Importer, node: Node) -> Operand:
     return View.of(at.graph.add_op(made, source), axes4)
 
 
-@converts("Resize", "Upsample")
+@converts(
+    *("Resize", "Upsample"),
+    by="`resize_images`",
+    limits=(
+        f"{_IMAGES}; H and W alone are resized; mode nearest or linear; half_pixel, "
+        "pytorch_half_pixel, asymmetric or align_corners; no antialias, exclude_outside or "
+        "keep_aspect_ratio_policy; scales and sizes are constants"
+    ),
+)
 def resize(at: Importer, node: Node) -> Operand:
     """Return it at another H and W."""
     x = at.view(node)
@@ -896,7 +955,7 @@ def resize(at: Importer, node: Node) -> Operand:
     return View.of(value, placed)
 
 
-@converts("Constant")
+@converts("Constant", by=_KNOWN, limits="neither sparse nor strings")
 def constant(at: Importer, node: Node) -> Operand:
     """Return the array that the node is."""
     for name in ("value", "value_float", "value_floats", "value_int", "value_ints"):
