@@ -94,10 +94,15 @@ def check_infinite_weight(
 
 
 def assert_within(actual: np.ndarray, expected: np.ndarray, bound: np.ndarray) -> None:
-    """Assert |actual − expected| ≤ bound everywhere; say where it is worst."""
+    """Assert |actual − expected| ≤ bound everywhere; say where it is worst.
+
+    Infinities must be equal; where NaN is expected, NaN is right.
+    """
     assert actual.shape == expected.shape
-    error = np.abs(actual.astype(np.float64) - expected)
-    wrong = ~(error <= bound)
+    same = (actual == expected) | (np.isnan(actual) & np.isnan(expected))
+    with np.errstate(invalid="ignore"):
+        error = np.abs(actual.astype(np.float64) - expected)
+    wrong = ~(same | (error <= bound))
     if wrong.any():
         worst = np.unravel_index(np.argmax(np.where(wrong, error / bound, 0)), error.shape)
         raise AssertionError(

@@ -6,10 +6,14 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+import onnx
 
 from pwconv import Graph, reference
 from pwconv.reference import Approximation
 from support.accuracy import assert_within
+from support.models import run_elsewhere
+
+_ELSEWHERE = 1e-5  # of the largest number: what float32 there may differ by from float64
 
 
 def propagated(graph: Graph, inputs: Mapping[str, Any]) -> dict[str, Approximation]:
@@ -39,3 +43,12 @@ def assert_right(graph: Graph, inputs: Mapping[str, Any]) -> dict[str, np.ndarra
         assert results[name].shape == each.value.shape
         assert_within(results[name], each.value, each.error)
     return {name: each.value for name, each in about.items()}
+
+
+def assert_as_elsewhere(graph: Graph, model: onnx.ModelProto, inputs: Mapping[str, Any]) -> None:
+    """Assert that a run is right, and that ONNX Runtime computes the same in float32."""
+    about = assert_right(graph, inputs)
+    for name, wanted in run_elsewhere(model, inputs).items():
+        assert about[name].shape == wanted.shape
+        most = np.abs(wanted[np.isfinite(wanted)]).max(initial=0)
+        np.testing.assert_allclose(about[name], wanted, rtol=0, atol=_ELSEWHERE * most)

@@ -71,6 +71,11 @@ def build_graph(
     named: dict[Value, str] = {}
     taken = {view.value for view in edges.inputs.values()}
     for name in outputs:
+        if name not in at.values:
+            kind = at.producers[name].kind
+            raise UnsupportedError(
+                f"outputs has {name!r}, an output of {kind} that is not computed"
+            )
         value = at.values[name]
         if not isinstance(value, View):
             assert value is not None

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from onnx import TensorProto, TypeProto, defs, helper, numpy_helper
+from onnx import TensorProto, defs, helper, numpy_helper
 from onnx.checker import ValidationError
 from onnx.reference import ReferenceEvaluator
 from onnx.shape_inference import InferenceError, infer_node_outputs
@@ -39,7 +39,6 @@ FOLDED = {
 # Their outputs may be larger than what goes in, by numbers that are data.
 _GROWING = frozenset({"ConstantOfShape", "Expand", "Range", "Tile", "Pad", "MatMul"})
 
-_FLOATS = (TensorProto.FLOAT, TensorProto.FLOAT16)
 _MOST_NUMBERS = 1024  # of an array that says a shape
 
 PRODUCTS = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
@@ -274,6 +273,8 @@ class Importer:
             if lacking:  # it comes after one that is refused
                 return
             folds = known and node.kind in FOLDED
+            if not folds:
+                self._infer(node)  # as ONNX's rules have it: what follows need not look again
             found = self._fold(node) if folds else CONVERTS[node.kind](self, node)
         except (UnsupportedError, ValueError, TypeError) as error:
             self.refusals.append(Refusal(node, str(error)))
@@ -288,19 +289,52 @@ class Importer:
 
     def _assume(self, node: Node) -> None:
         """Give a refused node's outputs a place in the graph, which will never be run."""
+        try:
+            shapes = self._infer(node)
+        except ValueError:
+            return
+        for name, shape in shapes.items():
+            self.values[name] = usual_view(self.graph.input(name, image_shape(shape)), shape)
+            self.assumed.add(name)
+
+    def _infer(self, node: Node) -> dict[str, Shape]:
+        """Return the shapes of a node's outputs of floats, as far as ONNX's own rules tell them.
+
+        Raises
+        ------
+        ValueError
+            The node's inputs or attributes are not as its operator has them.
+        """
         types, data = {}, {}
         for name in filter(None, node.inputs):
             value = self.values.get(name)
             if value is None:
-                return
-            dtype = value.dtype if isinstance(value, np.ndarray) else FLOAT32
-            kind = helper.np_dtype_to_tensor_dtype(dtype)
+                return {}
+            array = value if isinstance(value, np.ndarray) else None
+            kind = TensorProto.FLOAT  # of every view, and so of all floats
+            if array is not None and array.dtype.kind != "f":
+                kind = helper.np_dtype_to_tensor_dtype(array.dtype)
+            if array is not None and array.size <= _MOST_NUMBERS:  # sizes, axes
+                numbers = array.astype(helper.tensor_dtype_to_np_dtype(kind))
+                data[name] = numpy_helper.from_array(numbers, name)
             types[name] = helper.make_tensor_type_proto(kind, value.shape)
-            if isinstance(value, np.ndarray) and value.size <= _MOST_NUMBERS:  # sizes, axes
-                data[name] = numpy_helper.from_array(value, name)
-        for name, shape in infer_outputs(node, types, data).items():
-            self.values[name] = usual_view(self.graph.input(name, image_shape(shape)), shape)
-            self.assumed.add(name)
+        try:
+            schema = defs.get_schema(node.proto.op_type, node.opset, node.proto.domain)
+        except defs.SchemaError:
+            return {}
+        opsets = [helper.make_opsetid(node.proto.domain, node.opset)]
+        try:
+            found = infer_node_outputs(schema, node.proto, types, data, opset_imports=opsets)
+        except (InferenceError, ValidationError) as error:
+            raise ValueError(str(error).strip()) from error
+        shapes = {}
+        for name, each in found.items():
+            tensor = each.tensor_type
+            lengths = tuple(axis.dim_value for axis in tensor.shape.dim)
+            of_floats = tensor.elem_type == TensorProto.FLOAT and tensor.HasField("shape")
+            if of_floats and min(lengths, default=1) > 0:
+                shapes[name] = lengths
+        return shapes
 
     def _fold(self, node: Node) -> list[Array]:
         """Compute a node whose inputs are all known."""
@@ -318,25 +352,6 @@ class Importer:
             except Exception as error:  # of any type: what a node lacks, the evaluator stumbles on
                 raise ValueError(f"its constants do not fit it: {error}") from error
         return [np.asarray(each) for each in results]
-
-
-def infer_outputs(
-    node: Node, types: Mapping[str, TypeProto], data: Mapping[str, TensorProto]
-) -> dict[str, Shape]:
-    """Return the shapes of a node's outputs of floats, as far as ONNX's own rules tell them."""
-    shapes: dict[str, Shape] = {}
-    try:
-        schema = defs.get_schema(node.proto.op_type, node.opset, node.proto.domain)
-        opsets = [helper.make_opsetid(node.proto.domain, node.opset)]
-        found = infer_node_outputs(schema, node.proto, {**types}, {**data}, opset_imports=opsets)
-    except (defs.SchemaError, InferenceError, ValidationError):
-        return {}
-    for name, kind in found.items():
-        tensor = kind.tensor_type
-        lengths = tuple(each.dim_value for each in tensor.shape.dim)
-        if tensor.elem_type in _FLOATS and tensor.HasField("shape") and min(lengths, default=1) > 0:
-            shapes[name] = lengths
-    return shapes
 
 
 def check_growth(node: Node, arrays: Sequence[Array]) -> None:

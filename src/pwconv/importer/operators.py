@@ -197,6 +197,8 @@ class _Window:
         else:
             return self._explicit(mode)
         total = [a - b for a, b in zip(whole, sizes, strict=True)]
+        if not wanted:  # where the stride is past the kernel, it is as long as it is
+            total = [max(n, 0) for n in total]
         top, left, bottom, right = self._shared([max(n, 0) for n in total], mode)
         # What is lacking is added at the end.
         return top, left, bottom + min(total[0], 0), right + min(total[1], 0)
@@ -300,7 +302,12 @@ def reduce(at: Importer, node: Node) -> Operand:
         return reshape(at, View.of(value, (0, 1)), result)
     where = tuple(sorted(placed[a] for a in axes if placed[a] > 0))
     value = at.place(x, placed)
-    if function == "mean" and {a for a in where if value.shape[a] > 1} <= {2, 3}:
+    if not where:  # each is of one element
+        y = x if function != "l2" else _activated(at, x, "abs")
+        return reshape(at, y, result)
+    if function == "mean" and [a for a in where if value.shape[a] > 1] == [
+        a for a in (2, 3) if value.shape[a] > 1
+    ]:
         value = at.graph.global_avg_pool(value)
     else:
         value = at.graph.reduce(value, function, where)
@@ -437,9 +444,11 @@ def arithmetic(at: Importer, node: Node) -> Operand:
 def power(at: Importer, node: Node) -> Operand:
     """Add a power by a constant."""
     exponent = at.constant(node, 1, "the exponent")
-    if exponent is None or exponent.size != 1:
-        raise UnsupportedError("the exponent has several elements; it must be one number")
-    return _activated(at, at.view(node), ("pow", float(exponent.reshape(-1)[0])))
+    x = at.view(node)
+    if exponent is None or not exponent.size or (exponent != exponent.flat[0]).any():
+        raise UnsupportedError("the exponent has several numbers; it must be one")
+    x = x.expanded(np.broadcast_shapes(x.shape, exponent.shape))
+    return _activated(at, x, ("pow", float(exponent.flat[0])))
 
 
 def combine(at: Importer, function: str, x: Operand, y: Operand) -> View:
@@ -455,11 +464,17 @@ def combine(at: Importer, function: str, x: Operand, y: Operand) -> View:
         found = None
     if found is not None:
         return found
-    a = x if isinstance(x, View) else at.resident(np.asarray(x))
-    b = y if isinstance(y, View) else at.resident(np.asarray(y))
-    shape = np.broadcast_shapes(a.shape, b.shape)
-    rank = len(shape)
-    a, b = (_of_rank(at, each, rank) for each in (a, b))
+    assert x is not None
+    assert y is not None
+    shape = np.broadcast_shapes(x.shape, y.shape)
+    if len(shape) > 4:
+        merged = _merged(x.shape, y.shape, shape)
+        x, y = (_reshaped(at, each, to) for each, to in zip((x, y), merged, strict=True))
+        return reshape(at, combine(at, function, x, y), shape)
+    ranked = (
+        _reshaped(at, each, (1,) * (len(shape) - len(each.shape)) + each.shape) for each in (x, y)
+    )
+    a, b = (each if isinstance(each, View) else at.resident(each) for each in ranked)
     adders: dict[str, Callable[[Value, Value], Value]] = {
         "add": at.graph.add,
         "sub": at.graph.sub,
@@ -473,14 +488,35 @@ def combine(at: Importer, function: str, x: Operand, y: Operand) -> View:
     alike = a.over(b.value) == b and a.value.shape == b.value.shape
     if alike and a.is_permutation:
         return a.over(add(a.value, b.value))
-    if rank > 4:
-        raise UnsupportedError(f"the operands have {rank} axes; at most 4 are taken")
     axes = max(a, b, key=lambda each: each.size).usual_axes
     return View.of(add(at.place(a, axes), at.place(b, axes)), axes)
 
 
-def _of_rank(at: Importer, x: View, rank: int) -> View:
-    return reshape(at, x, (1,) * (rank - len(x.shape)) + x.shape)
+def _reshaped(at: Importer, x: View | Array, shape: Shape) -> View | Array:
+    return reshape(at, x, shape) if isinstance(x, View) else x.reshape(shape)
+
+
+def _merged(x: Shape, y: Shape, shape: Shape) -> tuple[Shape, Shape]:
+    """Return the shapes of two operands of many axes, neighbours that broadcast alike as one.
+
+    Raises
+    ------
+    UnsupportedError
+        They are more than 4 still.
+    """
+    whole = [(1,) * (len(shape) - len(each)) + each for each in (x, y)]
+    groups: list[tuple[int, int]] = []
+    last = None
+    for m, n, length in zip(*whole, shape, strict=True):
+        alike = m == length, n == length
+        if length > 1 and alike == last:
+            groups[-1] = groups[-1][0] * m, groups[-1][1] * n
+        elif length > 1:
+            groups.append((m, n))
+            last = alike
+    if len(groups) > 4:
+        raise UnsupportedError(f"shapes {x} and {y} broadcast over {len(groups)} axes; at most 4")
+    return tuple(m for m, _ in groups), tuple(n for _, n in groups)
 
 
 def _with_constant(
@@ -544,8 +580,10 @@ def batch_norm(at: Importer, node: Node) -> Operand:
     if any(each is None for each in numbers):
         raise ValueError(f"one of {', '.join(names)} is missing")
     scale, bias, mean, variance = (_as_float32(np.asarray(each)) for each in numbers)
+    if len(x.shape) not in (2, 3, 4):
+        raise UnsupportedError(f"x has shape {x.shape}; it must have 2 to 4 axes")
     axes = x.usual_axes
-    if len(axes) < 2 or axes[1] != 1:
+    if axes[1] != 1:
         axes = {2: (0, 1), 3: (0, 1, 3), 4: IMAGES}[len(x.shape)]
     value = at.graph.batch_norm(
         at.place(x, axes), mean, variance, scale, bias, eps=node.get("epsilon", 1e-5)
@@ -561,8 +599,8 @@ def batch_norm(at: Importer, node: Node) -> Operand:
 def instance_norm(at: Importer, node: Node) -> Operand:
     """Add a norm of each channel of each sample: by mean and variance over H and W."""
     x, scale, bias = at.view(node), at.constant(node, 1, "scale"), at.constant(node, 2, "B")
-    if scale is None or bias is None:
-        raise ValueError("scale or B is missing")
+    if scale is None or bias is None or not scale.shape == bias.shape == x.shape[1:2]:
+        raise ValueError(f"scale and B must be of {x.shape[1:2]}, x's channels")
     graph, value = at.graph, at.images(x)
     centred = graph.sub(value, graph.global_avg_pool(value))
     variance = graph.global_avg_pool(graph.mul(centred, centred))
@@ -580,6 +618,8 @@ def local_response_norm(at: Importer, node: Node) -> Operand:
     x = at.view(node)
     graph, value = at.graph, at.images(x)
     channels, size = value.shape[1], node.get("size", 1)
+    if size < 1:
+        raise ValueError(f"size is {size}; it must be at least 1")
     band = np.zeros((channels, channels), FLOAT32)
     for c in range(channels):
         band[c, max(c - (size - 1) // 2, 0) : c + size // 2 + 1] = node.get("alpha", 1e-4) / size
@@ -687,6 +727,8 @@ def squeeze(at: Importer, node: Node) -> Operand:
         raise ValueError("axes is missing")
     rank = len(x.shape) + given.size
     axes = [_axis(int(a), rank) for a in given.reshape(-1)]
+    if len(set(axes)) < len(axes):
+        raise ValueError(f"axes are {given.tolist()}; none may be there twice")
     rest = iter(x.shape)
     return reshape(at, x, tuple(1 if i in axes else next(rest) for i in range(rank)))
 
@@ -792,6 +834,8 @@ def _runs(indices: Sequence[int]) -> Iterator[tuple[int, int, int]]:
 def blocks(at: Importer, node: Node) -> Operand:
     """Return blocks of positions as channels, or channels as blocks of positions."""
     x, b = at.view(node), node.get("blocksize", 1)
+    if len(x.shape) != 4 or b < 1:
+        raise ValueError(f"x has shape {x.shape}, of 4 axes; blocksize is {b}, of 1 or more")
     n, c, h, w = x.shape
     if node.kind == "SpaceToDepth":
         if h % b or w % b:
