@@ -421,7 +421,7 @@ _BINARY = {
 @converts(
     *(*_BINARY, "Mean"),
     by={**{kind: f"`{name}`" for kind, name in _BINARY.items()}, "Mean": "`add`"},
-    limits="the result of two computed operands has at most 4 axes",
+    limits="broadcast over at most 4 axes, neighbours that do so alike being one",
 )
 def arithmetic(at: Importer, node: Node) -> Operand:
     """Add a function of two operands or more, broadcast by NumPy's rules."""
