@@ -1,0 +1,70 @@
+"""Networks of torchvision and timm, as export.py wrote them, with weights from a seed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+pytest.importorskip("onnx")
+
+import onnx  # noqa: E402
+
+import pwconv  # noqa: E402
+from networks.images import draw  # noqa: E402
+from networks.proof import FLOAT16, FLOAT32, prove, ways  # noqa: E402
+from networks.refill import fill  # noqa: E402
+
+FILES = Path(__file__).parent / "files"
+QUICK = {
+    "mobilenet_v2": FLOAT16,
+    "mobilenet_v3_large": FLOAT32,
+    "efficientnet_b0": FLOAT16,
+    "mobilenetv4_conv_small": FLOAT32,
+    "resnet18": FLOAT32,
+    "regnet_y_400mf": FLOAT16,
+    "lraspp_mobilenet_v3_large": FLOAT32,
+    "unet": FLOAT16,
+    "repvit_m1": FLOAT32,
+    "edgetam_encoder": FLOAT16,
+}
+SMALL = (1, 3, 64, 64)
+# EdgeTAM adds an upsampled map to one of twice its size: whole multiples of 32.
+LARGE = (3, 3, 160, 224)
+
+
+def images(shape: tuple[int, ...]) -> np.ndarray:
+    """Return an image for each of a batch."""
+    drawn = [draw(*shape[2:], seed).transpose(2, 0, 1) for seed in range(shape[0])]
+    return np.stack(drawn).astype(np.float32)
+
+
+def load(name: str) -> onnx.ModelProto:
+    """Return a network with weights."""
+    return fill(onnx.load(FILES / f"{name}.onnx"))
+
+
+def test_every_file_is_tried():
+    assert {path.stem for path in FILES.glob("*.onnx")} == QUICK.keys()
+
+
+@pytest.mark.parametrize(("name", "dtype", "storage"), ways(**QUICK))
+def test_a_small_image(device, name, dtype, storage):
+    model = load(name)
+    graph = pwconv.from_onnx(
+        model, device=device, dtype=dtype, storage=storage, shapes={"image": SMALL}
+    )
+    prove(graph, model, {"image": images(SMALL)})
+
+
+@pytest.mark.exhaustive
+@pytest.mark.parametrize(("name", "dtype", "storage"), ways(**QUICK))
+def test_a_batch_of_larger_images(device, name, dtype, storage):
+    """By resizing: weights and shape arithmetic are those of the file."""
+    model = load(name)
+    graph = pwconv.from_onnx(
+        model, device=device, dtype=dtype, storage=storage, shapes={"image": SMALL}
+    )
+    graph.resize({"image": LARGE})
+    prove(graph, model, {"image": images(LARGE)})
