@@ -241,6 +241,7 @@ OWN: dict[str, Callable[..., Array]] = {
     "MaxPool": _max_pool,
     "AveragePool": _average_pool,
     "BatchNormalization": _batch_norm,
+    "Dropout": lambda node, x, *_: x,
     "Softmax": _softmax,
     "Gelu": _gelu,
     "Resize": _resize,
