@@ -22,7 +22,7 @@ WAYS = (FLOAT32, FLOAT16, ("float32", "buffer"), ("float16", "texture3d"))
 Arrays = Mapping[str, np.ndarray]
 
 
-def ways(**quick: Any) -> list[Any]:
+def ways(quick: Mapping[str, Any]) -> list[Any]:
     """Return parameters ``name, dtype, storage``: of each name, the one way of ``make test``.
 
     A name with None is for ``make test-all`` alone.

