@@ -12,9 +12,9 @@ from typing import Any
 
 import numpy as np
 from onnx import TensorProto
-from onnx.reference import ReferenceEvaluator
 
 from pwconv.importer.model import Model, Node, read_model
+from pwconv.importer.network import compute
 
 Array = np.ndarray
 _FLOATS = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE)
@@ -45,9 +45,9 @@ def step(node: Node, values: dict[str, Any]) -> None:
     elif node.kind == "Cast" and given[0].dtype.kind == "f" and node.get("to") in _FLOATS:
         found = given  # to float32: nothing is rounded here
     else:
-        evaluator = ReferenceEvaluator(node.proto, opsets={"": node.opset})
-        found = evaluator.run(None, {n: values[n] for n in node.inputs if n})
-    values.update((n, _exact(a)) for n, a in zip(node.outputs, found, strict=False))
+        found = compute(node, {n: values[n] for n in node.inputs if n})
+    names = (name for name in node.outputs if name)
+    values.update((n, _exact(a)) for n, a in zip(names, found, strict=False))
 
 
 def _exact(array: Any) -> Any:

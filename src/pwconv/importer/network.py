@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import onnx
 from onnx.reference import ReferenceEvaluator
 
 from pwconv.dtypes import FLOAT32, Array
@@ -242,7 +243,8 @@ class Importer:
             self.refusals.append(Refusal(node, str(error)))
             return
         results = [found] if isinstance(found, (View, np.ndarray)) else list(found or ())
-        for name, value in zip(node.outputs, results, strict=False):
+        names = [name for name in node.outputs if name] if folds else node.outputs
+        for name, value in zip(names, results, strict=False):
             if name and value is not None:
                 self.values[name] = value
 
@@ -257,11 +259,26 @@ class Importer:
             check_growth(node, list(arrays.values()))
         with np.errstate(all="ignore"):
             try:
-                evaluator = ReferenceEvaluator(node.proto, opsets={"": node.opset})
-                results = evaluator.run(None, arrays)
+                return compute(node, arrays)
             except Exception as error:  # of any type: what a node lacks, the evaluator stumbles on
                 raise ValueError(f"its constants do not fit it: {error}") from error
-        return [np.asarray(each) for each in results]
+
+
+def compute(node: Node, inputs: Mapping[str, Array]) -> list[Array]:
+    """Return a node's outputs, but for those left out, by onnx.reference.
+
+    Raises
+    ------
+    Exception
+        Of any type: onnx.reference lacks the operator, or the inputs do not fit it.
+    """
+    # A node by itself would be taken for one of the newest opset, whatever is said of it.
+    graph = onnx.GraphProto(name=node.name, node=[node.proto])
+    graph.node[0].domain = ""
+    graph.input.extend(onnx.ValueInfoProto(name=name) for name in inputs)
+    graph.output.extend(onnx.ValueInfoProto(name=name) for name in filter(None, node.outputs))
+    evaluator = ReferenceEvaluator(graph, opsets={"": node.opset})
+    return [np.asarray(each) for each in evaluator.run(None, dict(inputs))]
 
 
 def check_growth(node: Node, arrays: Sequence[Array]) -> None:
