@@ -1,7 +1,7 @@
 """Models of ONNX in float64, node by node: what their own numbers give, before any is rounded.
 
 onnx.reference computes all but what it is slow at (windows, resizing), lacks (Gelu), or is wrong at
-(Softmax below opset 13, batch norms below 14, transposed convolutions in groups).
+(LRN, Softmax below opset 13, batch norms below 14, transposed convolutions in groups).
 """
 
 from __future__ import annotations
@@ -183,6 +183,16 @@ def _softmax(node: Node, x: Array) -> Array:
     return e / e.sum(axes, keepdims=True)
 
 
+def _lrn(node: Node, x: Array) -> Array:
+    size, channels = node.get("size"), x.shape[1]
+    squares = np.zeros_like(x)
+    for c in range(channels):
+        near = x[:, max(c - (size - 1) // 2, 0) : c + size // 2 + 1]
+        squares[:, c] = (near**2).sum(1)
+    scale = node.get("bias", 1.0) + node.get("alpha", 1e-4) / size * squares
+    return x / scale ** node.get("beta", 0.75)
+
+
 def _gelu(node: Node, x: Array) -> Array:
     if node.get("approximate", "none") == "tanh":
         return x * (1 + np.tanh((2 / np.pi) ** 0.5 * (x + 0.044715 * x**3))) / 2
@@ -244,6 +254,7 @@ OWN: dict[str, Callable[..., Array]] = {
     "Dropout": lambda node, x, *_: x,
     "Softmax": _softmax,
     "Gelu": _gelu,
+    "LRN": _lrn,
     "Resize": _resize,
     "Upsample": _resize,
 }
