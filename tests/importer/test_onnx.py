@@ -191,6 +191,29 @@ def test_an_activation_of_an_old_opset(device, rng):
     assert_as_elsewhere(graph, model, {"x": rng.standard_normal((1, 5, 7, 3), np.float32)})
 
 
+@pytest.mark.parametrize(
+    ("split", "settings"),
+    [("two", {}), ("sizes", {}), ("_", {"keepdims": 0}), ("_", {})],
+    ids=str,
+)
+def test_parts_of_a_sequence(device, rng, split, settings):
+    """Written by torch's exporter, where it does not optimize, for chunk."""
+    nodes = [
+        node("SplitToSequence", f"x {split}" if split != "_" else "x", "s", axis=1, **settings),
+        node("SequenceAt", "s first", "a"),
+        node("SequenceAt", "s last", "b"),
+        node("Relu", "a", "y"),
+        node("Neg", "b", "z"),
+    ]
+    numbers = {"two": 2, "sizes": [1, 4], "first": 0, "last": -1}
+    constants = {name: np.array(value, np.int64) for name, value in numbers.items()}
+    model = make_model(nodes, {"x": (2, 5, 3, 4)}, ["y", "z"], constants)
+    graph = pwconv.from_onnx(model, device=device)
+    assert_as_elsewhere(graph, model, {"x": rng.standard_normal((2, 5, 3, 4), np.float32)})
+    with pytest.raises(pwconv.UnsupportedError, match="its sequence is taken as a whole"):
+        pwconv.from_onnx(model, device=device, outputs=["s"])
+
+
 def test_whole_numbers_go_in(device, rng):
     nodes = [node("Cast", "x", "f", to=TensorProto.FLOAT), node("Relu", "f", "y")]
     model = make_model(nodes, {"x": (1, 3, 5, 7)}, ["y"], elem_type=TensorProto.UINT8)

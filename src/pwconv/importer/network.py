@@ -85,6 +85,8 @@ class Importer:
     positions : dict
         Each node's place in the file.
     refusals : list of Refusal
+    outputs : frozenset of str
+        Values that are asked for.
     """
 
     def __init__(self, model: Model, graph: ImportedGraph, shapes: Mapping[str, Shape]) -> None:
@@ -94,13 +96,14 @@ class Importer:
         self.positions = {node: i for i, node in enumerate(model.nodes)}
         self.values: dict[str, Operand] = dict(model.constants)
         self.refusals: list[Refusal] = []
-        self._names: set[str] = set()
+        self.outputs: frozenset[str] = frozenset()
         for name, shape in shapes.items():
             self.values[name] = self._input(name, shape)
 
     def walk(self, outputs: Iterable[str]) -> None:
         """Add the nodes that some values depend on; those that cannot be are in ``refusals``."""
-        needed, pending = set(), list(outputs)
+        self.outputs = frozenset(outputs)
+        needed, pending = set(), list(self.outputs)
         while pending:
             name = pending.pop()
             node = self.producers.get(name)
