@@ -14,6 +14,7 @@ onnx_test = pytest.importorskip("onnx.backend.test")
 from onnx.backend.test.loader import load_model_tests  # noqa: E402
 
 from importer.node_tests import Prepared, PwconvBackend  # noqa: E402
+from pwconv.importer import operators  # noqa: E402, F401  # fills the registry
 from pwconv.importer.network import CONVERTS  # noqa: E402
 
 # Where ONNX Runtime, which decides, differs from them: with align_corners and scales it takes the
