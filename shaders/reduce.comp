@@ -39,14 +39,20 @@ float load_at(const uint n, const uint c, const uvec2 at) {
 }
 #endif
 
-float combined(const float a, const float x) {
+// Sums are Kahan's: what an addition rounds off, over, is added to the next.
+float combined(const float a, const float x, inout float over) {
     if (FUNCTION == FUNCTION_MAX) {
         return larger(vec4(a), vec4(x)).x;
     }
     if (FUNCTION == FUNCTION_MIN) {
         return -larger(vec4(-a), vec4(-x)).x;
     }
-    return a + (FUNCTION == FUNCTION_L2 ? x * x : x);
+    precise float term = (FUNCTION == FUNCTION_L2 ? x * x : x) - over;
+    precise float sum = a + term;
+    precise float rounded = sum - a - term;
+    // Nothing is left over of an infinity; of itself it would be NaN.
+    over = (floatBitsToUint(sum) & 0x7f800000u) == 0x7f800000u ? 0.0 : rounded;
+    return sum;
 }
 
 float finished(const float a) {
@@ -61,6 +67,7 @@ float reduced(const uint number) {
     const uint row = number / pc.kept_w / pc.kept_h;
     const uint c = row % pc.kept_c, n = row / pc.kept_c;
     float a = 0.0;
+    float over = 0.0;
     if (FUNCTION == FUNCTION_MAX) {
         a = uintBitsToFloat(0xff800000u);  // −∞
     }
@@ -71,7 +78,7 @@ float reduced(const uint number) {
     for (uint i = 0u; i < pc.count_c; ++i) {
         for (uint y = 0u; y < pc.count_h; ++y) {
             for (uint x = 0u; x < pc.count_w; ++x) {
-                a = combined(a, load_at(n, c + i, uvec2(w + x, h + y)));
+                a = combined(a, load_at(n, c + i, uvec2(w + x, h + y)), over);
             }
         }
     }

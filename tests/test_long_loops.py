@@ -93,5 +93,6 @@ def test_every_loop_over_sizes_is_counted():
             if family.startswith(("conv2d_pw_pair",)):
                 assert pair_trips(variant, 192, 10**6) > 1000
             elif family.startswith(("conv2d_pw", "linear")):
-                assert 1000 < matmul.trips(variant, 10**6) <= 250_000
+                most = 250_000 * 34 // 32 + 1  # of vec4s, and two more a run of 32
+                assert 1000 < matmul.trips(variant, 10**6) <= most
     assert dispatch.MOST_TRIPS < PAST

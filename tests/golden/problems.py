@@ -31,7 +31,7 @@ SOME_SIZES = ((1, 14, 14), (2, 13, 29), (1, 128, 128))
 # Up to 16 positions the samples of a batch share tiles.
 TINY_SIZES = ((1, 1), (2, 2), (3, 3), (4, 4), (1, 17), (5, 5))
 # About as long as a loop over K may be, of 4, 8, 16 or 32 products a trip.
-LONG_K = (239_996, 240_000, 240_004, 480_016, 960_000, 960_032, 1_920_000, 1_920_032)
+LONG_K = (225_876, 225_880, 225_884, 426_672, 960_000, 960_032, 1_920_000, 1_920_032)
 # Past what some textures take along W, H or depth, and past some buffers.
 LARGE_SIZES = ((1, 1, 20_000), (1, 20_000, 1), (5_000, 1, 1), (1, 3_000, 3_000), (1, 4_096, 8_192))
 

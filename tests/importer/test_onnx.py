@@ -149,6 +149,64 @@ def test_a_product_that_is_no_activation(device, rng):
     assert_as_elsewhere(pwconv.from_onnx(model, device=device), model, inputs)
 
 
+# Of opset 9, where attributes hold what are inputs now.
+OLD = {
+    "Unsqueeze": (node("Unsqueeze", "w", "v", axes=[0, 2]), (3, 5)),
+    "Squeeze": (node("Squeeze", "w", "v", axes=[0]), (1, 3, 1, 1)),
+    "Clip": (node("Clip", "w", "v", min=-0.25, max=0.5), (3, 1, 1)),
+    "Pad": (node("Pad", "w", "v", pads=[1, 0, 0, 0, 0, 0], value=2.0), (2, 1, 1)),
+    "Slice": (node("Slice", "w", "v", axes=[0], starts=[1], ends=[4]), (5, 1, 1)),
+    "ReduceSum": (node("ReduceSum", "w", "v", axes=[0], keepdims=0), (2, 3, 1, 1)),
+    "Split": (node("Split", "w", "u v", axis=0, split=[2, 3]), (5, 1, 1)),
+}
+
+
+@pytest.mark.parametrize("kind", OLD)
+def test_constants_of_old_opsets(device, rng, kind):
+    folded, shape = OLD[kind]
+    nodes = [folded, node("Mul", "x v", "y")]
+    constants = {"w": rng.standard_normal(shape, np.float32)}
+    model = make_model(nodes, {"x": (1, 3, 4, 5)}, ["y"], constants, opset=9)
+    x = rng.standard_normal((1, 3, 4, 5), np.float32)
+    assert_as_elsewhere(pwconv.from_onnx(model, device=device), model, {"x": x})
+
+
+def test_an_activation_of_an_old_opset(device, rng):
+    nodes = [
+        node("Add", "x three", "a"),
+        node("Clip", "a", "b", min=0.0, max=6.0),
+        node("Mul", "x b", "c"),
+        node("Div", "c six", "y"),
+    ]
+    model = make_model(nodes, {"x": (1, 5, 7, 3)}, ["y"], NUMBERS, opset=10)
+    graph = pwconv.from_onnx(model, device=device)
+    assert len(graph._current().program.dispatches) == 1
+    assert_as_elsewhere(graph, model, {"x": rng.standard_normal((1, 5, 7, 3), np.float32)})
+
+
+@pytest.mark.parametrize(
+    ("split", "settings"),
+    [("two", {}), ("sizes", {}), ("_", {"keepdims": 0}), ("_", {})],
+    ids=str,
+)
+def test_parts_of_a_sequence(device, rng, split, settings):
+    """Written by torch's exporter, where it does not optimize, for chunk."""
+    nodes = [
+        node("SplitToSequence", f"x {split}" if split != "_" else "x", "s", axis=1, **settings),
+        node("SequenceAt", "s first", "a"),
+        node("SequenceAt", "s last", "b"),
+        node("Relu", "a", "y"),
+        node("Neg", "b", "z"),
+    ]
+    numbers = {"two": 2, "sizes": [1, 4], "first": 0, "last": -1}
+    constants = {name: np.array(value, np.int64) for name, value in numbers.items()}
+    model = make_model(nodes, {"x": (2, 5, 3, 4)}, ["y", "z"], constants)
+    graph = pwconv.from_onnx(model, device=device)
+    assert_as_elsewhere(graph, model, {"x": rng.standard_normal((2, 5, 3, 4), np.float32)})
+    with pytest.raises(pwconv.UnsupportedError, match="its sequence is taken as a whole"):
+        pwconv.from_onnx(model, device=device, outputs=["s"])
+
+
 @pytest.mark.parametrize("shape", [(1, 3, 5, 7), (2, 5, 1, 3), (3, 1, 11, 13)])
 @pytest.mark.parametrize("storage", ["texture3d", "buffer"])
 @pytest.mark.parametrize("dtype", ["float32", "float16"])

@@ -122,6 +122,23 @@ def test_taps(check_convolution, kernel, stride, padding):
         check_convolution(c_out, shape, kernel, epilogue=fused, stride=stride, padding=padding)
 
 
+def test_long_sums_are_of_runs(device, rng):
+    """On textures, 4,608 products are summed in runs of 128, and not as one sum.
+
+    Adding to a sum S rounds by at most 2⁻²⁴·|S|, evenly: by 2⁻²⁴·|S|/√3 in the root of the mean
+    square. Of k products of variance 1, S² is about k.
+    """
+    k, run = 4608, 128
+    weight = rng.standard_normal((16, k), np.float32)
+    x = rng.standard_normal((k, 8, 8), np.float32)
+    node = make_pointwise(weight, None)
+    y = oracle.run(node, oracle.site(device, "texture3d", np.float32), device, [x])
+    exact = np.einsum("mk,khw->mhw", weight.astype(float), x.astype(float))
+    runs = k // run
+    squares = runs * sum(range(run)) + run * sum(range(runs))
+    assert np.sqrt(((y - exact) ** 2).mean()) <= 2**-24 * np.sqrt(squares / 3)
+
+
 @pytest.fixture
 def run_linear(device, rng, storage, dtype):
     def run(shape: tuple[int, ...], *weight_shape: int, activation=None, biased=True) -> None:

@@ -36,6 +36,15 @@ def test_reduce(device, rng, storage, dtype, function):
                          terms=385, sizes=lambda x: np.sum(x, **settings))  # noqa: B023  # fmt: skip
 
 
+def test_long_sums_lose_little(device, rng, storage):
+    """Of 2,000 positive numbers in float32, as of Kahan's: 2 · 2⁻²⁴, and as much for n² terms."""
+    x = rng.uniform(0.5, 1.5, (1, 2000, 2, 3)).astype(np.float32)
+    at = oracle.site(device, storage, np.float32)
+    y = oracle.run(Reduce(function="sum", axes=(1,)), at, device, [x])
+    exact = x.sum(1, dtype=float, keepdims=True)
+    assert (np.abs(y - exact) <= 3 * 2**-24 * exact).all()
+
+
 @pytest.mark.parametrize("function", FUNCTIONS)
 def test_infinities_and_nan(device, rng, storage, dtype, function):
     """They fill what they are part of, and nothing else."""

@@ -33,6 +33,13 @@ def test_images(device, rng, storage, dtype, shape, axis):
                  sizes=np.ones_like)  # fmt: skip
 
 
+def test_long_lines_lose_little(device, rng, storage):
+    """Shares add up to 1: within 2 · 2⁻²⁴ of the sum, 2.5 ulp of a division, and a rounding."""
+    x = rng.standard_normal((1, 3, 2, 2000), np.float32)
+    y = oracle.run(Softmax(axis=3), oracle.site(device, storage, np.float32), device, [x])
+    assert np.abs(y.sum(-1, dtype=float) - 1).max() <= 8 * 2**-24
+
+
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_last_of_any_axes(device, rng, storage, dtype, shape):
     x = rng.standard_normal(shape).astype(dtype)

@@ -17,7 +17,7 @@ import pwconv
 from pwconv import dispatch, shaders
 from pwconv.context import Context
 from pwconv.dispatch import MOST_TRIPS
-from pwconv.ops import convolution, linear, matmul
+from pwconv.ops import convolution, matmul
 from pwconv.ops.limits import Limits
 from pwconv.verify.report import describe, results_table, to_document
 from pwconv.verify.run import FAMILIES, Verification, selected, verify
@@ -153,7 +153,7 @@ def test_each_loop_over_sizes_has_a_case_as_long_as_any_that_is_planned(device, 
 @pytest.mark.parametrize("name", LOOPS[:2])
 def test_a_driver_that_ends_a_loop_is_found(device, monkeypatch, name):
     """What is planned is short enough for llvmpipe; were it not, its users would be told."""
-    for module in (dispatch, matmul, linear, convolution):
+    for module in (dispatch, matmul):
         monkeypatch.setattr(module, "MOST_TRIPS", 2**17)
     found = verify(inside.another_context(device), [v for v in selected([name]) if v.name == name])
     wrong = {failure.case for result in found.failed for failure in result.failures}

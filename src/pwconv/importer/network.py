@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import onnx
 from onnx import TensorProto, defs, helper, numpy_helper
 from onnx.checker import ValidationError
 from onnx.reference import ReferenceEvaluator
@@ -116,6 +117,8 @@ class Importer:
     positions : dict
         Each node's place in the file.
     refusals : list of Refusal
+    outputs : frozenset of str
+        Values that are asked for.
     assumed : set of str
         Values that come after a refused node: of a known shape, so that what takes them is looked
         at too.
@@ -129,13 +132,14 @@ class Importer:
         self.values: dict[str, Operand] = dict(model.constants)
         self.refusals: list[Refusal] = []
         self.assumed: set[str] = set()
-        self._names: set[str] = set()
+        self.outputs: frozenset[str] = frozenset()
         for name, shape in shapes.items():
             self.values[name] = self._input(name, shape)
 
     def walk(self, outputs: Iterable[str]) -> None:
         """Add the nodes that some values depend on; those that cannot be are in ``refusals``."""
-        needed, pending = set(), list(outputs)
+        self.outputs = frozenset(outputs)
+        needed, pending = set(), list(self.outputs)
         while pending:
             name = pending.pop()
             node = self.producers.get(name)
@@ -283,7 +287,8 @@ class Importer:
         if not self.assumed.isdisjoint(node.inputs):
             self.assumed.update(filter(None, node.outputs))
         results = [found] if isinstance(found, (View, np.ndarray)) else list(found or ())
-        for name, value in zip(node.outputs, results, strict=False):
+        names = [name for name in node.outputs if name] if folds else node.outputs
+        for name, value in zip(names, results, strict=False):
             if name and value is not None:
                 self.values[name] = value
 
@@ -305,6 +310,8 @@ class Importer:
         ValueError
             The node's inputs or attributes are not as its operator has them.
         """
+        if node.kind == "SequenceAt":  # its sequence is known as a tensor
+            return {}
         types, data = {}, {}
         for name in filter(None, node.inputs):
             value = self.values.get(name)
@@ -347,11 +354,26 @@ class Importer:
             check_growth(node, list(arrays.values()))
         with np.errstate(all="ignore"):
             try:
-                evaluator = ReferenceEvaluator(node.proto, opsets={"": node.opset})
-                results = evaluator.run(None, arrays)
+                return compute(node, arrays)
             except Exception as error:  # of any type: what a node lacks, the evaluator stumbles on
                 raise ValueError(f"its constants do not fit it: {error}") from error
-        return [np.asarray(each) for each in results]
+
+
+def compute(node: Node, inputs: Mapping[str, Array]) -> list[Array]:
+    """Return a node's outputs, but for those left out, by onnx.reference.
+
+    Raises
+    ------
+    Exception
+        Of any type: onnx.reference lacks the operator, or the inputs do not fit it.
+    """
+    # A node by itself would be taken for one of the newest opset, whatever is said of it.
+    graph = onnx.GraphProto(name=node.name, node=[node.proto])
+    graph.node[0].domain = ""
+    graph.input.extend(onnx.ValueInfoProto(name=name) for name in inputs)
+    graph.output.extend(onnx.ValueInfoProto(name=name) for name in filter(None, node.outputs))
+    evaluator = ReferenceEvaluator(graph, opsets={"": node.opset})
+    return [np.asarray(each) for each in evaluator.run(None, dict(inputs))]
 
 
 def check_growth(node: Node, arrays: Sequence[Array]) -> None:

@@ -796,6 +796,39 @@ def split(at: Importer, node: Node) -> Sequence[Operand]:
     return [x.sliced(axis, start, 1, n) for start, n in zip(starts, sizes, strict=True)]
 
 
+@converts("SplitToSequence", by=_VIEW, limits="SequenceAt alone takes of it")
+def split_to_sequence(at: Importer, node: Node) -> Operand:
+    """Return the whole, of which SequenceAt takes parts."""
+    name = node.outputs[0]
+    readers = [each.kind for each in at.model.nodes if name in each.inputs]
+    if name in at.outputs or set(readers) != {"SequenceAt"}:
+        raise UnsupportedError("its sequence is taken as a whole; only SequenceAt may take of it")
+    return at.view(node)
+
+
+@converts("SequenceAt", by=_VIEW, limits="of SplitToSequence; the position is a constant")
+def part_of_sequence(at: Importer, node: Node) -> Operand:
+    """Return a part of what SplitToSequence splits."""
+    split_by, position = at.producer(node, 0, "SplitToSequence"), at.constant(node, 1, "position")
+    if split_by is None or position is None:
+        raise UnsupportedError("its sequence is none of SplitToSequence")
+    x, given = at.view(node), at.constant(split_by, 1, "split")
+    axis = _axis(split_by.get("axis", 0), len(x.shape))
+    length = x.shape[axis]
+    if given is None or given.ndim == 0:
+        each = 1 if given is None else int(given)
+        sizes = [min(each, length - start) for start in range(0, length, each)]
+    else:
+        sizes = [int(n) for n in given]
+    i = int(position.reshape(-1)[0])
+    if sum(sizes) != length or min(sizes) < 0 or not -len(sizes) <= i < len(sizes):
+        raise ValueError(f"part {i} of {sizes}; axis {axis} is {length} long")
+    part = x.sliced(axis, sum(sizes[: i % len(sizes)]), 1, sizes[i])
+    if given is None and not split_by.get("keepdims", 1):
+        return reshape(at, part, x.shape[:axis] + x.shape[axis + 1 :])
+    return part
+
+
 @converts(
     "Gather",
     by=f"{_VIEW}; `concat` of several",

@@ -5,12 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from onnx.reference import ReferenceEvaluator
 
 from pwconv import reference
 from pwconv.dtypes import Array
 from pwconv.importer.model import Node
-from pwconv.importer.network import Importer
+from pwconv.importer.network import Importer, compute
 from pwconv.importer.view import View
 
 _KNOWN: tuple[Any, ...] = (
@@ -84,8 +83,7 @@ def _computed(at: Importer, node: Node, parts: list[Node], source: str) -> Array
             if isinstance(value, np.ndarray):
                 known[name] = value.astype(float).reshape(())
         try:
-            evaluator = ReferenceEvaluator(part.proto, opsets={"": part.opset})
-            (found,) = evaluator.run(None, {n: known[n] for n in part.inputs if n})
+            (found,) = compute(part, {n: known[n] for n in part.inputs if n})
         except Exception:  # it is no function of numbers in float64
             return None
         known[part.outputs[0]] = np.asarray(found, float)

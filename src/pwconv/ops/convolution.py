@@ -19,7 +19,6 @@ import numpy as np
 from pwconv import heuristics, reference, shaders
 from pwconv.activation import ActivationLike
 from pwconv.context import Context
-from pwconv.dispatch import MOST_TRIPS
 from pwconv.dtypes import FLOAT32, Array, DType, as_float_array
 from pwconv.errors import UnsupportedError
 from pwconv.heuristics import Choice, block_shape
@@ -32,9 +31,9 @@ from pwconv.ops.limits import Limits
 from pwconv.ops.matmul import (
     Product,
     grid,
+    most_products,
     preferred_weight_storage,
     rows_fit,
-    step_along_k,
     tiled_variants,
     trips,
 )
@@ -552,7 +551,7 @@ def _cases(limits: Limits) -> Iterator[Case]:
             more["geometry"] = Geometry((3, 3), (1, 1))
             yield _case(limits, "single positions", (67, 2, 2), _N, whole_k, cases.random, **more)
     if limits.is_smallest:
-        k = min(MOST_TRIPS * step_along_k(variant), limits.weight)
+        k = min(most_products(variant), limits.weight)
         if limits.storage == "buffer":
             yield _case(limits, "longest loop", (1, 1, 3), 3, k - 1, cases.sparse)
         else:  # a texture's depth is less, but each of its channels may have many taps

@@ -18,7 +18,6 @@ import numpy as np
 from pwconv import reference, shaders
 from pwconv.activation import ActivationLike
 from pwconv.context import Context
-from pwconv.dispatch import MOST_TRIPS
 from pwconv.dtypes import FLOAT32, Array, DType, as_float_array
 from pwconv.errors import UnsupportedError
 from pwconv.heuristics import Choice
@@ -30,8 +29,8 @@ from pwconv.ops.limits import Limits
 from pwconv.ops.matmul import (
     Product,
     grid,
+    most_products,
     preferred_weight_storage,
-    step_along_k,
     tiled_variants,
     trips,
 )
@@ -294,7 +293,7 @@ def _cases(limits: Limits) -> Iterator[Case]:
     yield case("large-K", size(_FEW_M, 1), _WHOLE, large_k, cases.large_k, epilogue=epilogue)
     yield case("random", size(_WHOLE_M, 1), _WHOLE, _WHOLE, cases.random, epilogue=epilogue)
     if limits.is_smallest:
-        k = MOST_TRIPS * step_along_k(variant) - 1
+        k = most_products(variant) - 1
         if limits.storage == "texture3d":
             k = min(k, most)
         yield case("longest loop", size(3, 1), 3, min(k, limits.weight), cases.sparse)

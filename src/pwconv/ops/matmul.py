@@ -20,6 +20,8 @@ from pwconv.layout import Shape4, ceil_div, packed_extent, weight_rows_bytes
 from pwconv.vk.commands import Size3
 from pwconv.weights import WeightShape
 
+_RUN = 128  # products: 4·RUN_K4 of tiled_matmul.glslh
+
 
 @dataclass(frozen=True)
 class Product(ABC):
@@ -91,8 +93,21 @@ def step_along_k(variant: shaders.Variant) -> int:
 
 
 def trips(variant: shaders.Variant, k: int) -> int:
-    """Return how often an invocation's loop goes round to sum K products."""
-    return ceil_div(k, step_along_k(variant))
+    """Return how often an invocation's loops go round to sum K products."""
+    steps = ceil_div(k, step_along_k(variant))
+    # A run's loop has ended, and that of the runs goes round.
+    return steps + 2 * ceil_div(k, _RUN) if _sums_runs(variant) else steps
+
+
+def most_products(variant: shaders.Variant) -> int:
+    """Return the largest K of whole steps and runs that its loops may sum."""
+    if not _sums_runs(variant):
+        return MOST_TRIPS * step_along_k(variant)
+    return MOST_TRIPS // trips(variant, _RUN) * _RUN
+
+
+def _sums_runs(variant: shaders.Variant) -> bool:
+    return not {"BLOCK_K", "SLICES"} & variant.defines.keys()
 
 
 def rows_fit(context: Context, n: int, k: int) -> bool:
