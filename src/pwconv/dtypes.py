@@ -47,7 +47,7 @@ def as_float_array(value: Any, argument: str) -> Array:
     """
     plain = type(value) is np.ndarray
     array = value if plain else _any_array(value, argument)
-    if array.dtype.newbyteorder("=") not in _AXIS_NAMES:
+    if array.dtype.newbyteorder("=") not in (FLOAT32, FLOAT16):
         raise TypeError(
             f"{argument} has dtype {array.dtype}; pwconv computes in float32 and float16: "
             f"{_cast(array, argument)}"

@@ -19,14 +19,14 @@ from support.command_line import run
 def test_tune_then_info_then_use(device, home):
     index = str(device.info.index)
     result = run(
-        *("tune", "--device", index, "--shape", "5,7,3,9,2", "-s", "16,8,8,8"),
+        *("tune", "--device", index, "--shape", "5,7,3,9,2", "-s", "6,8,8,8"),
         *("--dtype", "float32", "--storage", "texture3d"),
     )
     assert result.returncode == 0, result.stdout + result.stderr
     store = Store(device.info)
     last = result.stdout.splitlines()[-1]
     assert last == f"kept   2 winners in {store.file}"
-    for expected in (str(device.info), "16→8@8", "5→7@3×9 ×2", "float32", "texture3d", "tiled"):
+    for expected in (str(device.info), "6→8@8", "5→7@3×9 ×2", "float32", "texture3d", "tiled"):
         assert expected in result.stdout
     assert "float16" not in result.stdout
     assert len(json.loads(store.file.read_text())["winners"]) == 2
@@ -40,10 +40,10 @@ def test_tune_then_info_then_use(device, home):
     assert "is ignored: it is no JSON" in run("info").stdout
 
     program = (
-        "import numpy as np, pwconv; layer = pwconv.PointwiseConv2d(np.ones((8, 16), np.float32),"
-        f"storage='texture3d', device=pwconv.Device({index})); print(layer.explain((1, 16, 8, 8)))"
+        "import numpy as np, pwconv; layer = pwconv.PointwiseConv2d(np.ones((8, 6), np.float32),"
+        f"storage='texture3d', device=pwconv.Device({index})); print(layer.explain((1, 6, 8, 8)))"
     )
-    run("tune", "-d", index, "-s", "16,8,8,8", "--dtype", "float32", "--storage", "texture3d")
+    run("tune", "-d", index, "-s", "6,8,8,8", "--dtype", "float32", "--storage", "texture3d")
     used = subprocess.run(
         [sys.executable, "-c", program], capture_output=True, text=True, check=False
     )
@@ -54,7 +54,7 @@ def test_what_is_kept_is_exported(device, home, tmp_path):
     """And decides where it is appended to heuristics.toml."""
     file = tmp_path / "card.toml"
     file.write_text("of another day")
-    arguments = ("tune", "-d", str(device.info.index), "--dtype", "float32", "-s", "16,8,8,8")
+    arguments = ("tune", "-d", str(device.info.index), "--dtype", "float32", "-s", "6,8,8,8")
     result = run(*arguments, "--storage", "texture3d", "--export", str(file))
     assert result.returncode == 0, result.stdout + result.stderr
     assert result.stdout.splitlines()[-1] == f"wrote {file}"
@@ -63,10 +63,10 @@ def test_what_is_kept_is_exported(device, home, tmp_path):
     (point,) = heuristics_file.parse(text, file.name)["conv2d_pw"]["points"]
     assert (point.says["variant"], point.says["seconds"]) == (kept.variant, kept.seconds)
     with inside.other_heuristics(inside.heuristics_text() + text):
-        layer = pwconv.PointwiseConv2d(np.ones((8, 16), np.float32), device=device)
-        explained = layer.explain((2, 16, 8, 8), "texture3d")
+        layer = pwconv.PointwiseConv2d(np.ones((8, 6), np.float32), device=device)
+        explained = layer.explain((2, 6, 8, 8), "texture3d")
         assert explained.variant == kept.variant
-        assert "measured at M·batch = 64, N = 8, K = 16 on " in explained.reason
+        assert "measured at M·batch = 64, N = 8, K = 6 on " in explained.reason
 
 
 @pytest.mark.parametrize("where", ["no/such/file.toml", "."])

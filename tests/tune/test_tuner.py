@@ -76,7 +76,9 @@ def others(
     return [(choice, planned.plan.workgroup) for choice, planned in found]
 
 
-@pytest.mark.parametrize("storage", ["texture3d", "buffer"])
+@pytest.mark.parametrize(
+    "storage", [pytest.param("texture3d", marks=pytest.mark.exhaustive), "buffer"]
+)
 def test_every_candidate_that_is_stored_is_run_and_is_right(
     device, open_device: OpenDevice, rng, storage
 ):
