@@ -200,7 +200,9 @@ def test_a_graph(limited, rng, dtype, storage):
 
 
 @of_kernels
-@pytest.mark.parametrize("storage", STORAGES)
+@pytest.mark.parametrize(
+    "storage", ["buffer", pytest.param("texture3d", marks=pytest.mark.exhaustive)]
+)
 def test_pairs(limited, rng, monkeypatch, storage):
     """Two convolutions fused by the first kernel that the device can run, where there is one."""
     found = []
@@ -247,8 +249,9 @@ def test_a_depthwise_weight_past_a_buffer(limited, rng):
         graph.conv2d_dw(x, np.ones((600, 1, 32, 32), np.float32))
 
 
+@pytest.mark.exhaustive
 @of_kernels
-@settings(max_examples=2)
+@settings(max_examples=5)
 @given(data=st.data())
 def test_random_graphs(limited, data):
     drawn = Drawn(data.draw, limited.device, most_nodes=5)

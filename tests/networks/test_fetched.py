@@ -60,7 +60,6 @@ CASES = {
 QUICK = dict.fromkeys(CASES) | {
     "PP-OCRv4_det-96x128": FLOAT32,
     "mtcnn_pnet-40x48": FLOAT32,
-    "mtcnn_rnet": FLOAT32,
     "mtcnn_onet": FLOAT32,
 }
 
