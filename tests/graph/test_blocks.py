@@ -71,7 +71,9 @@ def test_a_block(device, rng, build: Build, dtype, storage):
         mirror.check({"x": rng.standard_normal(shape).astype(dtype)})
 
 
-@pytest.mark.parametrize("storage", ["texture3d", "buffer"])
+@pytest.mark.parametrize(
+    "storage", ["texture3d", pytest.param("buffer", marks=pytest.mark.exhaustive)]
+)
 def test_1000_runs_of_sizes_in_turns(device, rng, storage):
     """Equal inputs give equal bits, and nothing is left behind."""
     mirror = Mirror(device, "float32", storage)

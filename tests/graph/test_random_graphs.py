@@ -21,7 +21,7 @@ from support.mirror import Mirror
 pytestmark = pytest.mark.usefixtures("any_pair")
 
 
-@settings(max_examples=10)
+@settings(max_examples=8)
 @given(data=st.data())
 def test_any_graph_at_any_size(device, data):
     drawn = Drawn(data.draw, device, most_nodes=20)
