@@ -15,15 +15,21 @@ from pwconv.bench.cases import (
     Shape,
     edgetam_shapes,
     layer_case,
-    random_parameters,
     repvit_m1,
     require_size,
 )
-from pwconv.bench.networks import CHANNELS, EXPANSION, HEADS, MIXERS, NECK
+from pwconv.bench.networks import (
+    CHANNELS,
+    EXPANSION,
+    HEADS,
+    MIXERS,
+    NECK,
+    random_parameters,
+)
 from pwconv.errors import UnsupportedError
 
 _BRANCH = 0.5  # of a mixer's second weight: 23 residuals later values are still of order one
-_BIAS = np.float32(0.1)
+_BIAS = 0.1
 
 # Inverted residuals, as the papers' tables: expansion, channels, blocks, stride of the first.
 _MOBILENET_V2 = (
@@ -93,8 +99,8 @@ def _define_mixer(expand: Shape) -> Callable[[Any], None]:
     def define(graph: Any) -> None:
         rng = np.random.default_rng(0)
         x = graph.input("x", (1, expand.k, expand.h, expand.w))
-        first = random_parameters(rng, expand.k, expand.n, graph.dtype)
-        second = random_parameters(rng, expand.n, expand.k, graph.dtype)
+        first = random_parameters(rng, (expand.n, expand.k), graph.dtype)
+        second = random_parameters(rng, (expand.k, expand.n), graph.dtype)
         hidden = graph.conv2d_pw(x, *first, activation="gelu", name="conv1")
         graph.output("y", graph.conv2d_pw(hidden, *second, residual=x, name="conv2"))
 
@@ -146,9 +152,10 @@ class _Layers:
     def _layer(
         self, x: Any, name: str, c_in: int, c_out: int, *, gain: float = 1.0, **settings: Any
     ) -> Any:
-        weight, bias = random_parameters(self._rng, c_in, c_out, self._graph.dtype)
-        weight, bias = (weight * gain).astype(weight.dtype), _BIAS * bias
-        return self._graph.conv2d_pw(x, weight, bias, name=name, **settings)
+        parameters = random_parameters(
+            self._rng, (c_out, c_in), self._graph.dtype, gain=gain, bias=_BIAS
+        )
+        return self._graph.conv2d_pw(x, *parameters, name=name, **settings)
 
 
 def _square(k: int, n: int, size: int, count: int = 1) -> Shape:

@@ -601,9 +601,9 @@ def _tune(options: argparse.Namespace) -> bool:
 def _tune_layer(device: pwconv.Device, shape: Shape, dtype: str, storage: str) -> Outcome:
     import numpy as np
 
-    from pwconv.bench.cases import random_parameters
+    from pwconv.bench.networks import random_parameters
 
-    parameters = random_parameters(np.random.default_rng(0), shape.k, shape.n, np.dtype(dtype))
+    parameters = random_parameters(np.random.default_rng(0), (shape.n, shape.k), np.dtype(dtype))
     layer = pwconv.PointwiseConv2d(*parameters, storage=storage, device=device)
     x_shape = (shape.batch, shape.k, shape.h, shape.w)
     out_shape, _ = layer._choose_storage(x_shape, (storage,))  # raises where it is too large

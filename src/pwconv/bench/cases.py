@@ -8,8 +8,15 @@ from typing import Any
 
 import numpy as np
 
-from pwconv.bench.networks import CHANNELS, EXPANSION, HEADS, MIXERS, NECK, Trunk
-from pwconv.dtypes import Array, DType
+from pwconv.bench.networks import (
+    CHANNELS,
+    EXPANSION,
+    HEADS,
+    MIXERS,
+    NECK,
+    Trunk,
+    random_parameters,
+)
 from pwconv.errors import UnsupportedError
 
 IMAGE_SIZE = 1024
@@ -77,19 +84,11 @@ def require_size(size: int) -> int:
     return size
 
 
-def random_parameters(
-    rng: np.random.Generator, c_in: int, c_out: int, dtype: DType
-) -> tuple[Array, Array]:
-    """Return a weight [C_out, C_in] and a float32 bias that keep values of order one."""
-    weight = rng.standard_normal((c_out, c_in), np.float32) / np.float32(c_in**0.5)
-    return weight.astype(dtype), rng.standard_normal(c_out, np.float32)
-
-
 def layer_case(shape: Shape) -> Case:
     """Return a pointwise convolution as a graph of one node."""
 
     def define(graph: Any) -> None:
-        parameters = random_parameters(np.random.default_rng(0), shape.k, shape.n, graph.dtype)
+        parameters = random_parameters(np.random.default_rng(0), (shape.n, shape.k), graph.dtype)
         x = graph.input("x", (shape.batch, shape.k, shape.h, shape.w))
         graph.output("y", graph.conv2d_pw(x, *parameters, name="conv"))
 

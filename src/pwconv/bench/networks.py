@@ -7,11 +7,12 @@ network as it is deployed: batch norm in the convolutions, a token mixer's branc
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
 
-from pwconv.dtypes import FLOAT32, Array
+from pwconv.dtypes import Array, DType
 from pwconv.tensor import Shape
 
 CHANNELS = (48, 96, 192, 384)  # of the stages
@@ -25,6 +26,17 @@ HEADS = (32, 64)
 _DEPTHS = (2, 2, 14, 2)  # blocks of each stage
 _SQUEEZED = (16, 24, 48, 96)  # a quarter of the channels, in steps of 8
 _BRANCH = 0.1  # what is added to a residual is small: values stay of order one
+
+
+def random_parameters(
+    rng: np.random.Generator, shape: Shape, dtype: DType, *, gain: float = 1.0, bias: float = 1.0
+) -> tuple[Array, Array]:
+    """Return a weight [C_out, …] and a float32 bias, random.
+
+    Sums of products with values of order one are of order ``gain``, the bias of order ``bias``.
+    """
+    weight = rng.standard_normal(shape, np.float32) * np.float32(gain / math.prod(shape[1:]) ** 0.5)
+    return weight.astype(dtype), rng.standard_normal(shape[0], np.float32) * np.float32(bias)
 
 
 class Trunk:
@@ -89,7 +101,4 @@ class Trunk:
         return self._graph.conv2d_pw(x, *parameters, name=name, **settings)
 
     def _parameters(self, shape: Shape, gain: float = 1.0) -> tuple[Array, Array]:
-        """Return a random weight, so large that products even out, and a bias."""
-        weight = self._rng.standard_normal(shape) * (gain / np.prod(shape[1:]) ** 0.5)
-        bias = _BRANCH * self._rng.standard_normal(shape[0])
-        return weight.astype(self._graph.dtype), bias.astype(FLOAT32)
+        return random_parameters(self._rng, shape, self._graph.dtype, gain=gain, bias=_BRANCH)
