@@ -197,9 +197,9 @@ class _Window:
         else:
             return self._explicit(mode)
         total = [a - b for a, b in zip(whole, sizes, strict=True)]
-        if not wanted:  # where the stride is past the kernel, it is as long as it is
-            total = [max(n, 0) for n in total]
         top, left, bottom, right = self._shared([max(n, 0) for n in total], mode)
+        if not wanted:  # where the stride is past the kernel, nothing is added
+            return top, left, bottom, right
         # What is lacking is added at the end.
         return top, left, bottom + min(total[0], 0), right + min(total[1], 0)
 
@@ -453,9 +453,8 @@ def power(at: Importer, node: Node) -> Operand:
 
 def combine(at: Importer, function: str, x: Operand, y: Operand) -> View:
     """Add a function of two operands, one of which is not constant."""
-    for operand in (x, y):
-        if operand is None:
-            raise ValueError("an operand is missing")
+    if x is None or y is None:
+        raise ValueError("an operand is missing")
     if isinstance(x, View) and isinstance(y, np.ndarray):
         found = _with_constant(at, function, x, y, constant_first=False)
     elif isinstance(x, np.ndarray) and isinstance(y, View):
@@ -464,8 +463,6 @@ def combine(at: Importer, function: str, x: Operand, y: Operand) -> View:
         found = None
     if found is not None:
         return found
-    assert x is not None
-    assert y is not None
     shape = np.broadcast_shapes(x.shape, y.shape)
     if len(shape) > 4:
         merged = _merged(x.shape, y.shape, shape)
