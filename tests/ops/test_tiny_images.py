@@ -13,15 +13,6 @@ from support.mirror import Mirror
 SIZES = [(2, 1, 1), (33, 1, 1), (19, 1, 3), (7, 2, 2), (9, 3, 3), (5, 4, 4), (3, 5, 1)]
 
 
-WAYS = [
-    ("float32", "texture3d"),
-    ("float16", "buffer"),
-    pytest.param("float32", "buffer", marks=pytest.mark.exhaustive),
-    pytest.param("float16", "texture3d", marks=pytest.mark.exhaustive),
-]
-
-
-@pytest.mark.parametrize(("dtype", "storage"), WAYS)
 @pytest.mark.parametrize(("n", "h", "w"), SIZES)
 def test_layers_of_tiny_images(device, rng, storage, dtype, n, h, w):
     x = rng.standard_normal((n, 37, h, w)).astype(dtype)
@@ -52,7 +43,6 @@ def test_strides_and_padding(device, rng, storage, stride, padding, h, w):
     assert_within(layer(x), reference.conv2d_pw(x, weight, **settings), bound)
 
 
-@pytest.mark.parametrize(("dtype", "storage"), WAYS)
 @pytest.mark.parametrize(("h", "w"), [(1, 1), (2, 2), (3, 3)])
 def test_in_graphs(device, rng, storage, dtype, h, w):
     """Scales, residuals, kernels of several taps, heads behind a mean, and squeezed channels."""
