@@ -53,18 +53,14 @@ FP_VEC4 fetch_input(const uint load, const uint k4_first) {
     return FP_VEC4(within ? values : vec4(0.0));
 }
 
-void store_hidden_tile(const FPOutTile tile, const uint at, const uint n4_first,
-                       const uint thread_m) {
-    [[unroll]] for (uint n4 = 0; n4 < TILE_N4; ++n4) {
-        [[unroll]] for (uint lane = 0; lane < 4; ++lane) {
-            const uint row = 4u * (n4_first + n4 * THREADS_N) + lane;
-            [[unroll]] for (uint q = 0; q < TILE_M / 4; ++q) {
-                FP_VEC4 values;
-                [[unroll]] for (uint j = 0; j < 4; ++j) {
-                    values[j] = tile.data[4 * q + j][n4][lane];
-                }
-                staged[at + row * BLOCK_M4 + thread_m + q * THREADS_M] = values;
+void store_hidden(const FP_VEC4 column[TILE_M], const uint at, const uint h4, const uint thread_m) {
+    [[unroll]] for (uint lane = 0; lane < 4; ++lane) {
+        [[unroll]] for (uint q = 0; q < TILE_M / 4; ++q) {
+            FP_VEC4 values;
+            [[unroll]] for (uint j = 0; j < 4; ++j) {
+                values[j] = column[4 * q + j][lane];
             }
+            staged[at + (4u * h4 + lane) * BLOCK_M4 + thread_m + q * THREADS_M] = values;
         }
     }
 }

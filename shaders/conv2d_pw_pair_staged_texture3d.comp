@@ -47,13 +47,9 @@ FP_VEC4 fetch_input(const uint load, const uint k4_first) {
     return FP_VEC4(within ? texel : vec4(0.0));
 }
 
-void store_hidden_tile(const FPOutTile tile, const uint at, const uint n4_first,
-                       const uint thread_m) {
-    [[unroll]] for (uint n4 = 0; n4 < TILE_N4; ++n4) {
-        [[unroll]] for (uint r = 0; r < TILE_M; ++r) {
-            staged[at + (n4_first + n4 * THREADS_N) * BLOCK_M + thread_m + r * THREADS_M] =
-                tile.data[r][n4];
-        }
+void store_hidden(const FP_VEC4 column[TILE_M], const uint at, const uint h4, const uint thread_m) {
+    [[unroll]] for (uint r = 0; r < TILE_M; ++r) {
+        staged[at + h4 * BLOCK_M + thread_m + r * THREADS_M] = column[r];
     }
 }
 

@@ -83,16 +83,12 @@ void load_input_tile(out FPInputTile tile, const InputRows rows, const uint k4_f
     }
 }
 
-void store_tile(const FPOutTile out_tile, const uint m_first, const uint n4_first, const uint b) {
+void store_column(const vec4 sums[TILE_M], const uint m_first, const uint n4, const uint b) {
     [[unroll]] for (int m = 0; m < TILE_M; ++m) {
-        [[unroll]] for (int n4 = 0; n4 < TILE_N4; ++n4) {
-            const uint at_n4 = n4_first + n4;
-            if (m_first + m < pc.M && at_n4 < pc.N4) {
-                const uint layer = sample_of(m_first + m, b) * pc.N4 + at_n4;
-                const ivec3 at = ivec3(output_position(m_first + m), layer);
-                const vec4 sum = vec4(out_tile.data[m][n4]) + bias[at_n4];
-                imageStore(t_out, at, epilogue(add_residual(sum, at), at_n4));
-            }
+        if (m_first + m < pc.M) {
+            const uint layer = sample_of(m_first + m, b) * pc.N4 + n4;
+            const ivec3 at = ivec3(output_position(m_first + m), layer);
+            imageStore(t_out, at, epilogue(add_residual(sums[m], at), n4));
         }
     }
 }

@@ -45,16 +45,12 @@ void load_input_tile(out FPInputTile tile, const uint at, const uint k4, const u
     }
 }
 
-void store_block(const FPOutTile out_tile, const uint m_first, const uint thread_m,
-                 const uint n4_first, const uint b) {
+void store_column(const vec4 sums[TILE_M], const uint m_first, const uint thread_m, const uint n4,
+                  const uint b) {
     [[unroll]] for (uint r = 0; r < TILE_M; ++r) {
         const uint m = m_first + thread_m + r * THREADS_M;
-        [[unroll]] for (uint n4 = 0; n4 < TILE_N4; ++n4) {
-            const uint at_n4 = n4_first + n4 * THREADS_N;
-            if (m < pc.M && at_n4 < pc.N4) {
-                store_four(output_row(m, b), 4u * at_n4,
-                           activated(vec4(out_tile.data[r][n4]) + tile_bias[n4]));
-            }
+        if (m < pc.M && n4 < pc.N4) {
+            store_four(output_row(m, b), 4u * n4, activated(sums[r]));
         }
     }
 }

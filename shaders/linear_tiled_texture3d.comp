@@ -72,26 +72,23 @@ void load_input_tile(out FPInputTile tile, const InputRows rows, const uint k4_f
     }
 }
 
-void store_tile(const FPOutTile out_tile, const uint m_first, const uint n4_first, const uint b) {
+void store_column(const vec4 sums[TILE_M], const uint m_first, const uint n4, const uint b) {
     [[unroll]] for (int g = 0; g < GROUPS; ++g) {
         const uint m = m_first + LANES * g;
         const ivec2 position = group_position(m, b);
         // A select, not a product: lanes past C are zero whatever the bias and the activation.
         const uint c_first = LANES * (position.y % ((pc.C + LANES - 1u) / LANES));
         const bvec4 past_C = greaterThanEqual(c_first + uvec4(0, 1, 2, 3), uvec4(pc.C));
-        [[unroll]] for (int n4 = 0; n4 < TILE_N4; ++n4) {
-            const uint at_n4 = n4_first + n4;
-            vec4 rows[4] = vec4[4](vec4(0.0), vec4(0.0), vec4(0.0), vec4(0.0));
-            [[unroll]] for (int lane = 0; lane < LANES; ++lane) {
-                rows[lane] = activated(vec4(out_tile.data[LANES * g + lane][n4]) +
-                                       bias[min(at_n4, pc.N4 - 1u)]);
-            }
-            [[unroll]] for (uint dn = 0; dn < 4; ++dn) {
-                const uint n = 4u * at_n4 + dn;
-                if (m < pc.M && n < pc.N) {
-                    const vec4 texel = vec4(rows[0][dn], rows[1][dn], rows[2][dn], rows[3][dn]);
-                    imageStore(t_out, ivec3(n, position), to_texel(mix(texel, vec4(0.0), past_C)));
-                }
+        mat4 rows = mat4(0.0);
+        [[unroll]] for (int lane = 0; lane < LANES; ++lane) {
+            rows[lane] = activated(sums[LANES * g + lane]);
+        }
+        const mat4 texels = transpose(rows);
+        [[unroll]] for (uint dn = 0; dn < 4; ++dn) {
+            const uint n = 4u * n4 + dn;
+            if (m < pc.M && n < pc.N) {
+                const vec4 texel = mix(texels[dn], vec4(0.0), past_C);
+                imageStore(t_out, ivec3(n, position), to_texel(texel));
             }
         }
     }
