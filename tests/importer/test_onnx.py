@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 
 import numpy as np
 import onnx
@@ -290,6 +291,67 @@ def test_what_comes_after_a_refused_node_is_looked_at_too(device, rng):
     assert "11 % of the arithmetic: cut the model by outputs=['a']" in text  # 3·8 of 3·8 + 8·24
 
 
+def test_weights_that_nodes_give_are_arithmetic_too(device, rng):
+    """As exporters of Paddle write them: in Constant nodes, not as initializers."""
+    w = rng.standard_normal((8, 3, 1, 1)).astype(np.float32)
+    v = rng.standard_normal((24, 8, 1, 1)).astype(np.float32)
+    nodes = [
+        node("Constant", "", "w", value=numpy_helper.from_array(w)),
+        node("Constant", "", "v", value=numpy_helper.from_array(v)),
+        node("Conv", "x w", "a"),
+        node("LayerNormalization", "a scale", "b", axis=-1),
+        node("Conv", "b v", "y"),
+    ]
+    model = make_model(nodes, {"x": (1, 3, 5, 7)}, ["y"], {"scale": np.ones(7, np.float32)})
+    with pytest.raises(pwconv.UnsupportedError, match=r"11 % of the arithmetic"):
+        pwconv.from_onnx(model, device=device)
+
+
+@pytest.mark.parametrize(
+    ("nodes", "share"),
+    [
+        ([node("MatMul", "t t2", "y")], "50 %"),
+        ([node("LSTM", "t w r", "y", hidden_size=8)], "11 %"),  # 8·8 of 8·8 + 4·8·(8 + 8)
+        ([node("Einsum", "t t2", "y", equation="abc,acd->abd")], None),
+    ],
+    ids=["MatMul", "LSTM", "Einsum"],
+)
+def test_arithmetic_that_others_do_counts(device, rng, nodes, share):
+    arrays = {
+        "v": rng.standard_normal((8, 8, 1, 1)).astype(np.float32),
+        "w": rng.standard_normal((1, 32, 8)).astype(np.float32),
+        "r": rng.standard_normal((1, 32, 8)).astype(np.float32),
+        "rows": np.array([1, 8, 8]),
+    }
+    before = [
+        node("Conv", "x v", "a"),
+        node("Reshape", "a rows", "t2"),
+        node("Transpose", "t2", "t", perm=[0, 2, 1]),
+    ]
+    model = make_model([*before, *nodes], {"x": (1, 8, 2, 4)}, ["y"], arrays)
+    with pytest.raises(pwconv.UnsupportedError) as error:
+        pwconv.from_onnx(model, device=device)
+    found = re.search(r"(\d+ %) of the arithmetic", str(error.value))
+    assert (found and found[1]) == share
+
+
+def test_a_size_that_the_network_itself_cannot_have(device):
+    """Halves of an odd length, doubled, are not it: the shapes that differ are said."""
+    nodes = [
+        node("MaxPool", "x", "a", kernel_shape=[2, 2], strides=[2, 2]),
+        node("Upsample", "a scales", "b", mode="nearest"),
+        node("Add", "x b", "y"),
+    ]
+    scales = {"scales": np.array([1, 1, 2, 2], np.float32)}
+    model = make_model(nodes, {"x": ["N", 3, "H", "W"]}, ["y"], scales, opset=9)
+    with pytest.raises(pwconv.UnsupportedError) as error:
+        pwconv.from_onnx(model, device=device, shapes={"x": (1, 3, 7, 6)})
+    text = str(error.value)
+    assert "(1, 3, 7, 6), (1, 3, 6, 6)" in text
+    assert "where 'x' is (1, 3, 7, 6): give the inputs other shapes" in text
+    assert "cut the model" not in text  # nothing else computes the rest
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -318,6 +380,21 @@ def test_other_things_than_models(device, tmp_path):
         pwconv.from_onnx(b"", device=device)
 
 
+def test_nodes_in_any_order(device, rng):
+    """As onnxruntime.transformers.float16 writes files, and ONNX Runtime reads them."""
+    w = rng.standard_normal((4, 3, 1, 1)).astype(np.float32)
+    nodes = [
+        node("Add", "b c", "y"),
+        node("Sigmoid", "a", "c"),
+        node("Relu", "a", "b"),
+        node("Conv", "x w", "a"),
+    ]
+    model = make_model(nodes, {"x": (1, 3, 5, 7)}, ["y"], {"w": w})
+    x = rng.standard_normal((1, 3, 5, 7)).astype(np.float32)
+    graph = pwconv.from_onnx(model, device=device)
+    assert_as_elsewhere(graph, model, {"x": x})
+
+
 def relu(**constants):
     return make_model([node("Relu", "x", "y")], {"x": (1, 2, 3, 4)}, ["y"], constants)
 
@@ -339,6 +416,8 @@ DAMAGES = {
     "same output": (lambda m: m.graph.node.extend([node("Relu", "x", "y")]), "there is already"),
     "no output": (lambda m: m.graph.ClearField("output"), "no output"),
     "unknown output": (lambda m: setattr(m.graph.output[0], "name", "z"), "'z' is given by no"),
+    "nameless input": (lambda m: m.graph.input[0].ClearField("name"), "input without a name"),
+    "nameless output": (lambda m: m.graph.output[0].ClearField("name"), "'' is given by no"),
 }  # fmt: skip
 
 

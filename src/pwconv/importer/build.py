@@ -14,7 +14,7 @@ from pwconv.graph import Graph, Value
 from pwconv.importer import operators  # noqa: F401  # fills the registry
 from pwconv.importer.edges import Edges, ImportedGraph
 from pwconv.importer.model import Model, Node, read_model
-from pwconv.importer.network import PRODUCTS, Importer, count_flop
+from pwconv.importer.network import Importer, count_flop
 from pwconv.importer.view import View
 from pwconv.tensor import Shape, as_shape
 
@@ -133,7 +133,8 @@ def _names(names: Iterable[str], what: str, model: Model) -> list[str]:
     if isinstance(names, str):
         raise TypeError(f"{what} is {names!r}; it must be a list of names")
     found = list(names)
-    known = {*model.inputs, *model.constants, *(n for node in model.nodes for n in node.outputs)}
+    given = (name for node in model.nodes for name in node.outputs if name)
+    known = {*model.inputs, *model.constants, *given}
     for name in found:
         if name not in known:
             raise ValueError(f"{what} has {name!r}, which no node of the model gives")
@@ -180,7 +181,13 @@ def _refused(at: Importer, outputs: Sequence[str]) -> str:
     ]
     if len(refusals) > _LISTED:
         lines.append(f"  and {len(refusals) - _LISTED} more")
-    if frontier:
+    if any(each.misfit for each in refusals):
+        given = ", ".join(f"{name!r} is {shape}" for name, shape in at.sizes.items())
+        lines.append(
+            f"ONNX's own rules refuse such nodes, where {given}: give the inputs other shapes, or "
+            "repair the file"
+        )
+    if frontier and not all(each.misfit for each in refusals):
         share = _share(at, done, rest)
         lines.append(
             f"what is before them can be computed{share}: cut the model by "
@@ -191,9 +198,7 @@ def _refused(at: Importer, outputs: Sequence[str]) -> str:
 
 def _share(at: Importer, done: Sequence[Node], rest: Sequence[Node]) -> str:
     """Return the share of products that some nodes have, in words; "" where it is not known."""
-    shapes = {name: value.shape for name, value in at.values.items() if value is not None}
-    before, after = (count_flop(at.model, nodes, shapes) for nodes in (done, rest))
-    unknown = any(node.kind in PRODUCTS and node.outputs[0] not in shapes for node in rest)
-    if unknown or not before:
+    before, after = (count_flop(nodes, at.values) for nodes in (done, rest))
+    if not before or after is None:
         return ""
     return f", {100 * before / (before + after):.0f} % of the arithmetic"

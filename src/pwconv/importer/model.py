@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 from typing import Any
 
@@ -102,12 +103,14 @@ def read_model(model: Any) -> Model:
     opset = max((opsets[d] for d in _DOMAINS if d in opsets), default=1)
     constants = _initializers(graph, folder)
     inputs = {each.name: each for each in graph.input if each.name not in constants}
+    if "" in inputs:
+        raise ValueError("model has an input without a name: the file is damaged")
     shapes = {name: _declared_shape(each) for name, each in inputs.items()}
     types = {name: _declared_type(each) for name, each in inputs.items()}
     nodes = []
     known = {"", *constants, *inputs}
-    for i, each in enumerate(graph.node):
-        node = _node(each, opset, i)
+    for i in _in_order(graph.node):
+        node = _node(graph.node[i], opset, i)
         for name in node.inputs:
             if name not in known:
                 raise ValueError(
@@ -123,7 +126,7 @@ def read_model(model: Any) -> Model:
             known.add(name)
         nodes.append(node)
     outputs = [each.name for each in graph.output]
-    missing = [name for name in outputs if name not in known]
+    missing = [name for name in outputs if not name or name not in known]
     if missing or not outputs:
         raise ValueError(
             f"model's output {missing[0]!r} is given by no node"
@@ -243,6 +246,21 @@ def _external(
         file.seek(offset)
         data = file.read(length)
     return np.frombuffer(data, dtype.newbyteorder("<")).reshape(shape).astype(dtype)
+
+
+def _in_order(nodes: Sequence[onnx.NodeProto]) -> Iterable[int]:
+    """Return positions of nodes, each after those whose outputs it takes, where there is no circle.
+
+    ONNX wants files to be so. Some tools append the casts that they add, and ONNX Runtime sorts.
+    """
+    makers = {name: i for i, node in enumerate(nodes) for name in node.output if name}
+    waits = {i: [makers[n] for n in node.input if n in makers] for i, node in enumerate(nodes)}
+    if all(j < i for i, before in waits.items() for j in before):
+        return waits
+    try:
+        return list(TopologicalSorter(waits).static_order())
+    except CycleError:
+        return waits
 
 
 def _declared_shape(value: onnx.ValueInfoProto) -> tuple[int | str | None, ...] | None:

@@ -42,8 +42,16 @@ _GROWING = frozenset({"ConstantOfShape", "Expand", "Range", "Tile", "Pad", "MatM
 
 _MOST_NUMBERS = 1024  # of an array that says a shape
 
-PRODUCTS = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
-"""Operators whose arithmetic is counted."""
+# Operators of products, of which shapes tell how many.
+_RECURRENT = frozenset({"LSTM", "GRU", "RNN"})
+_PRODUCTS = _RECURRENT | {"Conv", "ConvTranspose", "Gemm", "MatMul"}
+# And of which they do not.
+_UNCOUNTED = frozenset(
+    {
+        *("Attention", "ConvInteger", "DeformConv", "Einsum", "If", "Loop", "MatMulInteger"),
+        *("QLinearConv", "QLinearMatMul", "Scan"),
+    }
+)
 
 CONVERTS: dict[str, Convert] = {}
 """What adds a node to a graph, by operator; importer/operators.py fills it."""
@@ -69,12 +77,17 @@ DECLARATIONS: dict[str, Declaration] = {}
 """For each operator of :data:`CONVERTS`."""
 
 
+class MisfitError(ValueError):
+    """A node's inputs are not as its operator has them: nothing else computes it either."""
+
+
 @dataclass(frozen=True)
 class Refusal:
-    """A node that cannot be computed, and why."""
+    """A node that cannot be computed, and why; ``misfit`` where nothing else could either."""
 
     node: Node
     why: str
+    misfit: bool = False
 
     def __str__(self) -> str:
         return f"{self.node.kind} {self.node.name!r}: {self.why}"
@@ -133,6 +146,7 @@ class Importer:
         self.refusals: list[Refusal] = []
         self.assumed: set[str] = set()
         self.outputs: frozenset[str] = frozenset()
+        self.sizes = dict(shapes)
         for name, shape in shapes.items():
             self.values[name] = self._input(name, shape)
 
@@ -273,7 +287,11 @@ class Importer:
             if node.kind not in CONVERTS and not (known and node.kind in FOLDED):
                 if lacking and node.kind in FOLDED:
                     return
-                raise UnsupportedError("there is no such operator")
+                raise UnsupportedError(
+                    "it is computed of constants alone"
+                    if node.kind in FOLDED
+                    else "there is no such operator"
+                )
             if lacking:  # it comes after one that is refused
                 return
             folds = known and node.kind in FOLDED
@@ -281,7 +299,7 @@ class Importer:
                 self._infer(node)  # as ONNX's rules have it: what follows need not look again
             found = self._fold(node) if folds else CONVERTS[node.kind](self, node)
         except (UnsupportedError, ValueError, TypeError) as error:
-            self.refusals.append(Refusal(node, str(error)))
+            self.refusals.append(Refusal(node, str(error), isinstance(error, MisfitError)))
             self._assume(node)
             return
         if not self.assumed.isdisjoint(node.inputs):
@@ -307,7 +325,7 @@ class Importer:
 
         Raises
         ------
-        ValueError
+        MisfitError
             The node's inputs or attributes are not as its operator has them.
         """
         if node.kind == "SequenceAt":  # its sequence is known as a tensor
@@ -333,7 +351,11 @@ class Importer:
         try:
             found = infer_node_outputs(schema, node.proto, types, data, opset_imports=opsets)
         except (InferenceError, ValidationError) as error:
-            raise ValueError(str(error).strip()) from error
+            given = ", ".join(
+                str(tuple(axis.dim_value for axis in each.tensor_type.shape.dim))
+                for each in types.values()
+            )
+            raise MisfitError(f"{str(error).strip()}; its inputs have shapes {given}") from error
         shapes = {}
         for name, each in found.items():
             tensor = each.tensor_type
@@ -400,19 +422,37 @@ def check_growth(node: Node, arrays: Sequence[Array]) -> None:
         check_constant([*arrays[0].shape[:-1], arrays[1].shape[-1]], 8, what)
 
 
-def count_flop(model: Model, nodes: Iterable[Node], shapes: Mapping[str, Sequence[int]]) -> int:
-    """Return the arithmetic operations of the products in some nodes, for shapes that are known."""
+def count_flop(nodes: Iterable[Node], values: Mapping[str, Operand]) -> int | None:
+    """Return the arithmetic operations of the products in some nodes; None if they are not known.
+
+    Parameters
+    ----------
+    nodes : iterable of Node
+    values : Mapping
+        Of which the shapes are needed.
+    """
+    shapes = {name: value.shape for name, value in values.items() if value is not None}
     total = 0
     for node in nodes:
-        weight = model.constants.get(node.inputs[1]) if len(node.inputs) > 1 else None
-        out = shapes.get(node.outputs[0]) if node.outputs else None
-        if weight is None or out is None or node.kind not in PRODUCTS:
-            continue
-        if node.kind == "Conv":
-            total += 2 * math.prod(weight.shape[1:]) * math.prod(out)
-        elif node.kind == "ConvTranspose":
-            sizes = shapes.get(node.inputs[0])
-            total += 2 * math.prod(weight.shape[1:]) * math.prod(sizes) if sizes else 0
-        else:
-            total += 2 * weight.size * math.prod(out) // max(out[-1], 1)
+        if node.kind in _UNCOUNTED:
+            return None
+        if node.kind in _PRODUCTS:
+            last = node.inputs[2] if node.kind in _RECURRENT else node.outputs[0]
+            x, weight, other = (shapes.get(name) for name in (*node.inputs[:2], last))
+            if x is None or weight is None or other is None:
+                return None
+            total += 2 * _count_products(node.kind, x, weight, other)
     return total
+
+
+def _count_products(kind: str, x: Shape, weight: Shape, other: Shape) -> int:
+    """Return how many an operator takes; ``other`` is the shape of R, or else of its output."""
+    if kind in _RECURRENT:
+        return math.prod(x[:2]) * (math.prod(weight) + math.prod(other))
+    if kind == "Conv":
+        return math.prod(weight[1:]) * math.prod(other)
+    if kind == "ConvTranspose":
+        return math.prod(weight[1:]) * math.prod(x)
+    if kind == "Gemm":
+        return math.prod(weight) * math.prod(other[:1])
+    return math.prod(x[-1:]) * math.prod(other)

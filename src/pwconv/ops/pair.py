@@ -91,8 +91,8 @@ def pair_trips(variant: shaders.Variant, k: int, hidden: int) -> int:
         return slices
     block_k = variant.defines["BLOCK_K"]
     # A loop that ends has looked once more whether to go on: some drivers count that.
-    along_h = ceil_div(block_h, block_k) + variant.defines["TILE_N4"]
-    return slices * (4 + ceil_div(k, block_k) + along_h)
+    tile_n4: int = variant.defines["TILE_N4"]
+    return slices * (4 + ceil_div(k, block_k) + ceil_div(block_h, block_k) + tile_n4)
 
 
 @operator("conv2d_pw_pair")
