@@ -136,7 +136,7 @@ def compile_all(shaders: Path, output: Path) -> list[Path]:
         stale.unlink()
     manifest = output / MANIFEST
     document = {"sources": source_digest(shaders), "variants": entries}
-    contents = (json.dumps(document, indent=1, sort_keys=True) + "\n").encode()
+    contents = json.dumps(document, separators=(",", ":"), sort_keys=True).encode()
     manifest.write_bytes(contents)
     digest_file = output / MANIFEST_DIGEST
     digest_file.write_text(hashlib.sha256(contents).hexdigest(), encoding="ascii")

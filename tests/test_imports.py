@@ -59,15 +59,23 @@ def test_importing_pwconv_needs_no_vulkan():
     assert users == ["pwconv.vk.api"]
 
 
-def test_importing_pwconv_imports_little():
-    """What opening a device, layers, graphs or the command line need comes when they are used."""
-    program = (
-        "import sys, numpy; before = {*sys.modules}; import pwconv; print({*sys.modules} - before)"
-    )
+def imported_by(statement):
+    """Return what a statement imports in a new process, numpy aside."""
+    program = f"import sys, numpy; before = {{*sys.modules}}; {statement}"
+    program += "; print({*sys.modules} - before)"
     done = subprocess.run(
         [sys.executable, "-c", program], capture_output=True, text=True, check=True
     )
-    imported = ast.literal_eval(done.stdout)
+    return ast.literal_eval(done.stdout)
+
+
+def test_a_graph_that_prints_nothing_does_without_rich():
+    assert "rich" not in imported_by("import pwconv; pwconv.Graph, pwconv.Device")
+
+
+def test_importing_pwconv_imports_little():
+    """What opening a device, layers, graphs or the command line need comes when they are used."""
+    imported = imported_by("import pwconv")
     assert not imported & {
         *("hashlib", "importlib.resources", "json", "logging", "platformdirs", "rich"),
         *("statistics", "tempfile", "vulkan"),
@@ -79,7 +87,6 @@ def test_importing_pwconv_imports_little():
         "cli",
         "graph",
         "layers",
-        "models",
         "ops",
         "timing",
         "tune",

@@ -7,14 +7,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
-from rich import box
-from rich.table import Table
-from rich.text import Text
 
 from pwconv import reference, transfer
 from pwconv.device import Device
 from pwconv.dtypes import Array
-from pwconv.graph.inspect import as_text, variants
+from pwconv.graph.inspect import as_text, make_table, variants
 from pwconv.graph.network import printable
 from pwconv.graph.program import Program
 from pwconv.tensor import Shape, Tensor, empty
@@ -77,7 +74,7 @@ class Check:
         return all(node.passed for node in self.nodes)
 
     def __str__(self) -> str:
-        table = Table(box=box.SIMPLE, pad_edge=False)
+        table = make_table()
         table.add_column("node", overflow="fold")
         table.add_column("variant", overflow="fold")
         for name in ("wrong", "worst", "expected", "bound"):
@@ -85,7 +82,7 @@ class Check:
         table.add_column("at")
         for node in self.nodes:
             table.add_row(
-                Text(printable(node.name)),
+                printable(node.name),
                 ", ".join(node.variants),
                 f"{node.wrong:,}" if node.wrong else "",
                 f"{node.value:.7g}",

@@ -7,13 +7,9 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from rich import box
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
 
 from pwconv.device import Device
 from pwconv.graph.network import printable
@@ -23,6 +19,9 @@ from pwconv.timing.ceilings import Ceiling, Roofline, measure_ceilings, roofline
 from pwconv.timing.clocks import ClockCheck, Clocks
 from pwconv.timing.stopwatch import Sample, summarize
 from pwconv.vk.commands import Groups
+
+if TYPE_CHECKING:
+    from rich.table import Table
 
 # Wide enough for every column of the longest names: what is printed elsewhere is cut there.
 _WIDTH = 200
@@ -150,7 +149,7 @@ def measure(
 
 def summarize_nodes(program: Program, profile: Profile | None) -> str:
     """Return a line a node, and one of all; with times where there are some."""
-    table = Table(box=box.SIMPLE, pad_edge=False, show_footer=True)
+    table = make_table(show_footer=True)
     order = list(program.dispatches)
     flop, moved = [program.flop(i) for i in order], [program.least_bytes(i) for i in order]
     table.add_column("node", "total", overflow="fold")
@@ -167,7 +166,7 @@ def summarize_nodes(program: Program, profile: Profile | None) -> str:
             node = profile.nodes[position]
             times = [f"{node.time.median * 1e6:.1f}", f"{node.share:.0%}"]
         table.add_row(
-            Text(printable(program.network.nodes[i].name)),
+            printable(program.network.nodes[i].name),
             _shape(program, i),
             ", ".join(dict.fromkeys(variants(program, i))),
             _scaled(flop[position]),
@@ -177,10 +176,21 @@ def summarize_nodes(program: Program, profile: Profile | None) -> str:
     return as_text(table)
 
 
+def make_table(*, show_footer: bool = False) -> Table:
+    """Return a table without rows."""
+    # Not above: who runs a graph prints no table.
+    from rich import box
+    from rich.table import Table
+
+    return Table(box=box.SIMPLE, pad_edge=False, show_footer=show_footer)
+
+
 def as_text(table: Table) -> str:
-    """Return the lines of a table, as wide as it needs."""
+    """Return the lines of a table, as wide as it needs, and its texts as they are."""
+    from rich.console import Console
+
     text = io.StringIO()
-    Console(file=text, width=_WIDTH, color_system=None).print(table)
+    Console(file=text, width=_WIDTH, color_system=None, markup=False, emoji=False).print(table)
     return "\n".join(line.rstrip() for line in text.getvalue().splitlines()).strip("\n")
 
 
