@@ -9,6 +9,7 @@ import argparse
 import contextlib
 import io
 import itertools
+import math
 import os
 import sys
 import warnings
@@ -246,10 +247,10 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     )
     run.add_argument("--dtype", choices=_DTYPES, help="by default the model's")
     run.add_argument("--storage", choices=_STORAGES, help="of activations; by default the faster")
-    for name, text in (("mean", "0"), ("std", "1")):
+    for name, text, kind in (("mean", "0", _numbers), ("std", "1", _divisors)):
         run.add_argument(
             f"--{name}",
-            type=_numbers,
+            type=kind,
             default=(float(text),),
             metavar="R,G,B",
             help=f"of an image's channels, from 0 to 1; by default {text}",
@@ -276,6 +277,15 @@ def _numbers(text: str) -> tuple[float, ...]:
         raise argparse.ArgumentTypeError(f"{text!r} is not numbers, as 0.5,0.5,0.5") from None
     if len(numbers) not in (1, 3):
         raise argparse.ArgumentTypeError(f"{text!r} is {len(numbers)} numbers; give 1 or 3")
+    if not all(map(math.isfinite, numbers)):
+        raise argparse.ArgumentTypeError(f"{text!r} is not finite")
+    return numbers
+
+
+def _divisors(text: str) -> tuple[float, ...]:
+    numbers = _numbers(text)
+    if not all(numbers):
+        raise argparse.ArgumentTypeError(f"{text!r} has a 0, by which nothing can be divided")
     return numbers
 
 
@@ -386,6 +396,13 @@ def _run(options: argparse.Namespace) -> bool:
     console, shapes = make_console(), dict(options.shapes)
     try:
         model = read_model(options.model)
+        if options.output:
+            if options.summary or options.check:
+                raise pwconv.PwconvError(
+                    f"--output {options.output}: --summary and --check write no outputs; leave "
+                    "one of them out"
+                )
+            files.check_output(options.output, model.outputs)
         arrays = {}
         if not options.summary:
             normalization = files.Normalization(options.mean, options.std, options.layout)
@@ -418,8 +435,10 @@ def _run(options: argparse.Namespace) -> bool:
             graph.profile()
             show(console, graph.summary())
         show(console, *files.describe(outputs))
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         raise pwconv.PwconvError(str(error)) from None
+    except MemoryError as error:
+        raise pwconv.PwconvError(f"memory is exhausted: {error}") from None
     return True
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import re
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -13,7 +14,7 @@ from hypothesis import strategies as st
 from onnx import TensorProto, numpy_helper
 
 import pwconv
-from support.models import make_model, node
+from support.models import make_model, node, run_elsewhere
 from support.networks import assert_as_elsewhere
 
 # Of ONNX Runtime's own result, which is in float32.
@@ -250,6 +251,71 @@ def test_outputs_that_are_others(device, rng):
     assert found["shape"].tolist() == [2, 3, 5, 7]
 
 
+@pytest.mark.parametrize(
+    ("declared", "kind", "axis", "sizes"),
+    [
+        ([1, "A", "B", 4, 5], "Softmax", 1, [(1, 2, 3, 4, 5), (1, 3, 2, 4, 5), (1, 6, 1, 4, 5)]),
+        (None, "Softmax", 0, [(6,), (1, 6), (6, 1), (1, 6, 1)]),
+    ],
+    ids=["five axes", "any axes"],
+)
+def test_sizes_that_lie_alike_inside(device, rng, declared, kind, axis, sizes):
+    """Inputs of other shapes are other programs, though their images are of one shape."""
+    model = make_model([node(kind, "x", "y", axis=axis)], {"x": declared}, ["y"])
+    graph = pwconv.from_onnx(model, device=device, shapes={"x": sizes[0]})
+    for shape in (*sizes, sizes[0]):
+        graph.resize(x=shape)
+        assert_as_elsewhere(graph, model, {"x": rng.standard_normal(shape, np.float32)})
+
+
+def test_an_input_whose_shape_alone_is_used(device, rng):
+    """As where an image is resized to the size of another."""
+    nodes = [
+        node("Shape", "x", "of_x"),
+        node("Shape", "z", "of_z"),
+        node("Slice", "of_x zero two", "n_c"),
+        node("Slice", "of_z two four", "h_w"),
+        node("Concat", "n_c h_w", "size", axis=0),
+        node("Resize", "x _ _ size", "y", mode="linear"),
+    ]
+    numbers = {name: np.array([n]) for name, n in (("zero", 0), ("two", 2), ("four", 4))}
+    model = make_model(nodes, {"x": (1, 2, 3, 4), "z": (1, 1, "H", "W")}, ["y"], numbers)
+    graph = pwconv.from_onnx(model, device=device, shapes={"z": (1, 1, 6, 8)})
+    x = rng.standard_normal((1, 2, 3, 4), np.float32)
+    for h, w in ((6, 8), (5, 9), (6, 8)):
+        z = np.zeros((1, 1, h, w), np.float32)
+        graph.resize(z=z.shape)
+        wanted = run_elsewhere(model, {"x": x, "z": z})["y"]
+        np.testing.assert_allclose(graph.run(x=x, z=z)["y"], wanted, atol=1e-5)
+    with pytest.raises(ValueError, match=r"z has shape \(1, 1, 5, 9\) and the graph is sized for"):
+        graph.run(x=x, z=np.zeros((1, 1, 5, 9), np.float32))
+
+
+def test_constant_outputs_are_the_callers(device):
+    model = make_model([node("Relu", "x", "y"), node("Shape", "x", "s")], {"x": (1, 2)}, "ys")
+    graph = pwconv.from_onnx(model, device=device)
+    x = np.ones((1, 2), np.float32)
+    graph.run(x=x)["s"][:] = 9
+    assert graph.run(x=x)["s"].tolist() == [1, 2]
+
+
+@pytest.mark.parametrize(
+    ("kind", "elem_type"),
+    [("Div", TensorProto.INT64), ("ReduceMean", TensorProto.INT32), ("Add", TensorProto.UINT8)],
+)
+def test_arithmetic_of_whole_numbers(device, kind, elem_type):
+    """Where it differs from that of floats, a node is refused; and not after a cast."""
+    taken = "x" if kind == "ReduceMean" else "x x"
+    casts = node("Cast", "x", "f", to=TensorProto.FLOAT)
+    shapes = {"x": (1, 4)}
+    whole = make_model([node(kind, taken, "y")], shapes, ["y"], elem_type=elem_type, opset=13)
+    with pytest.raises(pwconv.UnsupportedError, match=r"'x' is u?int[0-9]+, of which it"):
+        pwconv.from_onnx(whole, device=device)
+    nodes = [casts, node(kind, taken.replace("x", "f"), "y")]
+    cast = make_model(nodes, shapes, ["y"], elem_type=elem_type, opset=13)
+    pwconv.from_onnx(cast, device=device).run(x=np.array([[1, 2, 3, 200]], np.uint8))
+
+
 def test_every_refusal_is_told_before_anything_runs(device):
     nodes = [
         node("Relu", "x", "a"),
@@ -415,6 +481,9 @@ DAMAGES = {
                "takes 'b', which no node before it"),
     "same output": (lambda m: m.graph.node.extend([node("Relu", "x", "y")]), "there is already"),
     "no output": (lambda m: m.graph.ClearField("output"), "no output"),
+    "an output of no name": (lambda m: setattr(m.graph.output[0], "name", ""), "'' is given by no"),
+    "complex": (lambda m: setattr(m.graph.input[0].type.tensor_type, "elem_type", 14),
+                "'x' is of COMPLEX64"),
     "unknown output": (lambda m: setattr(m.graph.output[0], "name", "z"), "'z' is given by no"),
     "nameless input": (lambda m: m.graph.input[0].ClearField("name"), "input without a name"),
     "nameless output": (lambda m: m.graph.output[0].ClearField("name"), "'' is given by no"),
@@ -434,14 +503,77 @@ def test_damaged_files(device, damage):
         [node("ConstantOfShape", "n", "c"), node("Add", "x c", "y")],
         [node("Expand", "one n", "c"), node("Add", "x c", "y")],
         [node("Tile", "one n", "c"), node("Add", "x c", "y")],
+        [node("Expand", "x n", "y")],
+        [node("Add", "row column", "c"), node("Add", "x c", "y")],
+        [node("Less", "row column", "c"), node("Where", "c x x", "y")],
+        [node("Gather", "row zeros", "c"), node("Add", "x c", "y")],
     ],
-    ids=lambda nodes: nodes[0].op_type,
+    ids=lambda nodes: f"{nodes[0].op_type} {nodes[0].input[0]}",
 )
 def test_constants_that_would_not_fit(device, nodes):
-    constants = {"n": np.array([2**20, 2**20, 8, 8]), "one": np.ones((1, 1, 1, 1), np.float32)}
-    model = make_model(nodes, {"x": (1, 2, 3, 4)}, ["y"], constants)
+    row = np.ones((1, 20000), np.float32)
+    constants = {
+        "n": np.array([2**20, 2**20, 1, 1]) * (1, 1, 3, 4),
+        "one": np.ones((1, 1, 1, 1), np.float32),
+        "row": row,
+        "column": row.T,
+        "zeros": np.zeros(20000, np.int64),
+    }
+    model = make_model(nodes, {"x": (1, 1, 3, 4)}, ["y"], constants)
     with pytest.raises(pwconv.UnsupportedError, match="at most"):
         pwconv.from_onnx(model, device=device)
+
+
+def test_constants_that_would_not_fit_together(device, monkeypatch):
+    monkeypatch.setattr("pwconv.importer.network._MOST_FOLDED_BYTES", 10000)
+    nodes = [node("ConstantOfShape", "n", each) for each in "abc"]
+    model = make_model(
+        [*nodes, node("Sum", "x a b c", "y")], {"x": (1000,)}, ["y"], {"n": np.array([1000])}
+    )
+    with pytest.raises(pwconv.UnsupportedError, match="nodes give are 12,000 bytes; at most"):
+        pwconv.from_onnx(model, device=device)
+
+
+def functions(count, circle=False):
+    """Return a model of functions, each of which calls the next twice."""
+    made = []
+    for i in range(count):
+        last = i + 1 == count and not circle
+        calls = [("x", "a"), ("a", "y")]
+        nodes = [
+            onnx.helper.make_node(f"F{(i + 1) % count}", [a], [b], domain="d") for a, b in calls
+        ]
+        opsets = [onnx.helper.make_opsetid("", 19), onnx.helper.make_opsetid("d", 1)]
+        body = [node("Relu", "x", "y")] if last else nodes
+        made.append(onnx.helper.make_function("d", f"F{i}", ["x"], ["y"], body, opsets))
+    calling = onnx.helper.make_node("F0", ["x"], ["y"], domain="d")
+    model = make_model([calling], {"x": (1, 2)}, ["y"])
+    model.opset_import.append(onnx.helper.make_opsetid("d", 1))
+    model.functions.extend(made)
+    return model
+
+
+def test_functions(device):
+    assert_as_elsewhere(
+        pwconv.from_onnx(functions(3), device=device), functions(3), {"x": np.ones((1, 2), "f4")}
+    )
+    for model, message in (
+        (functions(40), "model's functions are 549,755,813,888 nodes; at most"),
+        (functions(2, circle=True), "100 deep, or in a circle"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            pwconv.from_onnx(model, device=device)
+    model = functions(1)
+    model.graph.node[0].input.extend(["x", "x"])
+    with pytest.raises(ValueError, match="cannot be inlined"):
+        pwconv.from_onnx(model, device=device)
+
+
+@pytest.mark.skipif(not Path("/dev/zero").exists(), reason="there is no such device")
+def test_a_model_without_end(device, monkeypatch):
+    monkeypatch.setattr("pwconv.importer.model._MOST_BYTES", 1000)
+    with pytest.raises(ValueError, match="has 1,001 bytes or more; at most 1,000 can be read"):
+        pwconv.from_onnx("/dev/zero", device=device)
 
 
 def test_external_data(device, tmp_path, rng):
@@ -460,7 +592,7 @@ def test_external_data(device, tmp_path, rng):
         pwconv.from_onnx(path, device=device)
 
 
-@pytest.mark.parametrize("location", ["../secret", "/etc/hostname", "link", ""])
+@pytest.mark.parametrize("location", ["../secret", "/etc/hostname", "link", "", "x" * 300])
 def test_external_data_outside_the_folder(device, tmp_path, location):
     folder = tmp_path / "models"
     folder.mkdir()
@@ -473,7 +605,8 @@ def test_external_data_outside_the_folder(device, tmp_path, location):
     model = make_model([node("Conv", "x w", "y")], {"x": (1, 2, 3, 5)}, ["y"])
     model.graph.initializer.append(tensor)
     (folder / "model.onnx").write_bytes(model.SerializeToString())
-    with pytest.raises(ValueError, match="must be a file in the model's folder, and no link"):
+    message = "must be a file in the model's folder, and no link|name too long"
+    with pytest.raises(ValueError, match=message):
         pwconv.from_onnx(folder / "model.onnx", device=device)
 
 

@@ -49,13 +49,28 @@ MALFORMED = {
     "no neighbours": (node("LRN", "x", "y", size=0), (1, 3, 2, 2), {}),
     "a scale of no channels": (node("InstanceNormalization", "x c c", "y"), (1, 3, 2), {"c": (0,)}),
     "an axis twice": (node("Unsqueeze", "x", "y", axes=[1, 1]), (2, 3), {}),
+    "a size past all": (
+        node("Resize", "x _ c", "y"),
+        (1, 2, 3, 4),
+        {"c": np.array([1, 1, np.inf, 1])},
+    ),
+    "an axis past all, of constants": (
+        node("Gather", "c i", "y", axis=5),
+        (1,),
+        {"c": (2,), "i": ()},
+    ),
+    "a product of one": (node("MatMul", "c", "y"), (1,), {"c": (2, 2)}),
+    "more neighbours than fit": (node("LRN", "x", "y", size=3), (1, 60000, 1, 1), {}),
     "a matrix of three axes": (node("MatMul", "x c", "y"), (), {"c": (1,)}),
 }
 
 
 @pytest.mark.parametrize(("made", "shape", "constants"), MALFORMED.values(), ids=MALFORMED)
 def test_a_malformed_node(device, made, shape, constants):
-    arrays = {name: np.ones(c, np.float32) for name, c in constants.items()}
+    arrays = {
+        name: c.astype(np.float32) if isinstance(c, np.ndarray) else np.ones(c, np.float32)
+        for name, c in constants.items()
+    }
     model = make_model([made], {"x": shape}, ["y"], arrays, opset=11)
     with pytest.raises((pwconv.UnsupportedError, ValueError)) as error:
         pwconv.from_onnx(model, device=device)

@@ -54,6 +54,47 @@ def test_a_module(device):
         assert np.abs(found - wanted.numpy()).max() <= CLOSE * wanted.abs().max().item()
 
 
+@pytest.mark.filterwarnings("ignore")
+def test_parts_stay_frozen(device):
+    """Each part is in training, or not, as it was."""
+    module = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 1), torch.nn.BatchNorm2d(4)).train()
+    module[1].eval()
+    pwconv.from_torch(module, torch.zeros(1, 3, 5, 7), device=device)
+    assert [each.training for each in module.modules()] == [True, True, False]
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_what_the_exporter_leaves_out(device):
+    module = torch.nn.AvgPool2d(3, divisor_override=5)
+    with pytest.raises(pwconv.UnsupportedError, match="avg_pool2d has divisor_override=5"):
+        pwconv.from_torch(module, torch.zeros(1, 3, 5, 7), device=device)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_circular_padding_that_cuts_off(device):
+    class Pad(torch.nn.Module):
+        def forward(self, x):
+            return torch.nn.functional.pad(x, (-1, 2, 2, -3), mode="circular")
+
+    x = torch.randn(2, 3, 5, 7)
+    (found,) = pwconv.from_torch(Pad(), x, device=device).run(x=x.numpy()).values()
+    np.testing.assert_array_equal(found, Pad()(x).numpy())
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_module_in_bfloat16(device):
+    module = torch.nn.Conv2d(3, 4, 1).bfloat16()
+    x = torch.randn(2, 3, 5, 7)
+    graph = pwconv.from_torch(module, x.bfloat16(), device=device)
+    (found,) = graph.run(input=x.numpy()).values()
+    np.testing.assert_allclose(found, module.float()(x).detach().numpy(), rtol=0, atol=1e-5)
+
+
+def test_inputs_that_are_no_tensors():
+    with pytest.raises(TypeError, match=r"example_inputs is list; it must be a torch.Tensor"):
+        pwconv.from_torch(torch.nn.ReLU(), [torch.zeros(1)])
+
+
 def test_not_a_module():
     with pytest.raises(TypeError, match=r"module is int; it must be a torch.nn.Module"):
         pwconv.from_torch(3, None)

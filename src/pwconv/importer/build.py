@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -39,7 +40,7 @@ def import_model(
     for name in given:
         if name not in cut_inputs:
             raise ValueError(f"shapes has {name!r}; inputs are {', '.join(map(repr, cut_inputs))}")
-    used = _reached(read, cut_inputs, cut_outputs)
+    used = reached(read, cut_inputs, cut_outputs)
     sizes = {name: input_shape(read, name, given.get(name)) for name in cut_inputs if name in used}
     if dtype is None:
         types = {read.types.get(name, np.dtype(np.float32)) for name in sizes}
@@ -72,6 +73,8 @@ def build_graph(
     taken = {view.value for view in edges.inputs.values()}
     for name in outputs:
         if name not in at.values:
+            if name not in at.producers:
+                raise ValueError(f"model's output {name!r} is given by no node")
             kind = at.producers[name].kind
             raise UnsupportedError(
                 f"outputs has {name!r}, an output of {kind} that is not computed"
@@ -89,7 +92,7 @@ def build_graph(
         edges.outputs[name] = named[value.value], value
     if not edges.outputs:
         raise ValueError("model's outputs are all constant; there is nothing to compute")
-    return graph, edges
+    return graph, replace(edges, measured=graph.leave_out_unused())
 
 
 def input_shape(model: Model, name: str, given: Any) -> Shape:
@@ -143,7 +146,7 @@ def _names(names: Iterable[str], what: str, model: Model) -> list[str]:
     return found
 
 
-def _reached(model: Model, inputs: Sequence[str], outputs: Sequence[str]) -> set[str]:
+def reached(model: Model, inputs: Sequence[str], outputs: Sequence[str]) -> set[str]:
     """Return the names that outputs depend on; those of inputs end the walk."""
     producers = {name: node for node in model.nodes for name in node.outputs if name}
     reached: set[str] = set()

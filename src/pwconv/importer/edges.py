@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -13,7 +13,7 @@ import numpy as np
 from pwconv.device import Device
 from pwconv.dtypes import UINT8, Array, DType
 from pwconv.graph import Graph
-from pwconv.graph.network import printable
+from pwconv.graph.network import Network, printable
 from pwconv.importer.view import View, contiguous
 from pwconv.lru import LruCache
 from pwconv.ops import Operator
@@ -24,11 +24,15 @@ _SIZES_KEPT = 8
 
 @dataclass(frozen=True, eq=False)
 class Edges:
-    """Views of the inputs, and of the outputs with the graph's name of each; constant outputs."""
+    """Views of the inputs, and of the outputs with the graph's name of each; constant outputs.
+
+    Of inputs that are in ``measured``, shapes alone are used.
+    """
 
     inputs: dict[str, View]
     outputs: dict[str, tuple[str, View]]
     constants: dict[str, Array]
+    measured: frozenset[str] = frozenset()
 
 
 Build = Callable[[Mapping[str, Shape]], "tuple[ImportedGraph, Edges]"]
@@ -83,9 +87,21 @@ class ImportedGraph(Graph):
 
     # -- inside -----------------------------------------------------------------------------------
 
+    def leave_out_unused(self) -> frozenset[str]:
+        """Take away the inputs that no output depends on, and return their names."""
+        network = Network(tuple(self._nodes), self._inputs, self._outputs)
+        reached = network.reached
+        unused = frozenset(name for name, i in self._inputs.items() if i not in reached)
+        self._inputs = {name: i for name, i in self._inputs.items() if name not in unused}
+        return unused
+
+    def _check_known(self, names: Iterable[str]) -> None:
+        super()._check_known(name for name in names if name not in self._edges.measured)
+
     def _state(self) -> dict[str, Any]:
         names = ("_nodes", "_shapes", "_names", "_inputs", "_outputs", "_output_names", "_network")
-        return {name: self.__dict__[name] for name in (*names, "_edges")}
+        # Programs too: inputs of different shapes may be of one shape inside.
+        return {name: self.__dict__[name] for name in (*names, "_programs", "_edges")}
 
     def _adopt(self, built: tuple[ImportedGraph, Edges]) -> None:
         graph, edges = built
@@ -102,6 +118,14 @@ class ImportedGraph(Graph):
         ):
             shown = ", ".join("?" if n is None else str(n) for n in declared)
             raise ValueError(f"{printable(name)} is {shape}; the model has ({shown})")
+
+    def _check_sized(self, name: str, shape: Shape) -> None:
+        wanted = self._edges.inputs[name].shape
+        if shape != wanted:
+            raise ValueError(
+                f"{printable(name)} has shape {shape} and the graph is sized for {wanted}; call "
+                f"graph.resize({{{name!r}: {shape}}}) first"
+            )
 
     def _free_name(self, kind: str) -> str:
         """Return a name of a node: that of the model's."""
@@ -127,6 +151,11 @@ class ImportedGraph(Graph):
         converted: dict[str, Any] = {}
         for name, given in inputs.items():
             view = self._edges.inputs[name]
+            if name in self._edges.measured:
+                self._check_sized(
+                    name, given.shape if isinstance(given, Tensor) else np.shape(given)
+                )
+                continue
             if isinstance(given, Tensor):
                 if view.shape != view.value.shape or view.strides != contiguous(view.shape):
                     raise ValueError(
@@ -141,11 +170,7 @@ class ImportedGraph(Graph):
                 array = array.astype(UINT8 if of_bytes else np.float32, copy=False)
             if array.dtype != UINT8:
                 (array,) = super()._as_arrays({name: array}).values()
-            if array.shape != view.shape:
-                raise ValueError(
-                    f"{printable(name)} has shape {array.shape} and the graph is sized for "
-                    f"{view.shape}; call graph.resize({{{name!r}: {array.shape}}}) first"
-                )
+            self._check_sized(name, array.shape)
             axes = view.axes
             if axes is not None:
                 array = array.transpose(sorted(range(array.ndim), key=lambda i: axes[i]))
@@ -172,4 +197,4 @@ def _arranged(edges: Edges, results: dict[str, Any]) -> dict[str, Any]:
         flat = np.ascontiguousarray(found).reshape(-1)[view.offset :]
         strides = [stride * flat.itemsize for stride in view.strides]
         arranged[name] = np.array(np.lib.stride_tricks.as_strided(flat, view.shape, strides))
-    return {**arranged, **edges.constants}
+    return {**arranged, **{name: array.copy() for name, array in edges.constants.items()}}

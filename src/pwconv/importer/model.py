@@ -20,6 +20,8 @@ _MOST_BYTES = 2**31 - 1
 MOST_CONSTANT_BYTES = 2**31
 """Of one constant, read or folded: no device takes a larger weight."""
 _MOST_AXES = 8
+_MOST_NODES = 10**6  # that functions are
+_DEEPEST_FUNCTIONS = 100
 _DOMAINS = ("", "ai.onnx")
 
 
@@ -93,9 +95,7 @@ def read_model(model: Any) -> Model:
     """
     proto, folder = _parse(model)
     if proto.functions:
-        from onnx import inliner
-
-        proto = inliner.inline_local_functions(proto)
+        proto = _inlined(proto)
     graph = proto.graph
     if not graph.node:
         raise ValueError("model has no nodes: it is empty, damaged, or not a model of ONNX")
@@ -143,13 +143,15 @@ def _parse(model: Any) -> tuple[onnx.ModelProto, Path | None]:
     folder = None
     if isinstance(model, (str, os.PathLike)):
         path = Path(model)
-        size = path.stat().st_size
-        if size > _MOST_BYTES:
+        with path.open("rb") as file:
+            size = path.stat().st_size
+            data = file.read(_MOST_BYTES + 1) if size <= _MOST_BYTES else b""
+        if max(size, len(data)) > _MOST_BYTES:  # a device has no size, and may have no end
             raise ValueError(
-                f"model {str(path)!r} has {size:,} bytes; at most {_MOST_BYTES:,} can be read: "
-                "save its weights as external data"
+                f"model {str(path)!r} has {max(size, len(data)):,} bytes or more; at most "
+                f"{_MOST_BYTES:,} can be read: save its weights as external data"
             )
-        folder, data = path.resolve().parent, path.read_bytes()
+        folder = path.resolve().parent
     elif isinstance(model, (bytes, bytearray, memoryview)):
         data = bytes(model)
     else:
@@ -162,6 +164,44 @@ def _parse(model: Any) -> tuple[onnx.ModelProto, Path | None]:
     except Exception as error:  # of a type that each version of protobuf has elsewhere
         raise ValueError(f"model cannot be read: {error}") from error
     return proto, folder
+
+
+def _inlined(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Return a model whose nodes are none of its own functions.
+
+    Raises
+    ------
+    ValueError
+        Its functions are damaged, in a circle, or too many nodes.
+    """
+    from onnx import inliner
+
+    bodies = {(each.domain, each.name): each.node for each in model.functions}
+    counts: dict[tuple[str, str], int] = {}
+
+    def count(nodes: Iterable[onnx.NodeProto], depth: int) -> int:
+        if depth > _DEEPEST_FUNCTIONS:
+            raise ValueError(
+                f"model's functions are more than {_DEEPEST_FUNCTIONS} deep, or in a circle"
+            )
+        total = 0
+        for node in nodes:
+            key = node.domain, node.op_type
+            if key in bodies and key not in counts:
+                counts[key] = count(bodies[key], depth + 1)
+            total += counts.get(key, 1)
+            for each in node.attribute:
+                for graph in (each.g, *each.graphs):
+                    total += count(graph.node, depth + 1)
+        return total
+
+    total = count(model.graph.node, 0)
+    if total > _MOST_NODES:
+        raise ValueError(f"model's functions are {total:,} nodes; at most {_MOST_NODES:,} are read")
+    try:
+        return inliner.inline_local_functions(model)
+    except Exception as error:  # of any type
+        raise ValueError(f"model's functions cannot be inlined: {error}") from error
 
 
 def _initializers(graph: onnx.GraphProto, folder: Path | None) -> dict[str, Array]:
@@ -190,11 +230,15 @@ def as_constant(tensor: onnx.TensorProto, what: str, folder: Path | None = None)
         raise ValueError(f"{what} has the element type {tensor.data_type}, which is none") from None
     check_constant(shape, dtype.itemsize, what)
     if tensor.data_location == onnx.TensorProto.EXTERNAL:
-        return _external(tensor, shape, dtype, what, folder)
-    try:
-        return np.asarray(numpy_helper.to_array(tensor))
-    except Exception as error:  # whatever a damaged tensor makes it raise
-        raise ValueError(f"{what} of shape {shape} is damaged: {error}") from error
+        array = _external(tensor, shape, dtype, what, folder)
+    else:
+        try:
+            array = np.asarray(numpy_helper.to_array(tensor))
+        except Exception as error:  # whatever a damaged tensor makes it raise
+            raise ValueError(f"{what} of shape {shape} is damaged: {error}") from error
+    # Each bfloat16 is a float32; NumPy has none itself.
+    of_bfloat16 = tensor.data_type == onnx.TensorProto.BFLOAT16
+    return array.astype(np.float32) if of_bfloat16 else array
 
 
 def check_constant(shape: Sequence[int], itemsize: int, what: str) -> None:
@@ -226,11 +270,15 @@ def _external(
     location = keys.get("location", "")
     path = folder / location
     # Links too: resolved, it must be the very path that the file names.
-    if not location or Path(location).is_absolute() or path.resolve() != path.absolute():
+    try:
+        itself, exists = path.resolve() == path.absolute(), path.is_file()
+    except (OSError, RuntimeError) as error:  # the name is too long, or of links in a circle
+        raise ValueError(f"{what} lies in {location[:100]!r}: {error}"[:300]) from None
+    if not location or Path(location).is_absolute() or not itself:
         raise ValueError(
             f"{what} lies in {location!r}; it must be a file in the model's folder, and no link"
         )
-    if not path.is_file():
+    if not exists:
         raise ValueError(f"{what} lies in {location!r}, which is not there")
     wanted = int(np.prod(shape, dtype=object)) * dtype.itemsize
     try:
@@ -280,9 +328,12 @@ def _declared_shape(value: onnx.ValueInfoProto) -> tuple[int | str | None, ...] 
 def _declared_type(value: onnx.ValueInfoProto) -> np.dtype[Any]:
     kind = value.type.tensor_type.elem_type
     try:
-        return np.dtype(onnx.helper.tensor_dtype_to_np_dtype(kind))
+        found = np.dtype(onnx.helper.tensor_dtype_to_np_dtype(kind))
     except (KeyError, ValueError, TypeError):
         raise ValueError(f"input {value.name!r} has the element type {kind}") from None
+    if found.kind in "cOSU":
+        raise ValueError(f"input {value.name!r} is of {onnx.TensorProto.DataType.Name(kind)}")
+    return found
 
 
 def _node(proto: onnx.NodeProto, opset: int, position: int) -> Node:

@@ -16,6 +16,7 @@ from onnx.shape_inference import InferenceError, infer_node_outputs
 from pwconv.dtypes import FLOAT32, Array
 from pwconv.errors import UnsupportedError
 from pwconv.graph import Value
+from pwconv.graph.network import printable
 from pwconv.importer.edges import ImportedGraph
 from pwconv.importer.model import MOST_CONSTANT_BYTES, Model, Node, check_constant
 from pwconv.importer.view import View, contiguous, image_shape, usual_view
@@ -37,10 +38,21 @@ FOLDED = {
     *("Size", "Slice", "SpaceToDepth", "Split", "Sqrt", "Squeeze", "Sub", "Sum", "Tanh", "Tile"),
     *("Transpose", "Trilu", "Unsqueeze", "Where", "Xor"),
 }
-# Their outputs may be larger than what goes in, by numbers that are data.
-_GROWING = frozenset({"ConstantOfShape", "Expand", "Range", "Tile", "Pad", "MatMul"})
+# Their operands are broadcast.
+_BROADCAST = frozenset(
+    {
+        *("Add", "And", "Div", "Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual", "Max"),
+        *("Min", "Mod", "Mul", "Or", "Pow", "Sub", "Sum", "Where", "Xor"),
+    }
+)
+_MOST_FOLDED_BYTES = 2 * MOST_CONSTANT_BYTES  # of all that is folded together
+
+# Of whole numbers these round, or wrap around in narrow types; of floats they do neither.
+_ROUNDING = frozenset({"Div", "Pow", "PRelu", "ReduceL2", "ReduceMean"})
+_WRAPPING = frozenset({"Add", "Gemm", "MatMul", "Mul", "Neg", "ReduceSum", "Sub", "Sum"})
 
 _MOST_NUMBERS = 1024  # of an array that says a shape
+_LONGEST_NAME = 100  # in errors
 
 # Operators of products, of which shapes tell how many.
 _RECURRENT = frozenset({"LSTM", "GRU", "RNN"})
@@ -90,7 +102,8 @@ class Refusal:
     misfit: bool = False
 
     def __str__(self) -> str:
-        return f"{self.node.kind} {self.node.name!r}: {self.why}"
+        kind, name = (each[:_LONGEST_NAME] for each in (self.node.kind, self.node.name))
+        return f"{printable(kind)} {name!r}: {self.why}"
 
 
 def converts(
@@ -135,6 +148,8 @@ class Importer:
     assumed : set of str
         Values that come after a refused node: of a known shape, so that what takes them is looked
         at too.
+    whole : dict
+        The types of values that are whole numbers in the file, by name.
     """
 
     def __init__(self, model: Model, graph: ImportedGraph, shapes: Mapping[str, Shape]) -> None:
@@ -147,6 +162,8 @@ class Importer:
         self.assumed: set[str] = set()
         self.outputs: frozenset[str] = frozenset()
         self.sizes = dict(shapes)
+        self.whole = {n: t for n, t in model.types.items() if n in shapes and t.kind in "iub"}
+        self._folded_bytes = 0
         for name, shape in shapes.items():
             self.values[name] = self._input(name, shape)
 
@@ -297,8 +314,9 @@ class Importer:
             folds = known and node.kind in FOLDED
             if not folds:
                 self._infer(node)  # as ONNX's rules have it: what follows need not look again
+                self._check_whole(node)
             found = self._fold(node) if folds else CONVERTS[node.kind](self, node)
-        except (UnsupportedError, ValueError, TypeError) as error:
+        except (UnsupportedError, ValueError, TypeError, OverflowError, IndexError) as error:
             self.refusals.append(Refusal(node, str(error), isinstance(error, MisfitError)))
             self._assume(node)
             return
@@ -306,9 +324,30 @@ class Importer:
             self.assumed.update(filter(None, node.outputs))
         results = [found] if isinstance(found, (View, np.ndarray)) else list(found or ())
         names = [name for name in node.outputs if name] if folds else node.outputs
+        # What is cast is of floats from there on, or of another's type.
+        typed = {"Cast": (), "CastLike": node.inputs[1:]}.get(node.kind, node.inputs)
+        of = next((n for n in typed if n in self.whole), "")
         for name, value in zip(names, results, strict=False):
             if name and value is not None:
                 self.values[name] = value
+                if of and isinstance(value, View):
+                    self.whole[name] = self.whole[of]
+
+    def _check_whole(self, node: Node) -> None:
+        """Raise for a node that computes otherwise with whole numbers than with floats."""
+        for name in node.inputs:
+            kind = self.whole.get(name)
+            if kind is None:
+                continue
+            blends = node.kind == "Resize" and node.get("mode", "nearest") != "nearest"
+            if blends or node.kind in _ROUNDING:
+                raise UnsupportedError(
+                    f"{name!r} is {kind}, of which it rounds; cast it to float32 before"
+                )
+            if kind.itemsize < 4 and node.kind in _WRAPPING:
+                raise UnsupportedError(
+                    f"{name!r} is {kind}, of which it wraps around; cast it to float32 before"
+                )
 
     def _assume(self, node: Node) -> None:
         """Give a refused node's outputs a place in the graph, which will never be run."""
@@ -372,13 +411,19 @@ class Importer:
             value = self.values[name]
             assert isinstance(value, np.ndarray)
             arrays[name] = value
-        if node.kind in _GROWING:
-            check_growth(node, list(arrays.values()))
+        check_growth(node, [arrays[name] for name in node.inputs if name])
         with np.errstate(all="ignore"):
             try:
-                return compute(node, arrays)
+                found = compute(node, arrays)
             except Exception as error:  # of any type: what a node lacks, the evaluator stumbles on
                 raise ValueError(f"its constants do not fit it: {error}") from error
+        self._folded_bytes += sum(each.nbytes for each in found)
+        if self._folded_bytes > _MOST_FOLDED_BYTES:
+            raise ValueError(
+                f"with its output, constants that nodes give are {self._folded_bytes:,} bytes; at "
+                f"most {_MOST_FOLDED_BYTES:,} are kept"
+            )
+        return found
 
 
 def compute(node: Node, inputs: Mapping[str, Array]) -> list[Array]:
@@ -420,6 +465,13 @@ def check_growth(node: Node, arrays: Sequence[Array]) -> None:
         check_constant([int(np.abs(arrays[1]).sum()) + n for n in arrays[0].shape], 8, what)
     elif node.kind == "MatMul" and min(each.ndim for each in arrays) > 1:
         check_constant([*arrays[0].shape[:-1], arrays[1].shape[-1]], 8, what)
+    elif node.kind in _BROADCAST:
+        check_constant(np.broadcast_shapes(*(each.shape for each in arrays)), 8, what)
+    elif node.kind == "Concat":
+        check_constant([sum(each.size for each in arrays)], 8, what)
+    elif node.kind == "Gather" and len(arrays) > 1 and arrays[0].ndim:
+        taken = arrays[0].size // max(arrays[0].shape[node.get("axis", 0)], 1)
+        check_constant([taken, arrays[1].size], 8, what)
 
 
 def count_flop(nodes: Iterable[Node], values: Mapping[str, Operand]) -> int | None:

@@ -44,7 +44,7 @@ def from_onnx(
     Graph
         Its inputs and outputs have the model's names, shapes and order of axes; names that are no
         Python identifiers go in a mapping: ``graph.run({"input:0": x})``. Arrays of whole numbers
-        are converted.
+        are converted. An input of which the model uses the shape alone may be left out of a run.
 
     Raises
     ------

@@ -16,7 +16,7 @@ from pwconv import ops
 from pwconv.dtypes import FLOAT32, Array
 from pwconv.errors import UnsupportedError
 from pwconv.graph import Value
-from pwconv.importer.model import Node
+from pwconv.importer.model import Node, check_constant
 from pwconv.importer.network import Importer, Operand, converts
 from pwconv.importer.scalar_functions import recognize
 from pwconv.importer.view import IMAGES, View, contiguous, image_shape, usual_view
@@ -617,6 +617,7 @@ def local_response_norm(at: Importer, node: Node) -> Operand:
     channels, size = value.shape[1], node.get("size", 1)
     if size < 1:
         raise ValueError(f"size is {size}; it must be at least 1")
+    check_constant((channels, channels), 4, "its band matrix")
     band = np.zeros((channels, channels), FLOAT32)
     for c in range(channels):
         band[c, max(c - (size - 1) // 2, 0) : c + size // 2 + 1] = node.get("alpha", 1e-4) / size
@@ -745,7 +746,9 @@ def expand(at: Importer, node: Node) -> Operand:
     """Return it broadcast."""
     x, wanted = at.view(node), at.constant(node, 1, "shape")
     assert wanted is not None
-    return x.expanded(np.broadcast_shapes(x.shape, tuple(int(n) for n in wanted)))
+    shape = np.broadcast_shapes(x.shape, tuple(int(n) for n in wanted))
+    check_constant(shape, 4, "its output")  # which an array of the host may have to hold
+    return x.expanded(shape)
 
 
 @converts(
@@ -770,7 +773,7 @@ def sliced(at: Importer, node: Node) -> Operand:
         taken = range(x.shape[i])[limited]
         if not taken:
             raise UnsupportedError(f"nothing is left of axis {i}, {x.shape[i]} long")
-        x = x.sliced(i, taken.start, step, len(taken))
+        x = x.sliced(i, taken.start, step if len(taken) > 1 else 1, len(taken))
     return x
 
 
@@ -964,6 +967,13 @@ def pad(at: Importer, node: Node) -> Operand:
         before[axis], after[axis] = int(pads[i]), int(pads[i + len(chosen)])
     if not any(before + after):
         return x
+    if mode == "wrap":  # of what is left: others do not reach past what is cut off
+        for axis, (m, n) in enumerate(zip(before, after, strict=True)):
+            left = x.shape[axis] + min(m, 0) + min(n, 0)
+            if left < 1:
+                raise UnsupportedError(f"nothing is left of axis {axis}, {x.shape[axis]} long")
+            x = x.sliced(axis, -min(m, 0), 1, left)
+        before, after = ([max(n, 0) for n in each] for each in (before, after))
     source = at.usual(x)
     if rank > 4:
         raise UnsupportedError(f"x has {rank} axes; at most 4 are taken")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from pwconv.errors import UnsupportedError
 from pwconv.graph import Graph
 from pwconv.importer.onnx import from_onnx
 
@@ -29,6 +30,8 @@ def from_torch(module: Any, example_inputs: Any, **settings: Any) -> Graph:
     ------
     ImportError
         PyTorch, onnxscript or onnx is not there.
+    torch.onnx.OnnxExporterError
+        PyTorch cannot export the module, or these inputs do not fit it.
     UnsupportedError, TypeError, ValueError, NoDeviceError
         As for :func:`pwconv.from_onnx`.
     """
@@ -36,13 +39,31 @@ def from_torch(module: Any, example_inputs: Any, **settings: Any) -> Graph:
 
     if not isinstance(module, torch.nn.Module):
         raise TypeError(f"module is {type(module).__name__}; it must be a torch.nn.Module")
+    if not isinstance(example_inputs, (torch.Tensor, tuple)):
+        raise TypeError(
+            f"example_inputs is {type(example_inputs).__name__}; it must be a torch.Tensor, or a "
+            "tuple of what the module takes"
+        )
     given = example_inputs if isinstance(example_inputs, tuple) else (example_inputs,)
-    training = module.training
+    modes = [(each, each.training) for each in module.modules()]  # parts may be frozen
     module.eval()
     try:
         program = torch.onnx.export(module, given, dynamo=True, verbose=False)
     finally:
-        module.train(training)
+        for each, training in modes:
+            each.training = training
     assert program is not None
+    for node in program.exported_program.graph.nodes if program.exported_program else ():
+        if str(node.target).startswith("aten.avg_pool") and _divisor(node):
+            # The exporter leaves it out, and says nothing.
+            raise UnsupportedError(
+                f"{node.name} has divisor_override={_divisor(node)}, which ONNX has not; divide by "
+                "it in a layer of its own"
+            )
     program.optimize()
     return from_onnx(program.model_proto, **settings)
+
+
+def _divisor(node: Any) -> Any:
+    """Return what an average pool divides by besides its window; None where there is none."""
+    return node.kwargs.get("divisor_override", node.args[6] if len(node.args) > 6 else None)
