@@ -218,7 +218,8 @@ def test_whole_numbers_go_in(device, rng, dtype, storage, shape):
         node("Cast", "x", "f", to=TensorProto.FLOAT),
         node("Relu", "f", "y"),
         node("Transpose", "last", "first", perm=[0, 3, 1, 2]),
-        node("Relu", "first", "z"),
+        node("Cast", "first", "g", to=TensorProto.FLOAT),
+        node("Relu", "g", "z"),
     ]
     n, c, h, w = shape
     shapes = {"x": shape, "last": (n, h, w, c)}
@@ -314,6 +315,15 @@ def test_arithmetic_of_whole_numbers(device, kind, elem_type):
     nodes = [casts, node(kind, taken.replace("x", "f"), "y")]
     cast = make_model(nodes, shapes, ["y"], elem_type=elem_type, opset=13)
     pwconv.from_onnx(cast, device=device).run(x=np.array([[1, 2, 3, 200]], np.uint8))
+
+
+def test_constants_beside_whole_numbers(device, rng):
+    """They are of the input's type: ONNX's rules take no other."""
+    nodes = [node("Add", "x one", "a"), node("Cast", "a", "y", to=TensorProto.FLOAT)]
+    one = {"one": np.array(1, np.int64)}
+    model = make_model(nodes, {"x": (2, 3)}, ["y"], one, elem_type=TensorProto.INT64)
+    x = rng.integers(-99, 99, (2, 3))
+    np.testing.assert_array_equal(pwconv.from_onnx(model, device=device).run(x=x)["y"], x + 1)
 
 
 def test_every_refusal_is_told_before_anything_runs(device):

@@ -98,3 +98,35 @@ def test_inputs_that_are_no_tensors():
 def test_not_a_module():
     with pytest.raises(TypeError, match=r"module is int; it must be a torch.nn.Module"):
         pwconv.from_torch(3, None)
+
+
+class Scaled(torch.nn.Module):
+    """A convolution, times what is given by keyword."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.mix = torch.nn.Conv2d(3, 4, 1)
+
+    def forward(self, x, *, scale):
+        return self.mix(x) * scale
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_keywords_and_axes_that_change(device):
+    torch.manual_seed(5)
+    module, scale = Scaled(), torch.rand(1, 4, 1, 1)
+    axes = {"x": {0: "n", 2: "h", 3: "w"}, "scale": {}}
+    graph = pwconv.from_torch(
+        module,
+        torch.randn(2, 3, 5, 7),
+        kwargs={"scale": scale},
+        dynamic_shapes=axes,
+        device=device,
+    )
+    for shape in ((2, 3, 5, 7), (1, 3, 11, 4)):
+        x = torch.randn(shape)
+        graph.resize(x=shape)
+        (found,) = graph.run(x=x.numpy(), scale=scale.numpy()).values()
+        with torch.no_grad():
+            expected = module(x, scale=scale).numpy()
+        assert np.abs(found - expected).max() <= CLOSE * np.abs(expected).max()

@@ -313,8 +313,8 @@ class Importer:
                 return
             folds = known and node.kind in FOLDED
             if not folds:
-                self._infer(node)  # as ONNX's rules have it: what follows need not look again
                 self._check_whole(node)
+                self._infer(node)  # as ONNX's rules have it: what follows need not look again
             found = self._fold(node) if folds else CONVERTS[node.kind](self, node)
         except (UnsupportedError, ValueError, TypeError, OverflowError, IndexError) as error:
             self.refusals.append(Refusal(node, str(error), isinstance(error, MisfitError)))
@@ -375,9 +375,10 @@ class Importer:
             if value is None:
                 return {}
             array = value if isinstance(value, np.ndarray) else None
-            kind = TensorProto.FLOAT  # of every view, and so of all floats
-            if array is not None and array.dtype.kind != "f":
-                kind = helper.np_dtype_to_tensor_dtype(array.dtype)
+            kind = TensorProto.FLOAT  # of views, and so of all floats
+            whole = self.whole.get(name) if array is None else array.dtype
+            if whole is not None and whole.kind != "f":
+                kind = helper.np_dtype_to_tensor_dtype(whole)
             if array is not None and array.size <= _MOST_NUMBERS:  # sizes, axes
                 numbers = array.astype(helper.tensor_dtype_to_np_dtype(kind))
                 data[name] = numpy_helper.from_array(numbers, name)

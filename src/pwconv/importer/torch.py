@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from pwconv.errors import UnsupportedError
@@ -9,7 +10,14 @@ from pwconv.graph import Graph
 from pwconv.importer.onnx import from_onnx
 
 
-def from_torch(module: Any, example_inputs: Any, **settings: Any) -> Graph:
+def from_torch(
+    module: Any,
+    example_inputs: Any,
+    *,
+    kwargs: Mapping[str, Any] | None = None,
+    dynamic_shapes: Any = None,
+    **settings: Any,
+) -> Graph:
     """Export a module of PyTorch to ONNX, in memory, and read that.
 
     Parameters
@@ -18,6 +26,11 @@ def from_torch(module: Any, example_inputs: Any, **settings: Any) -> Graph:
         Exported as in ``module.eval()``.
     example_inputs : torch.Tensor or tuple of torch.Tensor
         As ``torch.onnx.export(module, example_inputs)`` takes them; the graph has their shapes.
+    kwargs : Mapping, optional
+        What the module takes by keyword.
+    dynamic_shapes : Mapping or tuple, optional
+        Axes that :meth:`pwconv.Graph.resize` may change, as ``torch.onnx.export`` takes them:
+        ``{"x": {0: "batch", 2: "height", 3: "width"}}``. Else every axis is fixed.
     **settings
         As for :func:`pwconv.from_onnx`.
 
@@ -36,6 +49,7 @@ def from_torch(module: Any, example_inputs: Any, **settings: Any) -> Graph:
         As for :func:`pwconv.from_onnx`.
     """
     import torch
+    from torch.utils._pytree import tree_leaves
 
     if not isinstance(module, torch.nn.Module):
         raise TypeError(f"module is {type(module).__name__}; it must be a torch.nn.Module")
@@ -45,10 +59,18 @@ def from_torch(module: Any, example_inputs: Any, **settings: Any) -> Graph:
             "tuple of what the module takes"
         )
     given = example_inputs if isinstance(example_inputs, tuple) else (example_inputs,)
+    named = dict(kwargs or {})
     modes = [(each, each.training) for each in module.modules()]  # parts may be frozen
     module.eval()
     try:
-        program = torch.onnx.export(module, given, dynamo=True, verbose=False)
+        program = torch.onnx.export(
+            module,
+            given,
+            kwargs=named,
+            dynamic_shapes=dynamic_shapes,
+            dynamo=True,
+            verbose=False,
+        )
     finally:
         for each, training in modes:
             each.training = training
@@ -61,7 +83,16 @@ def from_torch(module: Any, example_inputs: Any, **settings: Any) -> Graph:
                 "it in a layer of its own"
             )
     program.optimize()
-    return from_onnx(program.model_proto, **settings)
+    model = program.model_proto
+    examples = [x for x in tree_leaves((given, named)) if isinstance(x, torch.Tensor)]
+    shapes = {
+        declared.name: tuple(example.shape)
+        for declared, example in zip(model.graph.input, examples, strict=False)
+        if example.ndim
+    }
+    cut = settings.get("inputs")
+    chosen = {n: shape for n, shape in shapes.items() if cut is None or n in cut}
+    return from_onnx(model, **{**settings, "shapes": {**chosen, **(settings.get("shapes") or {})}})
 
 
 def _divisor(node: Any) -> Any:
