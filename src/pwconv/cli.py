@@ -404,7 +404,9 @@ def _run(options: argparse.Namespace) -> bool:
                 )
             files.check_output(options.output, model.outputs)
         arrays = {}
-        if not options.summary:
+        if options.summary:
+            files.check_shapes(model, shapes)
+        else:
             normalization = files.Normalization(options.mean, options.std, options.layout)
             arrays = files.read_inputs(model, options.inputs, shapes, normalization)
         with progress_bar(console) as progress:

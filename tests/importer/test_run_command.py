@@ -164,3 +164,19 @@ def test_a_turned_image(device, tmp_path, rng, elem_type):
     assert (result.returncode, result.stderr) == (0, "")
     turned = np.rot90(pixels, -1).transpose(2, 0, 1)[None]
     np.testing.assert_allclose(np.load(output), turned / 255, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--summary"], "the shape of 'x' is not fixed: give --shape x=LENGTH,…; inputs are x (N,"),
+        (["-i", "x.png", "--layout", "nhwc"], "axis 1 is that of channels; give --layout nchw"),
+    ],
+)
+def test_what_the_command_line_lacks_is_said_in_its_words(model, tmp_path, arguments, message):
+    image = pytest.importorskip("PIL.Image")
+    image.new("RGB", (9, 6)).save(tmp_path / "x.png")
+    given = [tmp_path / each if each.endswith(".png") else each for each in arguments]
+    result = run("run", tmp_path / "model.onnx", *given)
+    assert result.returncode == 1
+    assert message in result.stderr

@@ -97,6 +97,23 @@ def read_inputs(
     return {name: array for name, array in arrays.items() if name in needed}
 
 
+def check_shapes(model: Model, shapes: Mapping[str, tuple[int, ...]]) -> None:
+    """Raise unless every input has a shape where no file gives one; a batch is 1 if need be.
+
+    Raises
+    ------
+    PwconvError
+    """
+    needed = reached(model, list(model.inputs), model.outputs)
+    for name, declared in model.inputs.items():
+        open_axes = declared is None or not all(isinstance(n, int) for n in declared[1:])
+        if open_axes and name in needed and name not in shapes:
+            raise PwconvError(
+                f"the shape of {name!r} is not fixed: give --shape {name}=LENGTH,…; "
+                f"{_inputs(model)}"
+            )
+
+
 def check_output(path: Path, outputs: Collection[str]) -> None:
     """Raise unless outputs of these names can be written there: before they are computed.
 
@@ -202,6 +219,12 @@ def _read_image(
         normalization.layout == "auto" and wanted[1] not in _CHANNELS and wanted[3] in _CHANNELS
     )
     channels, size = (wanted[3], wanted[1:3]) if last else (wanted[1], wanted[2:])
+    other = wanted[1] if last else wanted[3]
+    if not isinstance(channels, int) and other in _CHANNELS:
+        raise PwconvError(
+            f"--input {name}={path}: {_inputs(model)}, of which axis {1 if last else 3} is that of "
+            f"channels; give --layout {'nchw' if last else 'nhwc'}"
+        )
     if isinstance(channels, int) and channels not in _CHANNELS:
         raise PwconvError(
             f"--input {name}={path}: {name!r} has {channels} channels, and not 1 or 3"
