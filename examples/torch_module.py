@@ -2,7 +2,7 @@
 
     python examples/torch_module.py
 
-It needs ``pip install 'pwconv[onnx]' torch onnxscript``.
+It needs ``pip install 'pwconv[torch]'``.
 """
 
 from __future__ import annotations
