@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import operator as builtin
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -963,8 +963,13 @@ class Builder:
                 "another"
             )
 
-    def _finish(self) -> Network:
-        """Return the network, its weights packed, and refuse further nodes."""
+    def _finish(
+        self, meanwhile: Callable[[Network], AbstractContextManager[object]] | None = None
+    ) -> Network:
+        """Return the network, its weights packed, and refuse further nodes.
+
+        They are packed inside the context that ``meanwhile`` returns for the network before.
+        """
         with self._lock:
             if self._network is None:
                 if not self._outputs:
@@ -978,11 +983,12 @@ class Builder:
                 network.storages(self._shapes, storage_order(site.context, self._storage))
                 network, _ = apply_rules(network, self._shapes, site, WEIGHT_RULES)
                 nodes = list(network.nodes)
-                for i in network.order:
-                    operator = nodes[i].operator
-                    if operator and operator.parameters:
-                        with naming(nodes[i].name):
-                            nodes[i] = replace(nodes[i], operator=self._pack(operator))
+                with meanwhile(network) if meanwhile else nullcontext():
+                    for i in network.order:
+                        operator = nodes[i].operator
+                        if operator and operator.parameters:
+                            with naming(nodes[i].name):
+                                nodes[i] = replace(nodes[i], operator=self._pack(operator))
                 self._network = replace(network, nodes=tuple(nodes))
                 self._nodes = nodes  # the arrays are not needed any more
             return self._network

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import itertools
 import operator as builtin
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -14,11 +15,12 @@ from pwconv.graph.builder import Builder, input_shape
 from pwconv.graph.check import Check, check_nodes
 from pwconv.graph.inspect import Profile, draw, measure, summarize_nodes
 from pwconv.graph.memory import Scratch
-from pwconv.graph.network import printable
+from pwconv.graph.network import Network, printable
 from pwconv.graph.passes import RULES, apply_rules, fuse_pair
-from pwconv.graph.program import Program
+from pwconv.graph.program import Program, planning
 from pwconv.graph.runs import Frames, Handle
 from pwconv.lru import LruCache
+from pwconv.ops.base import Site
 from pwconv.tensor import (
     Shape,
     Tensor,
@@ -30,7 +32,7 @@ from pwconv.tensor import (
 )
 from pwconv.timing.ceilings import Ceiling
 from pwconv.vk import process
-from pwconv.vk.pipelines import OnProgress
+from pwconv.vk.pipelines import OnProgress, compile_ahead
 
 # Sets of shapes that a graph returns to without planning or recording anything.
 _PROGRAMS_KEPT = 8
@@ -393,8 +395,13 @@ class Graph(Builder):
 
     def _current(self, on_progress: OnProgress = lambda *_: None) -> _Sized:
         with self._lock:
-            self._finish()
+            self._finish(self._compiling)
             return self._sized(self._shapes, on_progress)
+
+    def _compiling(self, network: Network) -> AbstractContextManager[object]:
+        """Have threads compile, in the block, what a network at the current shapes needs."""
+        site, network, shapes = self._ruled(network, self._shapes)
+        return compile_ahead(planning(site, network, shapes), network.order)
 
     def _sized(self, shapes: list[Shape], on_progress: OnProgress = lambda *_: None) -> _Sized:
         """Return the program for these shapes of all nodes that were added."""
@@ -403,6 +410,15 @@ class Graph(Builder):
         known = self._programs.find(key)
         if known is not None:
             return known
+        program = Program(*self._ruled(network, shapes), self._scratch, on_progress)
+        return self._programs.keep(
+            key, _Sized(tuple(shapes), program, Frames(self.device, program))
+        )
+
+    def _ruled(
+        self, network: Network, shapes: Sequence[Shape]
+    ) -> tuple[Site, Network, tuple[Shape, ...]]:
+        """Return where nodes of these shapes run, the network after passes, and its shapes."""
         context = self.device._context
         named = {f"node {self._nodes[i].name!r}": shape for i, shape in enumerate(shapes)}
         storages = network.storages(shapes, storage_order(context, self._storage))
@@ -410,10 +426,7 @@ class Graph(Builder):
         site = replace(self._site, storage=storage)
         rules = [rule for rule in RULES if self._fuse or rule is not fuse_pair]
         network, extended = apply_rules(network, shapes, site, rules)
-        program = Program(site, network, tuple(extended), self._scratch, on_progress)
-        return self._programs.keep(
-            key, _Sized(tuple(shapes), program, Frames(self.device, program))
-        )
+        return site, network, tuple(extended)
 
     def _run_tensors(self, inputs: Mapping[str, Any]) -> tuple[dict[str, Any], int]:
         """Run on tensors, and on arrays that become some; return the outputs, and the serial."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from pwconv.graph.memory import Lifetime, Placement, Scratch, place, schedule
 from pwconv.graph.network import Network
@@ -18,6 +18,19 @@ from pwconv.vk.resources import Arena, Place, Requirements, Resource
 
 # Most recordings that are kept over tensors of the caller.
 _RECORDINGS_KEPT = 16
+
+
+def planning(
+    site: Site, network: Network, shapes: Sequence[Shape]
+) -> Callable[[int], list[Dispatch]]:
+    """Return the function that plans a node by its number."""
+
+    def plan(i: int) -> list[Dispatch]:
+        node = network.nodes[i]
+        assert node.operator is not None
+        return node.operator.plan(site, [shapes[j] for j in node.inputs], shapes[i])
+
+    return plan
 
 
 class Program:
@@ -62,7 +75,7 @@ class Program:
         sizes = {i: wants.size for i, wants in self._wants.items()}
         order = [i for i in schedule(network, sizes, self.flop) if i not in self.constants]
         self.dispatches: Mapping[int, list[Dispatch]] = compile_together(
-            self._plan, order, on_progress
+            planning(site, network, shapes), order, on_progress
         )
         self._placement, self._wanted = self._place(order)
         self._arena: Arena | None = None
@@ -124,12 +137,6 @@ class Program:
     @property
     def _queue(self) -> Queue:
         return self.site.context.queue
-
-    def _plan(self, i: int) -> list[Dispatch]:
-        node = self.network.nodes[i]
-        assert node.operator is not None
-        shapes = [self.shapes[j] for j in node.inputs]
-        return node.operator.plan(self.site, shapes, self.shapes[i])
 
     def _constants(self) -> dict[int, Resource]:
         found = {}

@@ -184,6 +184,18 @@ class Convolution(Operator):
         wanted = weight_storage or _weight_storage(site, n, k)
         return replace(self, parameters=(given.pack(site.context, site.dtype, wanted),))
 
+    def weight_storage(self, site: Site) -> str:
+        """Return the storage that the weight has, or will have once it is packed.
+
+        Raises
+        ------
+        UnsupportedError
+            The device cannot hold it.
+        """
+        (given,) = self.parameters
+        _, n, k = given.shape
+        return given.storage_on(site.context, site.dtype, _weight_storage(site, n, k))
+
     def problem(self, site: Site, x: Shape, out: Shape) -> Problem:
         """Return what is to be computed for an x."""
         shapes = shape4(x, "x"), shape4(out, "output")
@@ -191,11 +203,8 @@ class Convolution(Operator):
 
     def check(self, site: Site) -> None:
         """Raise where the device cannot hold the weight, or runs no variant at all."""
-        (given,) = self.parameters
-        _, n, k = given.shape
-        stored = given.storage_on(site.context, site.dtype, _weight_storage(site, n, k))
-        problem = self.problem(site, (1, self.in_channels, 1, 1), (1, n, 1, 1))
-        matmul.candidates(site.context, problem, stored)
+        problem = self.problem(site, (1, self.in_channels, 1, 1), (1, self.out_channels, 1, 1))
+        matmul.candidates(site.context, problem, self.weight_storage(site))
 
     def plan(
         self, site: Site, inputs: Sequence[Shape], out: Shape, *, choice: Choice | None = None
@@ -256,8 +265,8 @@ class Task:
 
     @cached_property
     def weight_storage(self) -> str:
-        """Storage of the packed weight."""
-        return self.operator.parameters[0].packed.storage
+        """Storage of the weight."""
+        return self.operator.weight_storage(self.site)
 
     def choose(self) -> Choice:
         """Return the variant: the tuner's, where it is asked, or that of the heuristics."""

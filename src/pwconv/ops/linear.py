@@ -136,6 +136,19 @@ class Linear(Operator):
         wanted = weight_storage or preferred_weight_storage(*_place(site), (b, n, k))
         return replace(self, parameters=(given.pack(site.context, site.dtype, wanted),))
 
+    def weight_storage(self, site: Site) -> str:
+        """Return the storage that the weight has, or will have once it is packed.
+
+        Raises
+        ------
+        UnsupportedError
+            The device cannot hold it.
+        """
+        (given,) = self.parameters
+        b, n, k = given.shape
+        wanted = preferred_weight_storage(*_place(site), (b, n, k))
+        return given.storage_on(site.context, site.dtype, wanted)
+
     def problem(self, site: Site, x: Shape, out: Shape) -> Problem:
         """Return what is to be computed for an x."""
         shapes = shape4(x, "x"), shape4(out, "output")
@@ -144,13 +157,9 @@ class Linear(Operator):
 
     def check(self, site: Site) -> None:
         """Raise where the device cannot hold the weight, or runs no variant at all."""
-        (given,) = self.parameters
-        b, n, k = given.shape
-        wanted = preferred_weight_storage(*_place(site), (b, n, k))
-        stored = given.storage_on(site.context, site.dtype, wanted)
-        shapes = (1, 1, 1, k), (1, 1, 1, 1)
+        shapes = (1, 1, 1, self.parameters[0].shape[2]), (1, 1, 1, 1)
         problem = Problem(site.storage, *shapes, site.dtype, self.accumulate)
-        matmul.candidates(site.context, problem, stored)
+        matmul.candidates(site.context, problem, self.weight_storage(site))
 
     def plan(
         self, site: Site, inputs: Sequence[Shape], out: Shape, *, choice: Choice | None = None
@@ -158,7 +167,7 @@ class Linear(Operator):
         """Plan the one dispatch that computes it, bias and activation included."""
         (given,) = self.parameters
         problem = self.problem(site, inputs[0], out)
-        choice = choice or matmul.choose(site.context, problem, given.packed.storage)
+        choice = choice or matmul.choose(site.context, problem, self.weight_storage(site))
         plan = plan_linear(site.context, choice, problem, self.epilogue)
         bindings: dict[str, Resource | int] = {
             **given.bindings(plan.variant),

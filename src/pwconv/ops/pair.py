@@ -134,15 +134,14 @@ class PointwisePair(Operator):
         plain = first.geometry == second.geometry == POINTWISE
         if not plain or first.epilogue.extra_inputs or second.epilogue.scale:
             return None
-        parameters = (*first.parameters, *second.parameters)
-        storages = {each.packed.storage for each in parameters}
+        storages = {each.weight_storage(site) for each in (first, second)}
         if len(storages) > 1:
             return None
         pair = cls(
             dtype=site.dtype,
             hidden_activation=first.epilogue.activation,
             epilogue=second.epilogue,
-            parameters=parameters,
+            parameters=(*first.parameters, *second.parameters),
         )
         choice = choose_pair(site.context, pair.problem(site, x), storages.pop())
         return replace(pair, choice=choice) if choice else None

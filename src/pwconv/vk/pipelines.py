@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from contextvars import Context, ContextVar, copy_context
 from functools import partial
 from pathlib import Path
@@ -229,8 +229,41 @@ def compile_together(
     """
     planned: dict[int, _T] = {}
     compiled = 0
+    while requests := _lacking(plan, numbers, planned):
+        total = compiled + len(requests)
+        for _ in _in_threads(requests):
+            compiled += 1
+            on_progress(compiled, total)
+    return {i: planned[i] for i in numbers}
 
-    def lacking() -> list[Callable[[], object]]:
+
+@contextmanager
+def compile_ahead(plan: Callable[[int], object], numbers: Sequence[int]) -> Iterator[None]:
+    """Compile what a function for each number lacks, in threads, while the block runs.
+
+    What is not begun by its end is left to :func:`compile_together`, and what fails fails there.
+    """
+    requests = _lacking(plan, numbers, {})
+    if not requests:
+        yield
+        return
+    from concurrent.futures import ThreadPoolExecutor
+
+    pool = ThreadPoolExecutor(compiler_threads(), "pwconv-compile")
+    try:
+        for request in requests:
+            pool.submit(request)
+        yield
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _lacking(
+    plan: Callable[[int], _T], numbers: Sequence[int], planned: dict[int, _T]
+) -> list[Callable[[], object]]:
+    """Plan what is not planned yet, and return the calls that compile what it lacks."""
+
+    def find() -> list[Callable[[], object]]:
         found: dict[_Key, Callable[[], object]] = {}
         _LACKING.set(found)
         for i in numbers:
@@ -239,12 +272,7 @@ def compile_together(
                     planned[i] = plan(i)
         return list(found.values())
 
-    while requests := copy_context().run(lacking):
-        total = compiled + len(requests)
-        for _ in _in_threads(requests):
-            compiled += 1
-            on_progress(compiled, total)
-    return {i: planned[i] for i in numbers}
+    return copy_context().run(find)
 
 
 def compiler_threads() -> int:
