@@ -139,10 +139,7 @@ def pair(
 
 def weight_storage(kind: str, info: DeviceInfo, storage: str, dtype: DType) -> str:
     """Return how a layer should pack a weight: the first entry for every size says it."""
-    for entry in _applying(kind, info.key, storage=storage, dtype=dtype.name):
-        if _is_general(entry):
-            return str(entry.says.get("weight_storage", "auto"))
-    return "auto"
+    return _weight_storage(kind, info.key, storage, dtype.name)
 
 
 def scale_pays(info: DeviceInfo, variant: Variant) -> bool:
@@ -279,6 +276,14 @@ def _rule(entry: Entry, able: tuple[Variant, ...]) -> _Rule:
         _workgroup(entry),
         f"{entry.where}: {says['why']}{measured}{ranked}",
     )
+
+
+@functools.cache
+def _weight_storage(kind: str, key: DeviceKey, storage: str, dtype: str) -> str:
+    for entry in _applying(kind, key, storage=storage, dtype=dtype):
+        if _is_general(entry):
+            return str(entry.says.get("weight_storage", "auto"))
+    return "auto"
 
 
 @functools.cache

@@ -101,6 +101,17 @@ def test_what_is_refused(device, arguments, error, says):
         graph.reduce(x, function, axes, keepdims=keepdims, name="r")
 
 
+@pytest.mark.parametrize("function", FUNCTIONS)
+def test_long_planes_in_a_graph(device, rng, function):
+    """More elements than a loop may have trips are reduced along W before."""
+    graph = pwconv.Graph(device)
+    x = graph.input("x", (1, 2, 251, 257))
+    graph.output("y", graph.reduce(x, function, (1, 2, 3)))
+    check = graph.check(x=rng.standard_normal((1, 2, 251, 257), np.float32))
+    assert check.passed
+    assert [node.shape for node in check.nodes] == [(1, 2, 251, 1), (1, 1, 1, 1)]
+
+
 def test_too_many_elements(device):
     node, shape = make_reduce("max", (2, 3)), (1, 1, 256, 256)
     with pytest.raises(pwconv.UnsupportedError, match="would take 65,536 trips of a loop"):

@@ -153,7 +153,10 @@ def ranked_tiles(kind: str, info: pwconv.DeviceInfo, lanes: int, **problem: Any)
 @contextmanager
 def other_heuristics(text: str) -> Iterator[None]:
     """Have heuristics.toml be another text meanwhile."""
-    kept = (heuristics._entries, heuristics._selected, heuristics._pays)
+    kept = (
+        *(heuristics._entries, heuristics._selected, heuristics._pays),
+        heuristics._weight_storage,
+    )
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(heuristics, "_text", lambda: text)
         for each in kept:

@@ -603,12 +603,11 @@ class Builder:
         Parameters
         ----------
         x : Value
-            Of at most 60,000 positions H·W.
         name : str, optional
 
         Raises
         ------
-        TypeError, ValueError, UnsupportedError
+        TypeError, ValueError
             The message names the node.
         """
         return self.reduce(x, "max", name=name)
@@ -624,7 +623,9 @@ class Builder:
     ) -> Value:
         """Add a sum, mean, extreme or norm over some of C, H and W, in float32.
 
-        :meth:`global_avg_pool` is faster for the mean over H and W.
+        :meth:`global_avg_pool` is faster for the mean over H and W. Extremes over W and other axes
+        are those over W first, in a node of its own; so are others of more than 60,000 elements,
+        where what is over W is rounded to the graph's type.
 
         Parameters
         ----------
@@ -632,8 +633,7 @@ class Builder:
         function : "sum", "mean", "max", "min" or "l2"
             "l2" is the root of the sum of squares; "max" and "min" are NaN if there is one.
         axes : int or tuple of int
-            Of [N, C, H, W]: 1 to 3, or −3 to −1, with N and without; of at most 60,000 elements
-            together.
+            Of [N, C, H, W]: 1 to 3, or −3 to −1, with N and without.
         keepdims : bool
             Whether axes of length 1 stay in their place.
         name : str, optional
@@ -644,7 +644,13 @@ class Builder:
             The message names the node.
         """
         with self._adding("reduce", name) as name:
-            return self._append(name, ops.make_reduce(function, axes, keepdims=keepdims), (x,))
+            operator = ops.make_reduce(function, axes, keepdims=keepdims)
+            (number,) = self._numbers({"x": x})
+            operator.shape(self._shapes[number])  # before a node is added
+            first = operator.first(shape4(self._shapes[number], "x"))
+            if first is not None:
+                x = self._append(f"{name} (along W)", first, (x,))
+            return self._append(name, operator, (x,))
 
     def softmax(self, x: Value, axis: int = 1, *, name: str | None = None) -> Value:
         """Add ``exp(x) / Σ exp(x)`` along an axis, in float32, without overflow.

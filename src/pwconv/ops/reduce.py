@@ -11,6 +11,7 @@ from typing import Any
 from pwconv import reference
 from pwconv.dispatch import MOST_TRIPS
 from pwconv.heuristics import Choice
+from pwconv.layout import Shape4
 from pwconv.ops.base import Case, Operator, Site, operator
 from pwconv.ops.cases import of_integers, plane_sizes
 from pwconv.ops.limits import Limits
@@ -72,6 +73,18 @@ class Reduce(Operator):
     def flop(self, inputs: Sequence[Shape], out: Shape) -> int:
         """Return the additions or comparisons, and the squares."""
         return (2 if self.function == "l2" else 1) * math.prod(inputs[0])
+
+    def first(self, x: Shape4) -> Reduce | None:
+        """Return what to reduce along W before, or None.
+
+        That is where an invocation's loops would be too long for some drivers, and of extremes,
+        which are exact either way, always: more invocations have shorter loops then.
+        """
+        lengths = [x[axis] for axis in self.axes]
+        apart = len(lengths) > 1 and self.axes[-1] == 3 and min(max(lengths[:-1]), x[3]) > 1
+        if apart and (self.function in ("max", "min") or math.prod(lengths) > MOST_TRIPS):
+            return Reduce(function=self.function, axes=(3,))
+        return None
 
     def plan(
         self, site: Site, inputs: Sequence[Shape], out: Shape, *, choice: Choice | None = None
