@@ -189,7 +189,9 @@ def pad(draw: Draw) -> Drawn:
 
 @draws
 def reduction(draw: Draw) -> Drawn:
-    kind = draw.choice(["ReduceMean", "ReduceSum", "ReduceMax", "ReduceMin", "ReduceL2"])
+    kind = draw.choice(
+        [f"Reduce{f}" for f in ("Mean", "Sum", "Max", "Min", "L1", "L2", "SumSquare")]
+    )
     drawn = Drawn(kind, draw.some(), opset=18)
     rank = len(drawn.shape)
     axes = draw.sample(range(rank), draw.randint(1, rank))
@@ -200,7 +202,8 @@ def reduction(draw: Draw) -> Drawn:
 
 @draws
 def softmax(draw: Draw) -> Drawn:
-    drawn = Drawn("Softmax", draw.some(), opset=draw.choice([11, 13]))
+    kind = draw.choice(["Softmax", "LogSoftmax"])
+    drawn = Drawn(kind, draw.some(), opset=draw.choice([11, 13]))
     rank = len(drawn.shape)
     drawn.attributes["axis"] = draw.randint(-rank, rank - 1)
     return drawn
@@ -333,7 +336,19 @@ def norm(draw: Draw) -> Drawn:
 @draws
 def function(draw: Draw) -> Drawn:
     kinds = ["Relu", "LeakyRelu", "Elu", "HardSwish", "HardSigmoid", "Sigmoid", "Tanh", "Gelu"]
-    kinds += ["Mish", "Softplus", "Erf", "Exp", "Abs", "Neg", "Clip", "GlobalMaxPool"]
+    kinds += [
+        "Selu",
+        "Celu",
+        "Softsign",
+        "Mish",
+        "Softplus",
+        "Erf",
+        "Exp",
+        "Abs",
+        "Neg",
+        "Clip",
+        "GlobalMaxPool",
+    ]
     drawn = Drawn(draw.choice([*kinds, "GlobalAveragePool"]), draw.some(longest=4), opset=20)
     if drawn.kind.startswith("Global"):
         drawn.shape = draw.image()

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,7 @@ import onnx
 from pwconv import ops
 from pwconv.dtypes import FLOAT32, Array
 from pwconv.errors import UnsupportedError
-from pwconv.graph import Value
+from pwconv.graph import Graph, Value
 from pwconv.importer.model import Node, check_constant
 from pwconv.importer.network import Importer, Operand, converts
 from pwconv.importer.scalar_functions import recognize
@@ -274,6 +275,8 @@ def global_pool(at: Importer, node: Node) -> Operand:
 @converts(
     *("ReduceSum", "ReduceMax", "ReduceMin", "ReduceL2"), by="`reduce`", limits="axes are constants"
 )
+@converts("ReduceL1", by="`activation`: abs, `reduce`", limits="axes are constants")
+@converts("ReduceSumSquare", by="`mul`, `reduce`", limits="axes are constants")
 def reduce(at: Importer, node: Node) -> Operand:
     """Add a reduction over some axes."""
     x = at.view(node)
@@ -285,6 +288,10 @@ def reduce(at: Importer, node: Node) -> Operand:
         given = np.arange(rank)
     axes = sorted({_axis(int(a), rank) for a in given.reshape(-1)})
     function = node.kind.removeprefix("Reduce").lower()
+    if function == "l1":
+        x, function = _activated(at, x, "abs"), "sum"
+    elif function == "sumsquare":
+        x, function = at.each(x, lambda value: at.graph.mul(value, value)), "sum"
     kept = tuple(1 if a in axes else n for a, n in enumerate(x.shape))
     result = (
         kept
@@ -372,8 +379,38 @@ def _activation(at: Importer, node: Node) -> Any:
     return "clamp", min(lowest, highest), highest  # ONNX: with min above max, all are max
 
 
-def _activated(at: Importer, x: View, function: Any) -> View:
-    return at.each(x, lambda value: at.graph.activation(value, function))
+def _activated(at: Importer, x: View, *functions: Any) -> View:
+    for function in functions:
+        x = at.each(x, partial(at.graph.activation, activation=function))
+    return x
+
+
+@converts("Selu", by="`activation`: elu, affine")
+def selu(at: Importer, node: Node) -> Operand:
+    """Add an elu times a number."""
+    alpha, gamma = node.get("alpha", 1.67326319), node.get("gamma", 1.05070102)
+    return _activated(at, at.view(node), ("elu", alpha), ("affine", gamma, 0.0))
+
+
+@converts("Celu", by="`activation`: affine, elu", limits="alpha is above 0")
+def celu(at: Importer, node: Node) -> Operand:
+    """Add an elu of x / alpha, times alpha."""
+    alpha = node.get("alpha", 1.0)
+    if not alpha > 0:
+        raise UnsupportedError(f"alpha is {alpha}; it must be above 0")
+    scaled = ("affine", 1 / alpha, 0.0), ("elu", 1.0), ("affine", alpha, 0.0)
+    return _activated(at, at.view(node), *scaled)
+
+
+@converts("Softsign", by="`activation`: abs, affine, `div`")
+def softsign(at: Importer, node: Node) -> Operand:
+    """Add x over 1 + abs(x)."""
+    graph = at.graph
+
+    def make(x: Value) -> Value:
+        return graph.div(x, graph.activation(graph.activation(x, "abs"), ("affine", 1.0, 1.0)))
+
+    return at.each(at.view(node), make)
 
 
 @converts("Identity", "CastLike", by="its input")
@@ -628,26 +665,35 @@ def local_response_norm(at: Importer, node: Node) -> Operand:
 
 
 @converts("Softmax", by="`softmax`")
+@converts("LogSoftmax", by="`reduce`, `sub`, `activation`: exp, log")
 def softmax(at: Importer, node: Node) -> Operand:
     """Add a softmax along one axis; below opset 13, of all from an axis on as one vector."""
     x = at.view(node)
+    along = at.graph.softmax if node.kind == "Softmax" else partial(_log_softmax, at.graph)
     rank = len(x.shape)
     axis = _axis(node.get("axis", -1 if node.opset >= 13 else 1), rank)
     if node.opset < 13 and sum(n > 1 for n in x.shape[axis:]) > 1:
         flat = reshape(at, x, (math.prod(x.shape[:axis]), math.prod(x.shape[axis:])))
-        y = View.of(at.graph.softmax(at.place(flat, (0, 1)), 1), (0, 1))
+        y = View.of(along(at.place(flat, (0, 1)), 1), (0, 1))
         return reshape(at, y, x.shape)
     if node.opset < 13:
         axis = next((a for a in range(axis, rank) if x.shape[a] > 1), axis)
     if rank > 4:
         outer, inner = math.prod(x.shape[:axis]), math.prod(x.shape[axis + 1 :])
         flat = reshape(at, x, (outer, x.shape[axis], inner))
-        y = View.of(at.graph.softmax(at.place(flat, (0, 1, 3)), 1), (0, 1, 3))
+        y = View.of(along(at.place(flat, (0, 1, 3)), 1), (0, 1, 3))
         return reshape(at, y, x.shape)
     axes = x.usual_axes
     if axes[axis] == 0:  # a batch is not summed over: its place is another's
         axes = tuple({0: 1, 1: 0}.get(a, a) for a in axes)
-    return View.of(at.graph.softmax(at.place(x, axes), axes[axis]), axes)
+    return View.of(along(at.place(x, axes), axes[axis]), axes)
+
+
+def _log_softmax(graph: Graph, x: Value, axis: int) -> Value:
+    """Add x less the logarithm of its exponentials' sum: a softmax's may be that of 0."""
+    less = graph.sub(x, graph.reduce(x, "max", axis))
+    sums = graph.reduce(graph.activation(less, "exp"), "sum", axis)
+    return graph.sub(less, graph.activation(sums, "log"))
 
 
 # -- what moves elements --------------------------------------------------------------------------
