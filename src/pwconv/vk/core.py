@@ -10,7 +10,7 @@ from typing import Any
 from pwconv.errors import ClosedError, DeviceLostError, NoDeviceError, PwconvError
 from pwconv.vk import api as vk
 from pwconv.vk import features, process
-from pwconv.vk.instance import Instance
+from pwconv.vk.instance import Instance, find_resident
 from pwconv.vk.memory import Allocator
 from pwconv.vk.physical_device import PhysicalDevice
 
@@ -61,8 +61,11 @@ class Core:
         self.lock = process.make_lock()
         self._uses = process.Uses()
         with ExitStack() as made:
-            self._instance = Instance(validate=validate)
-            made.callback(self._instance.close)
+            if validate:
+                self._instance = Instance(validate=True)
+                made.callback(self._instance.close)
+            else:  # the one that lists devices: another takes as long to make
+                self._instance = find_resident()
             handles = self._instance.physical_devices()
             if index >= len(handles):
                 raise NoDeviceError(f"device {index} is gone; the loader lists {len(handles)} now")

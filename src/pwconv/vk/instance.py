@@ -107,7 +107,13 @@ def resident_instance() -> Iterator[Instance]:
         It was forked off one that had used Vulkan.
     """
     with process.using_vulkan():
-        yield process.resident(lambda: Instance(validate=False))
+        yield find_resident()
+
+
+def find_resident() -> Instance:
+    """Return the instance of :func:`resident_instance`, inside :func:`process.using_vulkan`."""
+    found: Instance = process.resident(lambda: Instance(validate=False))
+    return found
 
 
 def describe_loader() -> str:
