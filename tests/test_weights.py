@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import pwconv
-from pwconv import layout, reference
+from pwconv import layout, reference, weights
 from pwconv.vk import api as vk
 from pwconv.vk.resources import DOWNLOAD, Buffer
 from support import inside
@@ -155,3 +155,27 @@ def test_a_packed_weight_describes_itself(device):
     assert repr(packed).startswith(
         "pwconv.PackedWeight(shape=(1, 5, 3), dtype=float16, storage='buffer', device='"
     )
+
+
+class Hidden(Buffer):
+    """A buffer in memory that the host does not see, as of most cards of their own."""
+
+    __slots__ = ()
+    mapped = property(lambda _: None, lambda *_: None)
+
+
+@pytest.mark.parametrize("kind", [Buffer, Hidden])
+def test_a_bias_is_written_or_copied(device, rng, monkeypatch, kind):
+    monkeypatch.setattr(weights, "Buffer", kind)
+    values = rng.standard_normal(23).astype(np.float32)
+    buffer = weights.upload_parameter(inside.context(device), values)
+    assert (buffer.mapped is None) == (kind is Hidden)
+    read = Buffer(inside.context(device), values.nbytes, DOWNLOAD)
+    region = vk.VkBufferCopy(size=values.nbytes)
+
+    def record(commands):
+        vk.vkCmdCopyBuffer(commands, buffer.handle, read.handle, 1, [region])
+
+    queue = inside.context(device).queue
+    queue.wait(queue.run_once(record))
+    np.testing.assert_array_equal(np.frombuffer(read.mapped, np.float32, 23), values)

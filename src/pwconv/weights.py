@@ -23,7 +23,7 @@ from pwconv.staging import download_chunks, upload_buffer, upload_chunks
 from pwconv.tensor import VK_FORMATS
 from pwconv.vk import api as vk
 from pwconv.vk.commands import Dispatch
-from pwconv.vk.resources import DEVICE, Buffer, Image, Resource, image_limit
+from pwconv.vk.resources import DEVICE, PARAMETER, Buffer, Image, Resource, image_limit
 
 _STORAGES = ("auto", "texture2d", "buffer")
 
@@ -360,8 +360,11 @@ def upload_parameter(context: Context, array: Array) -> Buffer:
     UnsupportedError, OutOfMemoryError, ClosedError
     """
     check_parameter(context, array.nbytes)
-    buffer = Buffer(context, array.nbytes, DEVICE)
-    upload_buffer(context, array, buffer)
+    buffer = Buffer(context, array.nbytes, PARAMETER)
+    if buffer.mapped is None:
+        upload_buffer(context, array, buffer)
+    else:  # what is submitted from now on sees it
+        np.frombuffer(buffer.mapped, array.dtype, array.size)[:] = array.reshape(-1)
     return buffer
 
 

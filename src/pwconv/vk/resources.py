@@ -23,6 +23,8 @@ from pwconv.vk.physical_device import ImageLimit, PhysicalDevice
 # Wanted and unwanted memory properties, best first. A host-visible type is always coherent here, so
 # that nothing needs flushing; Vulkan promises that one such type exists.
 DEVICE = ((DEVICE_LOCAL, HOST_VISIBLE), (DEVICE_LOCAL, 0), (0, 0))
+# Small, written once: where the host can write it itself, it need not be copied there.
+PARAMETER = ((DEVICE_LOCAL | HOST_VISIBLE | HOST_COHERENT, 0), *DEVICE[1:])
 UPLOAD = (
     (DEVICE_LOCAL | HOST_VISIBLE | HOST_COHERENT, 0),
     (HOST_VISIBLE | HOST_COHERENT, HOST_CACHED),
