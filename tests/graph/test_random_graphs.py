@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 
 import numpy as np
 import pytest
@@ -10,6 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import pwconv
+from pwconv import heuristics
+from pwconv.ops import operators
 from pwconv.tensor import empty
 from pwconv.vk import api as vk
 from pwconv.vk.commands import Recording
@@ -18,27 +21,79 @@ from support import inside
 from support.drawn import Drawn
 from support.mirror import Mirror
 
-pytestmark = pytest.mark.usefixtures("any_pair")
+pytestmark = pytest.mark.usefixtures("any_pair", "any_scale")
 
 
-@settings(max_examples=8)
+@pytest.fixture(scope="module")
+def any_scale() -> Iterator[None]:
+    """Have scales folded that the device would be slower with."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(heuristics, "scale_pays", lambda *_: True)
+        yield
+
+
+@settings(max_examples=6)
 @given(data=st.data())
 def test_any_graph_at_any_size(device, data):
-    drawn = Drawn(data.draw, device, most_nodes=20)
-    for _ in range(3):
+    check_any(Drawn(data.draw, device, most_nodes=10, least_nodes=3))
+
+
+@pytest.mark.exhaustive
+def test_many_graphs(device):
+    """As above; between them they have every operator that a graph's methods add."""
+    added = set()
+
+    @settings(max_examples=150)
+    @given(data=st.data())
+    def check_many(data):
+        drawn = Drawn(data.draw, device, most_nodes=20, least_nodes=6)
+        added.update(node.operator.kind for node in inside.nodes(drawn.mirror.graph) if node.inputs)
+        check_any(drawn)
+
+    check_many()
+    of_passes = {"conv2d_pw_pair", "subsample"}
+    assert added == operators().keys() - of_passes - {"constant"}
+
+
+def check_any(drawn: Drawn) -> None:
+    """Check a graph at several sizes, and then at the first again; bits are those of every run."""
+    graph = drawn.mirror.graph
+    sizes = drawn.sizes()
+    for turn in range(3):
         arrays = drawn.arrays()
         first = drawn.mirror.check(arrays)
-        again = drawn.mirror.graph.run(**arrays)
-        for name, array in first.items():
-            np.testing.assert_array_equal(again[name], array)
+        assert_same(run_otherwise(graph, arrays), first)
+        if turn == 0:
+            begun = arrays, first
         drawn.resize()
+    graph.resize(sizes)
+    assert_same(graph.run(begun[0]), begun[1])
 
 
-@settings(max_examples=15)
+def run_otherwise(graph: pwconv.Graph, arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Run on tensors, and twice at once on arrays; return what all of them give."""
+    handles = [graph.run_async(arrays) for _ in range(2)]
+    tensors = {
+        name: graph.device.tensor(array, graph.dtype, graph.storage)
+        for name, array in arrays.items()
+    }
+    found = {name: tensor.numpy() for name, tensor in graph.run(tensors).items()}
+    for handle in handles:
+        assert_same(handle.wait(), found)
+    return found
+
+
+def assert_same(found: dict[str, np.ndarray], wanted: dict[str, np.ndarray]) -> None:
+    assert found.keys() == wanted.keys()
+    for name, array in wanted.items():
+        np.testing.assert_array_equal(found[name], array)
+
+
+@settings(max_examples=10)
 @given(data=st.data())
 def test_memory_that_is_free_may_hold_anything(device, data):
     """Nodes one by one; after each, what was used for the last time becomes NaN."""
-    drawn = Drawn(data.draw, device, most_nodes=12)
+    drawn = Drawn(data.draw, device, most_nodes=10)
     drawn.resize()
     arrays = drawn.arrays()
     drawn.mirror.check(arrays, run_poisoned(drawn.mirror.graph, arrays))

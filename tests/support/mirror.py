@@ -113,10 +113,10 @@ class Mirror:
 
         def compute(known: Known) -> Approximation:
             return convolution(
-                self._of(x, known),
+                self.about(x, known),
                 kernel,
                 bias,
-                residual=residual and self._of(residual, known),
+                residual=residual and self.about(residual, known),
                 dtype=self.dtype,
                 **settings,
             )
@@ -130,7 +130,7 @@ class Mirror:
         groups = weight.shape[0]
 
         def compute(known: Known) -> Approximation:
-            of_x = self._of(x, known)
+            of_x = self.about(x, known)
             return convolution(of_x, weight, bias, dtype=self.dtype, groups=groups, **settings)
 
         return Pair(value, compute)
@@ -146,7 +146,7 @@ class Mirror:
         value = self.graph.linear(x.value, weight, bias, activation=activation)
 
         def compute(known: Known) -> Approximation:
-            y = reference.linear_rows(self._of(x, known), weight)
+            y = reference.linear_rows(self.about(x, known), weight)
             if bias is not None:
                 y = y.plus(reference.exact(bias))
             return y.activated(activation).stored(self.dtype)
@@ -155,7 +155,7 @@ class Mirror:
 
     def activation(self, x: Pair, name: Any) -> Pair:
         value = self.graph.activation(x.value, name)
-        return Pair(value, lambda known: self._of(x, known).activated(name).stored(self.dtype))
+        return Pair(value, lambda known: self.about(x, known).activated(name).stored(self.dtype))
 
     def add(self, x: Pair, y: Pair, activation: Any = None) -> Pair:
         return self._binary("add", Approximation.plus, x, y, activation)
@@ -169,7 +169,7 @@ class Mirror:
         value = getattr(self.graph, kind)(x.value, y.value, activation=activation)
 
         def compute(known: Known) -> Approximation:
-            result = function(self._of(x, known), self._of(y, known))
+            result = function(self.about(x, known), self.about(y, known))
             return result.activated(activation).stored(self.dtype)
 
         return Pair(value, compute)
@@ -178,7 +178,7 @@ class Mirror:
         value = self.graph.concat([pair.value for pair in pairs])
 
         def compute(known: Known) -> Approximation:
-            return reference.concatenate([self._of(pair, known) for pair in pairs], -3)
+            return reference.concatenate([self.about(pair, known) for pair in pairs], -3)
 
         return Pair(value, compute)
 
@@ -188,17 +188,17 @@ class Mirror:
         def take(array: np.ndarray) -> np.ndarray:
             return array[..., start:stop, :, :]
 
-        return Pair(value, lambda known: self._of(x, known).moved(take))
+        return Pair(value, lambda known: self.about(x, known).moved(take))
 
     def global_avg_pool(self, x: Pair) -> Pair:
         value = self.graph.global_avg_pool(x.value)
-        return Pair(value, lambda known: reference.mean(self._of(x, known)).stored(self.dtype))
+        return Pair(value, lambda known: reference.mean(self.about(x, known)).stored(self.dtype))
 
     def max_pool(self, x: Pair, kernel: Any, **settings: Any) -> Pair:
         value = self.graph.max_pool(x.value, kernel, **settings)
 
         def compute(known: Known) -> Approximation:
-            of_x = self._of(x, known)
+            of_x = self.about(x, known)
             largest = max_pool(of_x.value, kernel, **settings)
             return Approximation(largest, max_pool(of_x.error, kernel, **settings, outside=0.0))
 
@@ -210,7 +210,25 @@ class Mirror:
         def enlarge(array: np.ndarray) -> np.ndarray:
             return array.repeat(scale, axis=-2).repeat(scale, axis=-1)
 
-        return Pair(value, lambda known: self._of(x, known).moved(enlarge))
+        return Pair(value, lambda known: self.about(x, known).moved(enlarge))
+
+    def node(self, method: str, *arguments: Any, **settings: Any) -> Pair:
+        """Add a node that has no method here; in float64 it is what its operator says it is.
+
+        That is what tests/ops compares with plain numpy.
+        """
+        values = (each.value if isinstance(each, Pair) else each for each in arguments)
+        value = getattr(self.graph, method)(*values, **settings)
+        nodes = inside.nodes(self.graph)
+        operator, taken = nodes[-1].operator, nodes[-1].inputs
+        pairs = [each for each in arguments if isinstance(each, Pair)]
+        constants = [nodes[i].operator.reference() for i in taken[len(pairs) :]]
+
+        def compute(known: Known) -> Approximation:
+            inputs = [self.about(pair, known) for pair in pairs]
+            return operator.expected([*inputs, *constants], np.dtype(self.dtype))
+
+        return Pair(value, compute)
 
     def output(self, name: str, pair: Pair) -> None:
         self.graph.output(name, pair.value)
@@ -224,7 +242,7 @@ class Mirror:
     def expected(self, inputs: Mapping[str, np.ndarray]) -> dict[str, Approximation]:
         """Return what is known of every output for arrays that are of the graph's dtype."""
         known = {name: reference.exact(array) for name, array in inputs.items()}
-        return {name: self._of(pair, known) for name, pair in self.outputs.items()}
+        return {name: self.about(pair, known) for name, pair in self.outputs.items()}
 
     def check(
         self, inputs: Mapping[str, np.ndarray], results: Mapping[str, Any] | None = None
@@ -240,7 +258,8 @@ class Mirror:
             assert_within(arrays[name], approximation.value, approximation.error)
         return arrays
 
-    def _of(self, pair: Pair, known: Known) -> Approximation:
+    def about(self, pair: Pair, known: Known) -> Approximation:
+        """Return what is known of a value; ``known`` has the inputs, and takes what it needs."""
         key = f"node {pair.value.name}"
         if key not in known:
             known[key] = pair.compute(known)
