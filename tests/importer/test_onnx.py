@@ -645,3 +645,9 @@ def test_damaged_bytes(device, data):
             del damaged[at : at + data.draw(st.integers(1, 9))]
     with contextlib.suppress(ValueError, TypeError, pwconv.UnsupportedError):
         pwconv.from_onnx(bytes(damaged), device=device)
+
+
+def test_a_node_of_constants_alone(device):
+    model = make_model([node("Tile", "x c", "y")], {"x": (2, 3)}, ["y"], {"c": np.array([1, 2])})
+    with pytest.raises(pwconv.UnsupportedError, match=r"Tile .*; here the network computes one"):
+        pwconv.from_onnx(model, device=device)

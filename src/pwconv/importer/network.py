@@ -305,7 +305,7 @@ class Importer:
                 if lacking and node.kind in FOLDED:
                     return
                 raise UnsupportedError(
-                    "it is computed of constants alone"
+                    "it is folded where all its inputs are constants; here the network computes one"
                     if node.kind in FOLDED
                     else "there is no such operator"
                 )
