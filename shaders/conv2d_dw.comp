@@ -26,7 +26,7 @@ layout(set = 0, binding = 2) restrict readonly buffer Weight {
     VEC weight[];
 };
 layout(set = 0, binding = 3) restrict readonly buffer Bias {
-    VEC bias[];
+    VEC bias[];  // then as many scales of a norm, and as many shifts
 };
 
 // The channel's first tap. A vec4 is LANES VECs, so as many are from one tap to the next.
@@ -63,6 +63,8 @@ void main() {
     for (uint lane = 0u; lane < LANES; ++lane) {
         sums[lane] = convolve(position(lane));
     }
-    const vec4 y = activate(joined(sums) + bias[channel()], pc.activation_a, pc.activation_b);
+    const uint each = bias.length() / 3, c = channel();
+    const vec4 normed = (joined(sums) + bias[c]) * bias[each + c] + bias[2u * each + c];
+    const vec4 y = activate(normed, pc.activation_a, pc.activation_b);
     store(zero_past_N(y));
 }

@@ -1,4 +1,4 @@
-"""Batch norm: its numbers by itself, and as part of the weights before it."""
+"""Batch norm: its numbers by itself, and as part of the convolution before it."""
 
 from __future__ import annotations
 
@@ -80,14 +80,15 @@ def test_in_the_weights_before_it(device, rng, norm, dtype, kind):
 
 
 @pytest.mark.parametrize("kind", ["conv2d", "conv2d_transposed"])
-def test_in_the_weights_of_groups(device, rng, norm, dtype, kind):
-    """Of three: bits are those of weights that numpy scales, in float64, and rounds once."""
+def test_in_the_weights_of_groups(device, rng, norm, kind):
+    """In float16: bits are those of weights that numpy scales, in float64, and rounds once."""
     weight = rng.standard_normal((C, 3, 3, 3)).astype(np.float32)
     bias = rng.standard_normal(C).astype(np.float32)
     scale, shift = scale_and_shift(norm)
     of_weight = scale.reshape(C, 1, 1, 1)
     if kind == "conv2d_transposed":  # [C_in, C_out / groups, KH, KW]
         of_weight = scale.reshape(3, 1, 3).repeat(3, axis=1).reshape(C, 3, 1, 1)
+    dtype = "float16"
     scaled = (weight * of_weight).astype(dtype), (bias * scale + shift).astype(np.float32)
     x = rng.standard_normal((2, C, 5, 7)).astype(dtype)
     graph = pwconv.Graph(device, dtype)
@@ -101,8 +102,26 @@ def test_in_the_weights_of_groups(device, rng, norm, dtype, kind):
     assert graph.check(x=x).passed
 
 
+@pytest.mark.parametrize("kind", ["conv2d_pw", "conv2d_dw", "conv2d_transposed"])
+def test_after_the_sums(device, kind):
+    """In float32, two in a row: where sum and bias cancel, rounded products of weights show."""
+    weight = np.full((C, 1, 1, 1), 1 + 2.0**-23, np.float32)
+    if kind != "conv2d_dw":
+        weight = weight * np.eye(C, dtype=np.float32)[:, :, None, None]
+    zeros, ones = np.zeros(C, np.float32), np.ones(C, np.float32)
+    x = np.ones((1, C, 4, 4), np.float32)
+    graph = pwconv.Graph(device)
+    y = getattr(graph, kind)(graph.input("x", x.shape), weight, -ones)
+    for scale in (3 * ones, 5 * ones):
+        y = graph.batch_norm(y, zeros, ones, scale, zeros, eps=0.0)
+    graph.output("y", y)
+    np.testing.assert_array_equal(graph.run(x=x)["y"], 15 * 2.0**-23 * x)
+    assert kinds(graph) == [kind]
+    assert graph.check(x=x).passed
+
+
 def test_where_it_stays_a_node(device, rng, norm, dtype):
-    """After an activation, a value that is read again, an input, and past the type's range."""
+    """After an activation, a value that is read again, an input; weights past float16's range."""
     graph = pwconv.Graph(device, dtype, fuse=False)
     weight = np.eye(C, dtype=np.float32)
     x = graph.input("x", (1, C, 2, 2))
@@ -116,7 +135,7 @@ def test_where_it_stays_a_node(device, rng, norm, dtype):
     graph.output("huge", graph.batch_norm(wide, **huge, eps=1.0))
     x_array = np.full((1, C, 2, 2), 2.0**-20, dtype)
     assert graph.check(x=x_array).passed
-    assert kinds(graph).count("conv2d_dw") == 4
+    assert kinds(graph).count("conv2d_dw") == (4 if dtype == "float16" else 3)
 
 
 @pytest.mark.parametrize(

@@ -157,9 +157,10 @@ def test_a_wrong_bias_is_found(device, rng, build, dtype, name):
     program = inside.program(graph)
     (parameters,) = program.network.nodes[numbers(graph)[name]].operator.parameters
     (bound,) = (node.bound for node in before.nodes if node.name == name)
-    values = np.zeros(parameters.buffer.size // 4, np.float32)
-    values[: len(parameters.bias)] = parameters.bias
-    values[0] += max(50 * bound, 1e-3)
+    values = np.zeros((3, parameters.buffer.size // 12), np.float32)
+    values[0, : len(parameters.bias)] = parameters.bias
+    values[1] = 1.0  # the scale of no norm
+    values[0, 0] += max(50 * bound, 1e-3)
     upload_buffer(inside.context(device), values, parameters.buffer)
     report = graph.check(x=x)
     assert wrong(report) == [name]

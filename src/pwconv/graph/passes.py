@@ -69,9 +69,9 @@ def apply_rules(
 
 
 def fold_norm(at: Rewriter, i: int) -> Node | None:
-    """Have the weights of the convolution before do what a multiply-add of each channel does.
+    """Have the convolution before do what a multiply-add of each channel does.
 
-    In float64, before they are packed; that is how batch norm is computed in no time at all.
+    That is how batch norm is computed in no time at all.
     """
     node, norm = at.nodes[i], at.operator(i)
     before = node.inputs[0]
@@ -86,7 +86,7 @@ def fold_norm(at: Rewriter, i: int) -> Node | None:
     (weights,), (norms,) = first.parameters, norm.parameters
     if weights.on_device or first.epilogue != Epilogue():
         return None
-    scaled = weights.scaled(norms)
+    scaled = weights.scaled(norms, at.site.dtype)
     if not scaled.fits(at.site.dtype):
         return None
     folded = replace(first, epilogue=norm.epilogue, parameters=(scaled,))

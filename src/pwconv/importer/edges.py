@@ -136,7 +136,7 @@ class ImportedGraph(Graph):
         for each in operator.parameters:
             if each.on_device:
                 return super()._pack(operator)
-            for array in (each.matrices(), each.bias):
+            for array in (each.matrices(), each.bias, *(each.norm or (None, None))):
                 if array is not None:
                     digest.update(repr((array.shape, array.dtype)).encode())
                     digest.update(np.ascontiguousarray(array).data)

@@ -241,7 +241,7 @@ class Convolution(Operator):
             dilation=self.geometry.dilation,
             accumulate=self.accumulate,
         )
-        return add_bias(sums, given.bias)
+        return finish(sums, given)
 
     @classmethod
     def cases(cls, limits: Limits) -> Iterator[Case]:
@@ -383,9 +383,14 @@ def unflatten_kernel(matrix: Array, c_in: int, kernel: tuple[int, int]) -> Array
     return matrix.reshape(len(matrix), c_in, *kernel)
 
 
-def add_bias(sums: Approximation, bias: Array | None) -> Approximation:
-    """Return sums [N, C, H, W] with a bias [C], or without one."""
-    return sums if bias is None else sums.plus(reference.exact(bias[:, None, None]))
+def finish(sums: Approximation, parameters: Parameters) -> Approximation:
+    """Return sums [N, C, H, W] with the bias and the norm of their channels."""
+    if parameters.bias is not None:
+        sums = sums.plus(reference.exact(parameters.bias[:, None, None]))
+    if parameters.norm is None:
+        return sums
+    scale, shift = (reference.exact(each[:, None, None]) for each in parameters.norm)
+    return sums.times(scale).plus(shift)
 
 
 def check_kernel(weight: Any, axes: str) -> Array:

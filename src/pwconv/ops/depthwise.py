@@ -17,7 +17,7 @@ from pwconv.heuristics import Choice
 from pwconv.layout import Shape4, ceil_div
 from pwconv.ops import cases
 from pwconv.ops.base import Arrays, Case, Epilogue, Operator, Site, operator
-from pwconv.ops.convolution import add_bias, check_kernel
+from pwconv.ops.convolution import check_kernel, finish
 from pwconv.ops.limits import Limits
 from pwconv.ops.window import POINTWISE, Geometry, as_geometry, window_shape
 from pwconv.reference import Approximation
@@ -25,7 +25,7 @@ from pwconv.shaders import Variant
 from pwconv.tensor import Shape
 from pwconv.vk.commands import Dispatch
 from pwconv.vk.resources import Buffer, Resource
-from pwconv.weights import Parameters, check_bias, check_parameter, upload_parameter
+from pwconv.weights import Norm, Parameters, check_bias, check_parameter, upload_parameter
 
 _FEW_TAPS, _MANY_TAPS = Geometry((2, 1), (1, 1), (3, 3)), Geometry((1, 1), (1, 1), (31, 33))
 
@@ -42,10 +42,11 @@ class Kernels(Parameters):
         self,
         weight: Array,
         bias: Array | None,
+        norm: Norm | None = None,
         buffer: Buffer | None = None,
         arranged: Buffer | None = None,
     ) -> None:
-        super().__init__(weight, bias, buffer)
+        super().__init__(weight, bias, norm, buffer)
         self._arranged = arranged
 
     @property
@@ -56,10 +57,10 @@ class Kernels(Parameters):
     def pack(self, context: Context, dtype: DType, storage: str = "buffer") -> Kernels:
         """Return them on a device, in float32, rounded to a type before."""
         rounded = convert(self.matrices(), dtype).astype(FLOAT32)
-        padded = np.zeros(ceil_div(len(rounded), 4) * 4, FLOAT32)
-        padded[: len(rounded)] = 0.0 if self.bias is None else self.bias
         arranged = upload_parameter(context, self.arrange(rounded))
-        return type(self)(rounded, self.bias, upload_parameter(context, padded), arranged)
+        of_channels = self._upload_channels(context, ceil_div(len(rounded), 4) * 4)
+        norm = self.norm and self.norm.rounded()
+        return type(self)(rounded, self.bias, norm, of_channels, arranged)
 
     @staticmethod
     def arrange(weight: Array) -> Array:
@@ -146,7 +147,7 @@ class DepthwiseConvolution(Operator):
             dilation=self.geometry.dilation,
             groups=len(weight),
         )
-        return add_bias(sums, given.bias)
+        return finish(sums, given)
 
     @classmethod
     def cases(cls, limits: Limits) -> Iterator[Case]:

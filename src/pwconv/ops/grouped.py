@@ -17,7 +17,7 @@ from pwconv.heuristics import Choice
 from pwconv.layout import ceil_div
 from pwconv.ops import cases
 from pwconv.ops.base import Arrays, Case, Epilogue, Operator, Site, operator
-from pwconv.ops.convolution import add_bias, check_kernel
+from pwconv.ops.convolution import check_kernel, finish
 from pwconv.ops.depthwise import Kernels
 from pwconv.ops.limits import Limits
 from pwconv.ops.window import Geometry, Sides, as_geometry, as_sides, window_shape
@@ -27,6 +27,7 @@ from pwconv.vk.commands import Dispatch
 from pwconv.weights import check_bias, check_parameter
 
 _MANY_TAPS, _FEW = (31, 33), 256
+_RUN = 128  # channels that conv2d_grouped.comp sums in one loop
 
 
 class GroupKernels(Kernels):
@@ -140,7 +141,7 @@ class GroupedConvolution(Operator):
                 "EACH_OUT": c_out // self.groups,
             },
             flop=self.flop(inputs, out),
-            trips=math.prod(self.geometry.kernel) * (each + 1),
+            trips=math.prod(self.geometry.kernel) * (each + ceil_div(each, _RUN) + 1),
             **self.geometry.push_constants,
             activation_a=activation.a,
             activation_b=activation.b,
@@ -162,7 +163,7 @@ class GroupedConvolution(Operator):
             )
         else:
             sums = reference.convolve(inputs[0], given.matrices(), **settings)
-        return add_bias(sums, given.bias)
+        return finish(sums, given)
 
     @classmethod
     def cases(cls, limits: Limits) -> Iterator[Case]:
@@ -173,7 +174,7 @@ class GroupedConvolution(Operator):
             yield _case(limits, name, (n, 2 * c, max(h, 3), max(w, 5)), few, 2, 3)
         small = (2, 6, 7, 5)
         yield _case(limits, "transposed", small, few, 2, 3, transposed=True)
-        each = MOST_TRIPS // math.prod(_MANY_TAPS) - 1
+        each = MOST_TRIPS // math.prod(_MANY_TAPS) - 2
         many = Geometry(kernel=_MANY_TAPS)
         yield _case(limits, "longest loop", (1, 2 * each, *_MANY_TAPS), many, 2, 1)
 

@@ -24,7 +24,7 @@ from pwconv.layout import Shape4, ceil_div, row_pitch, weight_rows_extent
 from pwconv.matrix_units import flexible_pair_matrix, plan_pair_matrices
 from pwconv.ops import cases
 from pwconv.ops.base import Arrays, Case, Epilogue, Operator, Site, operator
-from pwconv.ops.convolution import MOST_SHARED, Convolution, add_bias
+from pwconv.ops.convolution import MOST_SHARED, Convolution, finish
 from pwconv.ops.limits import Limits
 from pwconv.ops.matmul import rows_fit
 from pwconv.ops.window import POINTWISE, window_shape
@@ -209,7 +209,7 @@ class PointwisePair(Operator):
 
 def _multiply(x: Approximation, parameters: Parameters) -> Approximation:
     weight = parameters.matrices()[0][:, :, None, None]
-    return add_bias(reference.convolve(x, weight), parameters.bias)
+    return finish(reference.convolve(x, weight), parameters)
 
 
 def _plan(
