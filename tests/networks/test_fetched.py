@@ -86,4 +86,4 @@ def test_a_network(device, name, dtype, storage):
     graph = pwconv.from_onnx(
         model, device=device, dtype=dtype, storage=storage, shapes={given: x.shape}
     )
-    prove(graph, model, {given: x}, trained=True)
+    prove(graph, model, {given: x})

@@ -251,8 +251,8 @@ class Graph(Builder):
         Parameters
         ----------
         on_progress : callable
-            Told, in this thread, how many kernels were compiled, and of how many, without those that
-            were while weights were packed.
+            Told, in this thread, how many kernels were compiled, and of how many that were not yet
+            when weights were packed.
 
         Raises
         ------
