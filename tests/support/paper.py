@@ -34,7 +34,7 @@ _uids = count()
 
 class PaperBuffer(Buffer):
     def __init__(self, device: Any = None, size: int = 0, *_: Any) -> None:
-        self.size, self.uid = size, next(_uids)
+        self.size, self.uid, self.mapped = size, next(_uids), None
 
 
 class PaperImage(Image):
