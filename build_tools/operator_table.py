@@ -49,7 +49,8 @@ _PARAGRAPHS = (
     Resize that is linear are refused, since they round; so are sums, products and Neg of types
     below 32 bits, since they wrap around. After a Cast to floats all are taken.""",
     """Several nodes that are a silu, hardswish, gelu, mish or hardsigmoid become one activation.
-    Batch norms, and multiplying and adding by channel, become part of the weights before them.""",
+    Batch norms, and multiplying and adding by channel, become part of the convolution before
+    them.""",
     """Of the {count} node tests of onnx {version} that have these operators alone, {passed} pass
     and {refused} are refused; most of those are constant as a whole, have three axes of space, or
     are for training. Left out are tests of casts, which are of integers and narrow floats, and one

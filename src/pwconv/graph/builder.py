@@ -328,8 +328,8 @@ class Builder:
     ) -> Value:
         """Add batch normalization: ``activation((x − mean)/√(variance + eps)·weight + bias)``.
 
-        After a convolution that nothing else reads it becomes part of its weights, in float64,
-        which are then rounded once.
+        After a convolution that nothing else reads it becomes part of that: in float32 of what is
+        done to its sums, in float16 of its weights, in float64, which are then rounded once.
 
         Parameters
         ----------

@@ -59,7 +59,7 @@ def from_onnx(
 
     Notes
     -----
-    Batch norms become weights of the convolutions before them, in float64. Operators are those of
+    Batch norms become part of the convolutions before them. Operators are those of
     https://github.com/onnx/onnx/blob/main/docs/Operators.md.
     """
     try:
