@@ -236,15 +236,13 @@ class Parameters:
         return self.packed.size + self.buffer.size if self.buffer else 0
 
     def storage_on(self, context: Context, dtype: DType, storage: str) -> str:
-        """Return the storage that the weight has, or would be given.
+        """Return the storage that the weight, which is on the host, would be given.
 
         Raises
         ------
         UnsupportedError
             It fits neither storage, or not the one asked for.
         """
-        if isinstance(self.weight, PackedWeight):
-            return self.weight.storage
         b, n, k = self.weight.shape
         return packed_storage(context, (b, n, k), dtype, storage)
 

@@ -193,6 +193,8 @@ class Convolution(Operator):
             The device cannot hold it.
         """
         (given,) = self.parameters
+        if isinstance(given.weight, PackedWeight):
+            return given.weight.storage
         _, n, k = given.shape
         return given.storage_on(site.context, site.dtype, _weight_storage(site, n, k))
 

@@ -145,6 +145,8 @@ class Linear(Operator):
             The device cannot hold it.
         """
         (given,) = self.parameters
+        if isinstance(given.weight, PackedWeight):
+            return given.weight.storage
         b, n, k = given.shape
         wanted = preferred_weight_storage(*_place(site), (b, n, k))
         return given.storage_on(site.context, site.dtype, wanted)

@@ -109,9 +109,9 @@ class Tuner:
             return default
         with self._context.lock:
             choice = self._recall(task, default)
-            packed = task.operator.parameters[0].on_device
-            if choice is None and self._mode == "on-demand" and packed:
-                at_once(self._tune_quietly, task)  # it runs what it asks for
+            if choice is None and self._mode == "on-demand":
+                if task.operator.parameters[0].on_device:
+                    at_once(self._tune_quietly, task)  # it runs what it asks for
                 choice = self._recall(task, default)
         return choice or default
 
