@@ -63,7 +63,7 @@ void main() {
     for (uint lane = 0u; lane < LANES; ++lane) {
         sums[lane] = convolve(position(lane));
     }
-    const uint each = bias.length() / 3, c = channel();
+    const uint each = pc.N4 * LANES, c = channel();
     const vec4 normed = (joined(sums) + bias[c]) * bias[each + c] + bias[2u * each + c];
     const vec4 y = activate(normed, pc.activation_a, pc.activation_b);
     store(zero_past_N(y));

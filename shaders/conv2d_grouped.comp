@@ -15,8 +15,8 @@ layout(constant_id = 8) const bool TRANSPOSED = false;
 layout(constant_id = 9) const uint EACH_IN = 1;
 layout(constant_id = 10) const uint EACH_OUT = 1;
 
-// Products are summed in runs of so many at most, and the runs' sums then: a single sum of 4,096 is off by
-// 3 times as much (root of the mean square; llvmpipe, 2026-11-28).
+// Products are summed in runs of so many at most, and the runs' sums then: a single sum of 4,096 is off
+// by 3 times as much (root of the mean square; llvmpipe, 2026-11-28).
 const uint RUN = 128;
 
 layout(push_constant) uniform PushConstants {
@@ -135,7 +135,7 @@ void main() {
     [[unroll]] for (uint lane = 0u; lane < LANES; ++lane) {
         sums[lane] += run[lane];
     }
-    const uint each = bias.length() / 3, c = channel();
+    const uint each = pc.N4 * LANES, c = channel();
     const vec4 normed = (joined(sums) + bias[c]) * bias[each + c] + bias[2u * each + c];
     const vec4 y = activate(normed, pc.activation_a, pc.activation_b);
     store(zero_past_N(y));

@@ -46,8 +46,8 @@ def weight_rows_bytes(n: int, k: int) -> int:
 
 
 def bias_length(n: int) -> int:
-    """Return the elements of a bias [N] padded to a vec4, and by the largest tile."""
-    return 4 * ceil_div(n, 4) + _LARGEST_TILE[0]
+    """Return the elements of bias, scale and shift [N], each to a vec4, and of the largest tile."""
+    return 3 * 4 * ceil_div(n, 4) + _LARGEST_TILE[0]
 
 
 def conv_output_size(

@@ -306,17 +306,18 @@ class Parameters:
                 weight = convert(weight, dtype)
             resource = pack_weight(context, weight, (b, n, k), True, dtype, storage)
             weight = PackedWeight(context, (b, n, k), dtype, resource)
-        of_channels = self._upload_channels(context, bias_length(weight.shape[1]))
+        of_channels = self._upload_channels(context, weight.shape[1])
         norm = self.norm and self.norm.rounded()
         return Parameters(weight, self.bias, norm, of_channels)
 
-    def _upload_channels(self, context: Context, length: int) -> Buffer:
-        """Return a buffer of the bias, the scale and the shift, each padded to a length."""
-        values = np.zeros((3, length), FLOAT32)
-        values[1] = 1.0
-        for row, given in zip(values, (self.bias, *(self.norm or (None, None))), strict=True):
+    def _upload_channels(self, context: Context, n: int) -> Buffer:
+        """Return a buffer of the bias, the scale and the shift of so many channels."""
+        values = np.zeros(bias_length(n), FLOAT32)
+        rows = values[: 3 * 4 * ceil_div(n, 4)].reshape(3, -1)
+        rows[1] = 1.0
+        for row, given in zip(rows, (self.bias, *(self.norm or (None, None))), strict=True):
             if given is not None:
-                row[: len(given)] = given
+                row[:n] = given
         return upload_parameter(context, values)
 
     def matrices(self) -> Array:

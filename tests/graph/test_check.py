@@ -157,10 +157,11 @@ def test_a_wrong_bias_is_found(device, rng, build, dtype, name):
     program = inside.program(graph)
     (parameters,) = program.network.nodes[numbers(graph)[name]].operator.parameters
     (bound,) = (node.bound for node in before.nodes if node.name == name)
-    values = np.zeros((3, parameters.buffer.size // 12), np.float32)
-    values[0, : len(parameters.bias)] = parameters.bias
-    values[1] = 1.0  # the scale of no norm
-    values[0, 0] += max(50 * bound, 1e-3)
+    values, n = np.zeros(parameters.buffer.size // 4, np.float32), len(parameters.bias)
+    values[:n] = parameters.bias
+    each = -(-n // 4) * 4
+    values[each : 2 * each] = 1.0  # the scale of no norm
+    values[0] += max(50 * bound, 1e-3)
     upload_buffer(inside.context(device), values, parameters.buffer)
     report = graph.check(x=x)
     assert wrong(report) == [name]

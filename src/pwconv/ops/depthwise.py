@@ -58,7 +58,7 @@ class Kernels(Parameters):
         """Return them on a device, in float32, rounded to a type before."""
         rounded = convert(self.matrices(), dtype).astype(FLOAT32)
         arranged = upload_parameter(context, self.arrange(rounded))
-        of_channels = self._upload_channels(context, ceil_div(len(rounded), 4) * 4)
+        of_channels = self._upload_channels(context, len(rounded))
         norm = self.norm and self.norm.rounded()
         return type(self)(rounded, self.bias, norm, of_channels, arranged)
 
