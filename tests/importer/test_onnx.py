@@ -615,7 +615,9 @@ def test_external_data_outside_the_folder(device, tmp_path, location):
     model = make_model([node("Conv", "x w", "y")], {"x": (1, 2, 3, 5)}, ["y"])
     model.graph.initializer.append(tensor)
     (folder / "model.onnx").write_bytes(model.SerializeToString())
-    message = "must be a file in the model's folder, and no link|name too long"
+    message = "must be a file in the model's folder, and no link"
+    if len(location) > 255:  # newer Pythons say of such a name that it is no file
+        message = "name too long|which is not there"
     with pytest.raises(ValueError, match=message):
         pwconv.from_onnx(folder / "model.onnx", device=device)
 
