@@ -11,7 +11,7 @@ import onnx
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from onnx import TensorProto, numpy_helper
+from onnx import TensorProto, helper, numpy_helper
 
 import pwconv
 from support.models import make_model, node, run_elsewhere
@@ -409,6 +409,27 @@ def test_arithmetic_that_others_do_counts(device, rng, nodes, share):
         pwconv.from_onnx(model, device=device)
     found = re.search(r"(\d+ %) of the arithmetic", str(error.value))
     assert (found and found[1]) == share
+
+
+@pytest.mark.parametrize(
+    "lacking",
+    [
+        node("Gemm", "x", "y"),
+        node("Conv", "x", "y"),
+        node("LSTM", "x w", "y", hidden_size=8),
+        node("MatMul", "", "y"),
+        helper.make_node("Conv", ["x", "w"], []),
+    ],
+    ids=["Gemm", "Conv", "LSTM", "MatMul", "Conv of no output"],
+)
+def test_arithmetic_of_what_lacks_an_operand(device, lacking):
+    """It is not known, and the refusals are told all the same."""
+    nodes = [node("Relu", "x", "a"), node("Det", "a", "b"), lacking]
+    constants = {"w": np.ones((1, 32, 8), np.float32)}
+    model = make_model(nodes, {"x": (1, 2, 8, 8)}, ["b", *lacking.output], constants)
+    with pytest.raises(pwconv.UnsupportedError, match=r"Det 'b': there is no such") as error:
+        pwconv.from_onnx(model, device=device)
+    assert str(error.value).startswith(f"{1 + len(lacking.output)} of the model's 3 nodes")
 
 
 def test_a_size_that_the_network_itself_cannot_have(device):

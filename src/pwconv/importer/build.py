@@ -171,7 +171,7 @@ def _refused(at: Importer, outputs: Sequence[str]) -> str:
     refusals = at.refusals
     computed = at.values.keys() - at.assumed
     done = [node for node in at.model.nodes if node.outputs and node.outputs[0] in computed]
-    rest = [node for node in at.model.nodes if node not in set(done)]
+    rest = [node for node in at.model.nodes if not node.outputs or node.outputs[0] not in computed]
     frontier = dict.fromkeys(
         name
         for node in rest

@@ -490,11 +490,11 @@ def count_flop(nodes: Iterable[Node], values: Mapping[str, Operand]) -> int | No
         if node.kind in _UNCOUNTED:
             return None
         if node.kind in _PRODUCTS:
-            last = node.inputs[2] if node.kind in _RECURRENT else node.outputs[0]
-            x, weight, other = (shapes.get(name) for name in (*node.inputs[:2], last))
-            if x is None or weight is None or other is None:
+            last = node.inputs[2:3] if node.kind in _RECURRENT else node.outputs[:1]
+            known = [shapes[name] for name in (*node.inputs[:2], *last) if name in shapes]
+            if len(known) < 3:
                 return None
-            total += 2 * _count_products(node.kind, x, weight, other)
+            total += 2 * _count_products(node.kind, *known)
     return total
 
 
