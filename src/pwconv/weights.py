@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -235,16 +236,18 @@ class Parameters:
         """Bytes on the device, of the weight's rows too where they were needed."""
         return self.packed.size + self.buffer.size if self.buffer else 0
 
-    def storage_on(self, context: Context, dtype: DType, storage: str) -> str:
-        """Return the storage that the weight, which is on the host, would be given.
+    def storage_on(self, context: Context, dtype: DType, prefer: Callable[[], str]) -> str:
+        """Return the storage that the weight has, or would be given if ``prefer()`` is wanted.
 
         Raises
         ------
         UnsupportedError
             It fits neither storage, or not the one asked for.
         """
+        if isinstance(self.weight, PackedWeight):
+            return self.weight.storage
         b, n, k = self.weight.shape
-        return packed_storage(context, (b, n, k), dtype, storage)
+        return packed_storage(context, (b, n, k), dtype, prefer())
 
     @property
     def on_device(self) -> bool:
@@ -266,15 +269,15 @@ class Parameters:
         dtype : numpy.dtype
             Of the weights on the device.
         """
-        weight, factors = self.matrices().astype(np.float64), norms.matrices().reshape(-1)
-        # Output channels are the last axis but one of [B, N, K], and the first of kernels.
-        axis = weight.ndim - 2 if weight.ndim == 3 else 0
-        shape = [-1 if i == axis else 1 for i in range(weight.ndim)]
-        shift = 0.0 if norms.bias is None else norms.bias
+        factors, shift = norms.matrices().reshape(-1), 0.0 if norms.bias is None else norms.bias
         if dtype == FLOAT32:
             before = self.norm or Norm(np.ones(1), np.zeros(1))
             norm = Norm(before.scale * factors, before.shift * factors + shift)
             return type(self)(self.weight, self.bias, norm)
+        weight = self.matrices().astype(np.float64)
+        # Output channels are the last axis but one of [B, N, K], and the first of kernels.
+        axis = weight.ndim - 2 if weight.ndim == 3 else 0
+        shape = [-1 if i == axis else 1 for i in range(weight.ndim)]
         bias = factors * (0.0 if self.bias is None else self.bias) + shift
         return type(self)(weight * factors.reshape(shape), bias)
 

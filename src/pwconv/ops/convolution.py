@@ -180,8 +180,7 @@ class Convolution(Operator):
     def pack(self, site: Site, weight_storage: str | None = None) -> Operator:
         """Return the operator with its weight packed, in the storage that suits the device."""
         (given,) = self.parameters
-        _, n, k = given.shape
-        wanted = weight_storage or _weight_storage(site, n, k)
+        wanted = weight_storage or self.weight_storage(site)
         return replace(self, parameters=(given.pack(site.context, site.dtype, wanted),))
 
     def weight_storage(self, site: Site) -> str:
@@ -193,10 +192,9 @@ class Convolution(Operator):
             The device cannot hold it.
         """
         (given,) = self.parameters
-        if isinstance(given.weight, PackedWeight):
-            return given.weight.storage
-        _, n, k = given.shape
-        return given.storage_on(site.context, site.dtype, _weight_storage(site, n, k))
+        return given.storage_on(
+            site.context, site.dtype, lambda: _weight_storage(site, *given.shape[1:])
+        )
 
     def problem(self, site: Site, x: Shape, out: Shape) -> Problem:
         """Return what is to be computed for an x."""

@@ -132,24 +132,15 @@ class Linear(Operator):
     def pack(self, site: Site, weight_storage: str | None = None) -> Operator:
         """Return the operator with its weight packed, in the storage that suits the device."""
         (given,) = self.parameters
-        b, n, k = given.shape
-        wanted = weight_storage or preferred_weight_storage(*_place(site), (b, n, k))
+        wanted = weight_storage or self.weight_storage(site)
         return replace(self, parameters=(given.pack(site.context, site.dtype, wanted),))
 
     def weight_storage(self, site: Site) -> str:
-        """Return the storage that the weight has, or will have once it is packed.
-
-        Raises
-        ------
-        UnsupportedError
-            The device cannot hold it.
-        """
+        """Return what :meth:`pwconv.ops.convolution.Convolution.weight_storage` does."""
         (given,) = self.parameters
-        if isinstance(given.weight, PackedWeight):
-            return given.weight.storage
-        b, n, k = given.shape
-        wanted = preferred_weight_storage(*_place(site), (b, n, k))
-        return given.storage_on(site.context, site.dtype, wanted)
+        return given.storage_on(
+            site.context, site.dtype, lambda: _weight_storage(site, *given.shape)
+        )
 
     def problem(self, site: Site, x: Shape, out: Shape) -> Problem:
         """Return what is to be computed for an x."""
@@ -192,8 +183,10 @@ class Linear(Operator):
         yield from _cases(limits)
 
 
-def _place(site: Site) -> tuple[Context, str, str, DType]:
-    return site.context, "linear", site.storage, site.dtype
+def _weight_storage(site: Site, b: int, n: int, k: int) -> str:
+    """Return how to pack a weight [B, N, K]."""
+    shape = b, n, k
+    return preferred_weight_storage(site.context, "linear", site.storage, site.dtype, shape)
 
 
 def make_linear(

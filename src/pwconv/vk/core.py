@@ -64,7 +64,7 @@ class Core:
             if validate:
                 self._instance = Instance(validate=True)
                 made.callback(self._instance.close)
-            else:  # the one that lists devices: another takes as long to make
+            else:  # the one that lists devices
                 self._instance = find_resident()
             handles = self._instance.physical_devices()
             if index >= len(handles):
